@@ -1,0 +1,274 @@
+"""From a backbone's name to an open_clip model with the right weights and activation, or an error.
+
+Weights come from safetensors files only. open_clip's own loading path would fall back to pickle
+files, go on with random weights or only warn of a wrong activation, so each step is done here.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import open_clip
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
+from open_clip.factory import load_checkpoint
+from open_clip.pretrained import list_pretrained_tags_by_model
+from open_clip.transformer import QuickGELU
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from trmml.config import BackboneConfig, PhotoConfig
+from trmml.errors import (
+    ArtifactError,
+    ConfigError,
+    ModelAccessError,
+    ModelNotFoundError,
+    OfflineError,
+    UnsupportedBackboneError,
+    nearest,
+)
+from trmml.files import sha256_of
+
+WEIGHTS_NAME = "open_clip_model.safetensors"
+FORMS = (
+    "`<open_clip name>/<pretrained tag>`, `<open_clip name>/file:<path>` or `local-dir:<folder>`"
+)
+_CLIP_FIELDS = {"embed_dim", "vision_cfg", "text_cfg", "quick_gelu"}
+
+
+class LoadedCLIP(NamedTuple):
+    """An open_clip model and what is known about it."""
+
+    clip: open_clip.CLIP
+    config: BackboneConfig
+    photo: PhotoConfig
+
+
+def load_clip(
+    source: str,
+    *,
+    text: bool = True,
+    expected: BackboneConfig | None = None,
+    cache_dir: Path | None = None,
+    local_files_only: bool = False,
+    token: str | None = None,
+) -> LoadedCLIP:
+    """Build a CLIP model and load its weights.
+
+    Args:
+        source: An open_clip name with a pretrained tag or a file, or a `local-dir:` folder.
+        text: Whether to load the text tower; without it only images can be encoded.
+        expected: Checksum and activation that the weights must have.
+        cache_dir: Hugging Face cache folder for a pretrained tag.
+        local_files_only: Whether to use the cache alone.
+        token: Hugging Face token.
+
+    Raises:
+        ConfigError: If `source` has another form or names an unknown architecture or tag.
+        ModelNotFoundError: If a file or folder is missing.
+        OfflineError: If weights must be fetched and cannot be.
+        ArtifactError: If the weights are damaged, of another model or of another checksum.
+        UnsupportedBackboneError: If it is no plain CLIP with open_clip's own tokenizer.
+    """
+    if source.startswith("local-dir:"):
+        settings, photo, weights = _local_folder(source)
+    else:
+        settings, photo, weights = _built_in(source, cache_dir, local_files_only, token)
+    _check_is_plain(settings, source)
+    checksum = sha256_of(weights)
+    quick_gelu = bool(settings.get("quick_gelu", False))
+    if expected is not None and checksum != expected.sha256:
+        raise ArtifactError(
+            f"The backbone weights {weights} have sha256 {checksum[:12]}…, but the model was trained "
+            f"on {expected.sha256[:12]}…; point `backbone=` to the original weights."
+        )
+    if expected is not None and quick_gelu != expected.quick_gelu:
+        raise ArtifactError(
+            f"The model was trained with quick_gelu={expected.quick_gelu}, {source} has "
+            f"quick_gelu={quick_gelu}; point `backbone=` to the original architecture."
+        )
+    clip = _built(settings, text, source)
+    _load_weights(clip, weights, text)
+    _check_activation(clip, quick_gelu, source)
+    return LoadedCLIP(
+        clip, BackboneConfig(source=source, quick_gelu=quick_gelu, sha256=checksum), photo
+    )
+
+
+def _local_folder(source: str) -> tuple[dict[str, Any], PhotoConfig, Path]:
+    folder = Path(source.removeprefix("local-dir:")).expanduser()
+    config_path = folder / "open_clip_config.json"
+    if not config_path.is_file():
+        raise ModelNotFoundError(
+            f"There is no open_clip_config.json in {folder}; `local-dir:` takes a folder "
+            "in open_clip's form. A moved backbone is named with `backbone=`."
+        )
+    try:
+        values = json.loads(config_path.read_text(encoding="utf-8"))
+        settings, prepared = dict(values["model_cfg"]), values.get("preprocess_cfg", {})
+        size = prepared.get("size", settings["vision_cfg"]["image_size"])
+        photo = _photo_config(size, prepared)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ArtifactError(
+            f"{config_path} is not an open_clip configuration: {error!r}."
+        ) from error
+    weights = folder / WEIGHTS_NAME
+    if not weights.is_file():
+        raise ModelNotFoundError(f"There is no {WEIGHTS_NAME} in {folder}.")
+    return settings, photo, weights
+
+
+def _built_in(
+    source: str, cache_dir: Path | None, local_files_only: bool, token: str | None
+) -> tuple[dict[str, Any], PhotoConfig, Path]:
+    name, slash, tag = source.partition("/")
+    if not slash or not tag:
+        raise ConfigError(f"The backbone {source!r} must have the form {FORMS}.")
+    settings = open_clip.get_model_config(name)
+    if settings is None:
+        known = open_clip.list_models()
+        raise ConfigError(f"open_clip has no architecture {name!r}. {nearest(name, known)}")
+    settings = dict(settings)
+    size = settings["vision_cfg"]["image_size"]
+    if tag.startswith("file:"):
+        weights = Path(tag.removeprefix("file:")).expanduser()
+        if weights.suffix != ".safetensors":
+            raise ArtifactError(f"{weights} is not a .safetensors file; others are not read.")
+        if not weights.is_file():
+            raise ModelNotFoundError(f"There is no weight file {weights}.")
+        return settings, _photo_config(size, {}), weights
+    published = open_clip.get_pretrained_cfg(name, tag)
+    if not published:
+        tags = list_pretrained_tags_by_model(name)
+        raise ConfigError(f"{name} has no pretrained tag {tag!r}. {nearest(tag, tags)}")
+    if bool(published.get("quick_gelu", False)) != bool(settings.get("quick_gelu", False)):
+        other = (
+            name.removesuffix("-quickgelu") if name.endswith("-quickgelu") else f"{name}-quickgelu"
+        )
+        raise ConfigError(
+            f"The weights {tag!r} were trained with another activation than {name} has; "
+            f"use {other}/{tag}."
+        )
+    weights = _download(published.get("hf_hub", ""), source, cache_dir, local_files_only, token)
+    return settings, _photo_config(size, published), weights
+
+
+def _photo_config(size: Any, values: dict[str, Any]) -> PhotoConfig:
+    return PhotoConfig.from_dict(
+        {
+            "image_size": size[0] if isinstance(size, list | tuple) else size,
+            "mean": values.get("mean") or open_clip.OPENAI_DATASET_MEAN,
+            "std": values.get("std") or open_clip.OPENAI_DATASET_STD,
+            "interpolation": values.get("interpolation") or "bicubic",
+        }
+    )
+
+
+def _download(
+    place: str, source: str, cache_dir: Path | None, local_files_only: bool, token: str | None
+) -> Path:
+    """Fetch the safetensors file of a pretrained tag into the Hugging Face cache."""
+    repository, _, filename = place.rpartition("/")
+    if not repository:
+        raise UnsupportedBackboneError(
+            f"The weights of {source} are not published as safetensors; convert them once and use "
+            f"{source.partition('/')[0]}/file:<path>."
+        )
+    filename = filename if filename.endswith(".safetensors") else WEIGHTS_NAME
+    try:
+        return Path(
+            hf_hub_download(
+                repository,
+                filename,
+                cache_dir=cache_dir,
+                local_files_only=local_files_only,
+                token=token,
+                library_name="trmml",
+            )
+        )
+    except GatedRepoError as error:
+        raise ModelAccessError(
+            f"{repository} is gated: accept its terms on the Hugging Face Hub and pass a token."
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise ModelNotFoundError(
+            f"{repository} does not exist on the Hugging Face Hub, or is private and needs a token."
+        ) from error
+    # Offline comes first: huggingface_hub derives its "not in the cache" from "no such entry".
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+        raise OfflineError(
+            f"The weights of {source} ({repository}/{filename}) are not in the cache and cannot be "
+            "fetched; connect once, or use a local backbone."
+        ) from error
+    except EntryNotFoundError as error:
+        raise ModelNotFoundError(f"{repository} on the Hub has no file {filename}.") from error
+    except (HfHubHTTPError, OSError) as error:
+        raise OfflineError(f"Fetching {repository}/{filename} failed: {error}") from error
+
+
+def _check_is_plain(settings: dict[str, Any], source: str) -> None:
+    text = settings.get("text_cfg", {})
+    reasons = {
+        "has a custom text tower": settings.get("custom_text", False),
+        "is a captioning model": "multimodal_cfg" in settings,
+        "has a Hugging Face text tower": text.get("hf_model_name"),
+        "has another tokenizer": text.get("hf_tokenizer_name") or text.get("tokenizer_kwargs"),
+    }
+    for reason, holds in reasons.items():
+        if holds:
+            raise UnsupportedBackboneError(
+                f"{source} {reason}; supported are CLIP models of open_clip's class `CLIP` with its "
+                "own tokenizer (RN50, RN101, ViT-B-16, …)."
+            )
+
+
+def _built(settings: dict[str, Any], text: bool, source: str) -> open_clip.CLIP:
+    values: dict[str, Any] = {n: value for n, value in settings.items() if n in _CLIP_FIELDS}
+    if not text:
+        # The smallest text tower there can be: it is neither loaded nor run.
+        values["text_cfg"] = {"width": 1, "heads": 1, "layers": 1, "vocab_size": 1}
+    values["vision_cfg"] = dict(values.get("vision_cfg", {})) | {"timm_model_pretrained": False}
+    try:
+        return open_clip.CLIP(**values)
+    except (TypeError, ValueError, RuntimeError, KeyError) as error:
+        raise ArtifactError(f"The architecture of {source} cannot be built: {error}.") from error
+
+
+def _load_weights(clip: open_clip.CLIP, weights: Path, text: bool) -> None:
+    try:
+        if text:
+            load_checkpoint(clip, str(weights), strict=True)
+        else:
+            with safe_open(weights, framework="pt") as file:
+                visual = {
+                    name.removeprefix("visual."): file.get_tensor(name)
+                    for name in file.keys()  # noqa: SIM118 (a safetensors handle is no mapping)
+                    if name.startswith("visual.")
+                }
+            clip.visual.load_state_dict(visual, strict=True)
+    except SafetensorError as error:
+        raise ArtifactError(f"{weights} is damaged: {error}.") from error
+    except (RuntimeError, AttributeError) as error:
+        reason = str(error).strip().splitlines()
+        raise ArtifactError(
+            f"{weights} does not fit its architecture: {' '.join(line.strip() for line in reason)[:300]}"
+        ) from error
+    clip.float()
+
+
+def _check_activation(clip: nn.Module, quick_gelu: bool, source: str) -> None:
+    """Make sure that the built model has the activation that its configuration names."""
+    kinds = {type(m) for m in clip.modules() if isinstance(m, nn.GELU | QuickGELU)}
+    wrong = nn.GELU if quick_gelu else QuickGELU
+    timm_towers = getattr(getattr(clip, "visual", None), "trunk", None)
+    if wrong in kinds and timm_towers is None:
+        raise ArtifactError(
+            f"{source} was built with {wrong.__name__}, its weights need the other."
+        )

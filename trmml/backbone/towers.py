@@ -1,0 +1,191 @@
+"""Image towers: the patch features in the joint space and CLIP's own pooled image feature.
+
+One small class per kind of tower. Each runs the tower once, takes its map before the pooling, and
+gives both features; each is tested against open_clip's own `encode_image`.
+"""
+
+import math
+from typing import Any
+
+import open_clip
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from open_clip.modified_resnet import ModifiedResNet
+from open_clip.timm_model import TimmModel
+from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
+from torch import Tensor, nn
+
+from trmml.errors import ConfigError, UnsupportedBackboneError
+
+Features = tuple[Float[Tensor, "batch patch dim"], Float[Tensor, "batch dim"]]
+
+
+def resize_position_table(
+    table: Float[Tensor, "position width"], grid: int
+) -> Float[Tensor, "resized width"]:
+    """Resize a position table (one pooled token, then a square grid) to `grid` × `grid`, bicubic."""
+    old = math.isqrt(len(table) - 1)
+    if old == grid:
+        return table
+    positions = table[1:].reshape(1, old, old, -1).permute(0, 3, 1, 2)
+    resized = F.interpolate(
+        positions, size=(grid, grid), mode="bicubic", antialias=True, align_corners=False
+    )
+    return torch.cat([table[:1], resized.flatten(2)[0].T.to(table.dtype)])
+
+
+class ResNetTower(nn.Module):
+    """CLIP's ResNet: layer4 cells through the attention pool's value and output maps.
+
+    These are point-wise linear maps, used without query, key and positions (as in the TRM-ML
+    author's public code), so a cell lands where the pool would put a map that is constant.
+    """
+
+    def __init__(self, visual: ModifiedResNet, image_size: int) -> None:
+        super().__init__()
+        if image_size % 32:
+            raise ConfigError(f"image_size must be a multiple of 32 here, got {image_size}.")
+        self.visual = visual
+        pool = visual.attnpool
+        table = resize_position_table(pool.positional_embedding.data, image_size // 32)
+        pool.positional_embedding = nn.Parameter(table.contiguous(), requires_grad=False)
+
+    def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Features:
+        """Return cells and the attention-pooled feature, as open_clip pools them."""
+        visual = self.visual
+        cells = visual.stem(images)
+        for layer in (visual.layer1, visual.layer2, visual.layer3, visual.layer4):
+            cells = layer(cells)
+        pool = visual.attnpool
+        patches = pool.c_proj(pool.v_proj(cells.flatten(2).transpose(1, 2)))
+        return patches, pool(cells)
+
+
+class VisionTransformerTower(nn.Module):
+    """open_clip's ViT.
+
+    With a class token, a patch passes the last block's value and output maps in place of its
+    attention (the practice of MaskCLIP), without residual and MLP: what the class token would read
+    there. Where CLIP pools by the mean, the last block's patches are in the joint space as they are.
+    """
+
+    def __init__(self, visual: VisionTransformer, image_size: int) -> None:
+        super().__init__()
+        if visual.attn_pool is not None or visual.pool_type not in ("tok", "avg"):
+            raise UnsupportedBackboneError(
+                "This ViT pools by attention or not at all; supported are class token and mean."
+            )
+        if type(visual.transformer.resblocks[-1]) is not ResidualAttentionBlock:
+            raise UnsupportedBackboneError(
+                "This ViT has custom blocks; only plain ones are supported."
+            )
+        patch: int = visual.patch_size[0]  # pyright: ignore[reportIndexIssue]
+        if image_size % patch:
+            raise ConfigError(f"image_size must be a multiple of {patch} here, got {image_size}.")
+        self.visual = visual
+        grid = image_size // patch
+        table = resize_position_table(visual.positional_embedding.data, grid)
+        visual.positional_embedding = nn.Parameter(table.contiguous(), requires_grad=False)
+        visual.grid_size, visual.image_size = (grid, grid), (image_size, image_size)
+
+    def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Features:
+        """Return patches and the class token (or mean), as open_clip pools them."""
+        visual: Any = self.visual
+        tokens = visual._embeds(images)
+        transformer = visual.transformer
+        if not transformer.batch_first:
+            tokens = tokens.transpose(0, 1)
+        for block in transformer.resblocks[:-1]:
+            tokens = block(tokens)
+        last = transformer.resblocks[-1]
+        patches, tokens = self._patches_of_value(last, tokens), last(tokens)
+        if not transformer.batch_first:
+            patches, tokens = patches.transpose(0, 1), tokens.transpose(0, 1)
+        pooled, mean_pooled_tokens = visual._pool(tokens)
+        if visual.pool_type == "avg":
+            normed = visual.final_ln_after_pool
+            patches = visual.ln_post(mean_pooled_tokens) if normed else mean_pooled_tokens
+        else:
+            patches = visual.ln_post(patches[:, 1:])
+        return patches @ visual.proj, pooled @ visual.proj
+
+    @staticmethod
+    def _patches_of_value(block: ResidualAttentionBlock, tokens: Tensor) -> Tensor:
+        """The block's attention output, were each token to attend to itself alone."""
+        attention = block.attn
+        width = attention.embed_dim
+        bias = attention.in_proj_bias
+        value_bias = None if bias is None else bias[2 * width :]
+        values = F.linear(block.ln_1(tokens), attention.in_proj_weight[2 * width :], value_bias)
+        return block.ls_1(attention.out_proj(values))
+
+
+class TimmTower(nn.Module):
+    """A timm network that pools by the mean: every cell goes through pool and heads on its own.
+
+    A cell so lands where the tower would put a map that is constant.
+    """
+
+    def __init__(self, visual: TimmModel, image_size: int) -> None:
+        super().__init__()
+        trunk: Any = visual.trunk
+        pooling = _timm_pooling(trunk)
+        if pooling != "avg" or hasattr(visual.head, "pool"):
+            raise UnsupportedBackboneError(
+                f"This timm tower pools by {pooling or 'attention'!r}; only the mean is supported."
+            )
+        if trunk.default_cfg.get("fixed_input_size") and hasattr(trunk, "set_input_size"):
+            trunk.set_input_size((image_size, image_size))
+        self.visual = visual
+        self.is_channels_last = getattr(trunk, "output_fmt", "NCHW") == "NHWC"
+        self.num_prefix_tokens = getattr(trunk, "num_prefix_tokens", 0)
+
+    def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Features:
+        """Return cells and the pooled feature, as the trunk pools them."""
+        trunk: Any = self.visual.trunk
+        features = trunk.forward_features(images)
+        if features.ndim == 3:
+            cells = features[:, self.num_prefix_tokens :]
+            alone = F.pad(cells.flatten(0, 1)[:, None], (0, 0, self.num_prefix_tokens, 0))
+        elif self.is_channels_last:
+            cells = features.flatten(1, 2)
+            alone = cells.flatten(0, 1)[:, None, None]
+        else:
+            cells = features.flatten(2).transpose(1, 2)
+            alone = cells.flatten(0, 1)[..., None, None]
+        patches = self._heads(alone).unflatten(0, cells.shape[:2])
+        return patches, self._heads(features)
+
+    def _heads(self, features: Tensor) -> Tensor:
+        trunk: Any = self.visual.trunk
+        return self.visual.head(trunk.forward_head(features))
+
+
+def _timm_pooling(trunk: nn.Module) -> str | None:
+    """Name of the pooling that timm's `forward_head` does; the place differs by family."""
+    for owner in (trunk, getattr(trunk, "head", None)):
+        pooling = getattr(owner, "global_pool", None)
+        if pooling is not None:
+            return pooling if isinstance(pooling, str) else getattr(pooling, "pool_type", None)
+    return None
+
+
+def image_tower(clip: open_clip.CLIP, image_size: int) -> nn.Module:
+    """Wrap the image tower of a CLIP for photos of `image_size` × `image_size`.
+
+    Raises:
+        UnsupportedBackboneError: If the tower is of another kind.
+        ConfigError: If the tower cannot take this size.
+    """
+    visual = clip.visual
+    if type(visual) is ModifiedResNet:
+        return ResNetTower(visual, image_size)
+    if type(visual) is VisionTransformer:
+        return VisionTransformerTower(visual, image_size)
+    if type(visual) is TimmModel:
+        return TimmTower(visual, image_size)
+    raise UnsupportedBackboneError(
+        f"Image tower {type(visual).__name__} is not supported; supported are open_clip's "
+        "ModifiedResNet, VisionTransformer and TimmModel."
+    )

@@ -1,0 +1,135 @@
+"""Batches of frozen features for training: from the cache, or from photos augmented anew."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from trmml.backbone import FrozenCLIP, ImageFeatures
+from trmml.config import PhotoConfig, TrainingConfig
+from trmml.data.photos import load_photo, photo_tensor
+from trmml.data.transforms import Augmentation
+from trmml.features import FeatureStore
+
+PHOTOS_FOR_CENTER = 2048
+
+Batch = tuple[Int64[np.ndarray, " batch"], ImageFeatures]
+
+
+def epoch_generator(seed: int, epoch: int) -> np.random.Generator:
+    """Return the randomness of one epoch: the same after a resume as in one go."""
+    return np.random.default_rng((seed, epoch))
+
+
+class CachedFeatures:
+    """Photos whose features are on disk; each epoch draws one fixed view per photo."""
+
+    def __init__(self, store: FeatureStore, positions: Int64[np.ndarray, " photo"]) -> None:
+        """Serve some rows of a store.
+
+        Args:
+            store: Features on disk.
+            positions: Which of its rows, in the order of the data set's labels.
+        """
+        self.store = store
+        self.positions = positions
+
+    def shuffled(self, batch_size: int, seed: int, epoch: int) -> Iterator[Batch]:
+        """Yield all photos once, in the order of the seed and epoch."""
+        generator = epoch_generator(seed, epoch)
+        order = generator.permutation(len(self.positions))
+        views = generator.integers(self.store.num_views, size=len(order))
+        for start in range(0, len(order), batch_size):
+            # Sorted within a batch: nothing depends on that order, and the disk likes it.
+            chosen = np.sort(order[start : start + batch_size])
+            yield chosen, self.store.read(self.positions[chosen], views[chosen])
+
+    def centers(self) -> ImageFeatures:
+        """Return the features of up to 2,048 photos, evenly chosen; see `start_from_data`."""
+        return self.store.read(*_first_views(self.positions[_evenly(len(self.positions))]))
+
+    def in_order(self, batch_size: int) -> Iterator[ImageFeatures]:
+        """Yield the plain view of all photos, in order."""
+        for start in range(0, len(self.positions), batch_size):
+            yield self.store.read(*_first_views(self.positions[start : start + batch_size]))
+
+
+def _first_views(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return rows, np.zeros(len(rows), dtype=np.int64)
+
+
+def _evenly(num_photos: int) -> np.ndarray:
+    return np.linspace(0, num_photos - 1, min(num_photos, PHOTOS_FOR_CENTER)).astype(np.int64)
+
+
+class AugmentedPhotos:
+    """Photos augmented anew in every epoch, encoded as they come."""
+
+    def __init__(
+        self, photos: Sequence[Path], backbone: FrozenCLIP, config: TrainingConfig
+    ) -> None:
+        """Serve photos.
+
+        Args:
+            photos: Paths, in the order of the data set's labels.
+            backbone: The frozen CLIP, on the device where it is to run.
+            config: Number of worker processes.
+        """
+        self.photos = photos
+        self.backbone = backbone
+        self.num_workers = config.num_workers
+
+    def centers(self) -> ImageFeatures:
+        """Return the plain features of up to 256 photos, evenly chosen; see `start_from_data`."""
+        photos = [self.photos[i] for i in _evenly(len(self.photos))[::8]]
+        device = next(self.backbone.parameters()).device
+        parts = []
+        for start in range(0, len(photos), 16):
+            batch = [
+                photo_tensor(load_photo(photo), self.backbone.photo)
+                for photo in photos[start : start + 16]
+            ]
+            parts.append(self.backbone(torch.stack(batch).to(device)))
+        return ImageFeatures(*(torch.cat(part) for part in zip(*parts, strict=True)))
+
+    def shuffled(self, batch_size: int, seed: int, epoch: int) -> Iterator[Batch]:
+        """Yield all photos once, in the order of the seed and epoch."""
+        generator = epoch_generator(seed, epoch)
+        order = generator.permutation(len(self.photos))
+        seeds = generator.integers(2**62, size=len(order))
+        views = _AugmentedViews(self.photos, self.backbone.photo, order, seeds)
+        device = next(self.backbone.parameters()).device
+        loader = DataLoader(
+            views,
+            batch_size=batch_size,
+            num_workers=self.num_workers,
+            pin_memory=device.type == "cuda",
+        )
+        for batch, images in enumerate(loader):
+            images = images.to(device, non_blocking=True)
+            images = images.contiguous(memory_format=torch.channels_last)
+            yield order[batch * batch_size : (batch + 1) * batch_size], self.backbone(images)
+
+
+class _AugmentedViews(Dataset[Tensor]):
+    def __init__(
+        self,
+        photos: Sequence[Path],
+        config: PhotoConfig,
+        order: Int64[np.ndarray, " photo"],
+        seeds: Int64[np.ndarray, " photo"],
+    ) -> None:
+        self.photos, self.order, self.seeds = photos, order, seeds
+        self.augmentation = Augmentation(config)
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, position: int) -> Float[Tensor, "3 height width"]:
+        # The seed comes with the photo, so views do not depend on the number of workers.
+        photo = load_photo(self.photos[self.order[position]])
+        return self.augmentation(photo, int(self.seeds[position]))

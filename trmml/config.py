@@ -1,0 +1,346 @@
+"""Settings: frozen dataclasses, checked once when they are made, to and from JSON and TOML.
+
+`ModelConfig` describes a trained model and is stored with it; `FinetuneConfig` describes how one is
+trained. The defaults that are open choices of the method were measured on validation photos.
+"""
+
+import dataclasses
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from trmml.errors import ConfigError, nearest
+
+MAX_CATEGORIES = 100_000
+
+Matching = Literal["text-region", "text-pixel", "text-image"]
+
+
+def _require(holds: bool, name: str, rule: str, value: object) -> None:
+    if not holds:
+        raise ConfigError(f"{name} must be {rule}, got {value!r}.")
+
+
+class _Settings:
+    """What all groups of settings share: reading, writing and changing by name."""
+
+    @classmethod
+    def from_dict(cls, values: Any, where: str = "") -> Self:
+        """Build from plain JSON or TOML values; `where` names the group in errors.
+
+        Raises:
+            ConfigError: For an unknown name, a wrong type or a value out of range.
+        """
+        if not isinstance(values, Mapping):
+            group = where or cls.__name__
+            raise ConfigError(f"{group} must be a table of settings, got {type(values).__name__}.")
+        fields = {f.name: f for f in dataclasses.fields(cls)}  # pyright: ignore[reportArgumentType]
+        hints = typing.get_type_hints(cls)
+        prefix = f"{where}." if where else ""
+        given = {}
+        for name, value in values.items():
+            if name not in fields:
+                raise ConfigError(f"Unknown setting {prefix}{name}. {nearest(str(name), fields)}")
+            given[name] = _converted(value, hints[name], f"{prefix}{name}")
+        missing = [
+            name
+            for name, f in fields.items()
+            if name not in given
+            and f.default is dataclasses.MISSING
+            and f.default_factory is dataclasses.MISSING
+        ]
+        if missing:
+            raise ConfigError(f"Missing setting {prefix}{missing[0]}.")
+        return cls(**given)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON; tuples become lists there."""
+        return dataclasses.asdict(self)  # pyright: ignore[reportArgumentType]
+
+
+def _converted(value: Any, wanted: Any, name: str) -> Any:
+    """Check a JSON or TOML value against an annotation; lists become tuples, 1 becomes 1.0."""
+    origin = typing.get_origin(wanted)
+    if isinstance(wanted, type) and issubclass(wanted, _Settings):
+        return wanted.from_dict(value, name)
+    if origin is Literal:
+        choices = typing.get_args(wanted)
+        if not isinstance(value, str) or value not in choices:
+            raise ConfigError(f"{name} must be one of {', '.join(choices)}; got {value!r}.")
+        return value
+    if origin in (types.UnionType, typing.Union):  # `X | None`
+        inner = next(kind for kind in typing.get_args(wanted) if kind is not type(None))
+        return None if value is None else _converted(value, inner, name)
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise ConfigError(f"{name} must be a list, got {value!r}.")
+        kinds = typing.get_args(wanted)
+        if Ellipsis in kinds:
+            if len(value) > MAX_CATEGORIES:
+                raise ConfigError(f"{name} has {len(value)} items; the most is {MAX_CATEGORIES}.")
+            kinds = (kinds[0],) * len(value)
+        if len(kinds) != len(value):
+            raise ConfigError(f"{name} must have {len(kinds)} items, got {len(value)}.")
+        items = zip(value, kinds, strict=True)
+        return tuple(_converted(item, kind, f"{name}[{i}]") for i, (item, kind) in enumerate(items))
+    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, wanted) or (wanted is not bool and isinstance(value, bool)):
+        raise ConfigError(f"{name} must be of type {wanted.__name__}, got {value!r}.")
+    return value
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatchingConfig(_Settings):
+    """How text meets image; everything else is the same for the three ways of matching."""
+
+    matching: Matching = "text-region"
+    """One region feature per category (TRM-ML), the patches that a category's text is most similar
+    to (as DualCoOp), or the pooled image feature (as CoOp)."""
+    num_context_tokens: int = 16
+    context_init: str = ""
+    """Words whose embeddings start the context instead of noise; they also fix its length."""
+    category_specific_context: bool = True
+    negative_prompt: bool = True
+    """A second prompt per category that stands for its absence."""
+    num_heads: int = 8
+    attention_dropout: float = 0.1
+    region_mlp: bool = True
+    logit_scale: float = 50.0
+    """Start of the learned factor on the cosine difference; 50 is exp(3.91)."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        _require(1 <= self.num_context_tokens <= 64, "num_context_tokens", "in 1 … 64",
+                 self.num_context_tokens)  # fmt: skip
+        _require(1 <= self.num_heads <= 64, "num_heads", "in 1 … 64", self.num_heads)
+        _require(0 <= self.attention_dropout < 1, "attention_dropout", "in [0, 1)",
+                 self.attention_dropout)  # fmt: skip
+        _require(1 <= self.logit_scale <= 100, "logit_scale", "in [1, 100]", self.logit_scale)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneConfig(_Settings):
+    """Which CLIP, where its weights come from, and how to know that they are the same ones."""
+
+    source: str
+    """`<open_clip name>/<pretrained tag>`, `<open_clip name>/file:<path>` or `local-dir:<folder>`."""
+    quick_gelu: bool
+    sha256: str
+
+    def __post_init__(self) -> None:
+        """Check the form of the checksum."""
+        is_hex = len(self.sha256) == 64 and set(self.sha256) <= set("0123456789abcdef")
+        _require(is_hex, "backbone.sha256", "64 hexadecimal digits", self.sha256)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhotoConfig(_Settings):
+    """How a photo becomes a tensor: squashed to a square, then normalized."""
+
+    image_size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        _require(16 <= self.image_size <= 2048, "image_size", "in 16 … 2048", self.image_size)
+        _require(all(value > 0 for value in self.std), "std", "positive", self.std)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig(_Settings):
+    """Everything needed to rebuild a model around its learned tensors; stored as `config.json`."""
+
+    category_names: tuple[str, ...]
+    prompt_names: tuple[str, ...]
+    """What each category is called inside its prompt."""
+    backbone: BackboneConfig
+    photo: PhotoConfig
+    dim: int
+    """Width of the joint space."""
+    text_width: int
+    """Width of a token embedding of the text tower."""
+    matcher: MatchingConfig = field(default_factory=MatchingConfig)
+
+    def __post_init__(self) -> None:
+        """Check names and sizes."""
+        names = self.category_names
+        _require(1 <= len(names) <= MAX_CATEGORIES, "category_names",
+                 f"1 to {MAX_CATEGORIES} names", len(names))  # fmt: skip
+        _require(len(set(names)) == len(names), "category_names", "all different",
+                 sorted({name for name in names if names.count(name) > 1})
+                 if len(names) < 10_000 else "duplicates")  # fmt: skip
+        _require(all(name.strip() for name in names), "category_names", "not blank", names)
+        _require(len(self.prompt_names) == len(names), "prompt_names",
+                 f"as many as category_names ({len(names)})", len(self.prompt_names))  # fmt: skip
+        for name in ("dim", "text_width"):
+            _require(1 <= getattr(self, name) <= 16384, name, "in 1 … 16384", getattr(self, name))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig(_Settings):
+    """Optimisation: AdamW with a warm-up, gradient clipping and an average of the weights."""
+
+    epochs: int = 10
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    """Peak for the region module, the logit scale and the logit bias."""
+    prompt_learning_rate: float = 1e-3
+    weight_decay: float = 1e-2
+    schedule: Literal["one-cycle", "cosine"] = "one-cycle"
+    train_prompts: bool = True
+    ema_decay: float = 0.998
+    """Share of the old averaged weights kept per step; 0 turns averaging off."""
+    max_gradient_norm: float = 1.0
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """`auto`: bfloat16 on a GPU that has it, else float32."""
+    val_fraction: float = 0.1
+    """Share of the photos held out to choose the best epoch, when no validation table is given."""
+    features: Literal["auto", "cached", "augmented"] = "auto"
+    """Compute the frozen features once and reuse them, or augment photos anew in every epoch;
+    `auto` caches on a CPU when the cache fits `cache_gb`."""
+    views: Literal["plain", "plain+flip"] = "plain"
+    """Fixed views kept per photo when features are cached."""
+    cache_gb: float = 8.0
+    num_workers: int = 2
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        for name in ("epochs", "batch_size"):
+            _require(getattr(self, name) >= 1, f"training.{name}", "at least 1",
+                     getattr(self, name))  # fmt: skip
+        for name in ("learning_rate", "prompt_learning_rate", "max_gradient_norm"):
+            _require(getattr(self, name) > 0, f"training.{name}", "positive", getattr(self, name))
+        for name in ("weight_decay", "cache_gb", "num_workers", "seed"):
+            _require(getattr(self, name) >= 0, f"training.{name}", "zero or more",
+                     getattr(self, name))  # fmt: skip
+        _require(0 <= self.ema_decay < 1, "training.ema_decay", "in [0, 1)", self.ema_decay)
+        _require(0 < self.val_fraction < 1, "training.val_fraction", "in (0, 1)", self.val_fraction)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig(_Settings):
+    """Weights and shapes of the three losses; a weight of 0 turns a loss off."""
+
+    gamma_positive: float = 1.0
+    gamma_negative: float = 2.0
+    clip: float = 0.05
+    """Probability below which a negative costs nothing."""
+    distillation: float = 0.0
+    distillation_temperature: float = 4.0
+    contrastive: float = 0.1
+    contrastive_temperature: float = 0.07
+    weak_negative: float = 0.1
+    """Weight of an unknown label as a negative one, for categories without any known negative."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        for name in ("gamma_positive", "gamma_negative", "distillation", "contrastive",
+                     "weak_negative"):  # fmt: skip
+            _require(getattr(self, name) >= 0, f"loss.{name}", "zero or more", getattr(self, name))
+        for name in ("distillation_temperature", "contrastive_temperature"):
+            _require(getattr(self, name) > 0, f"loss.{name}", "positive", getattr(self, name))
+        _require(0 <= self.clip < 1, "loss.clip", "in [0, 1)", self.clip)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PseudoLabelConfig(_Settings):
+    """Prototypes, and how they estimate unknown labels."""
+
+    enabled: bool = True
+    visual: bool = True
+    text: bool = True
+    intra_category: bool = True
+    inter_category: bool = True
+    momentum: float = 0.99
+    confidence: float = 0.8
+    """A known positive moves its prototype only when it is scored above this."""
+    start_epoch: int = 2
+    positive_threshold: float = 0.9
+    negative_threshold: float = 0.1
+    top_categories: int = 3
+    """An unknown label can become positive only if its category is among this many nearest ones."""
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        _require(0 <= self.momentum < 1, "pseudo_labels.momentum", "in [0, 1)", self.momentum)
+        for name in ("confidence", "positive_threshold", "negative_threshold"):
+            _require(0 <= getattr(self, name) <= 1, f"pseudo_labels.{name}", "in [0, 1]",
+                     getattr(self, name))  # fmt: skip
+        _require(self.negative_threshold < self.positive_threshold,
+                 "pseudo_labels.negative_threshold", "below positive_threshold",
+                 self.negative_threshold)  # fmt: skip
+        _require(self.start_epoch >= 0, "pseudo_labels.start_epoch", "zero or more",
+                 self.start_epoch)  # fmt: skip
+        _require(self.top_categories >= 1, "pseudo_labels.top_categories", "at least 1",
+                 self.top_categories)  # fmt: skip
+        _require(self.weight >= 0, "pseudo_labels.weight", "zero or more", self.weight)
+        _require(self.visual or self.text or not self.enabled, "pseudo_labels.visual or .text",
+                 "true", False)  # fmt: skip
+        _require(self.intra_category or self.inter_category or not self.enabled,
+                 "pseudo_labels.intra_category or .inter_category", "true", False)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneConfig(_Settings):
+    """All settings of `finetune`, in the groups that a recipe in TOML has."""
+
+    model: MatchingConfig = field(default_factory=MatchingConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    pseudo_labels: PseudoLabelConfig = field(default_factory=PseudoLabelConfig)
+    image_size: int | None = None
+    """Side of the square a photo is resized to; the backbone's own size by default."""
+
+    @classmethod
+    def from_toml(cls, path: Path) -> Self:
+        """Read a recipe.
+
+        Raises:
+            ConfigError: If the file is missing, is not TOML or holds a wrong setting.
+        """
+        try:
+            values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        except OSError as error:
+            raise ConfigError(f"Cannot read the recipe {path}: {error.strerror}.") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path} is not valid TOML: {error}.") from error
+        try:
+            return cls.from_dict(values)
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}") from error
+
+    def changed(self, settings: Mapping[str, Any]) -> Self:
+        """Return a copy with settings replaced by dotted name, as `{"training.epochs": 5}`.
+
+        Raises:
+            ConfigError: For an unknown name, a wrong type or a value out of range.
+        """
+        values = self.to_dict()
+        for name, value in settings.items():
+            *groups, last = name.split(".")
+            place: Any = values
+            for group in groups:
+                place = place.get(group) if isinstance(place, dict) else None
+            if not isinstance(place, dict) or last not in place:
+                raise ConfigError(f"Unknown setting {name}. {nearest(name, _dotted(self))}")
+            place[last] = value
+        return self.from_dict(values)
+
+
+def _dotted(settings: _Settings) -> list[str]:
+    """Return the dotted names of all settings."""
+    names = []
+    for f in dataclasses.fields(settings):  # pyright: ignore[reportArgumentType]
+        value = getattr(settings, f.name)
+        inner = _dotted(value) if isinstance(value, _Settings) else None
+        names += [f"{f.name}.{name}" for name in inner] if inner else [f.name]
+    return names

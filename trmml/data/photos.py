@@ -1,0 +1,178 @@
+"""Photos: from whatever a user has to an upright RGB picture, and on to a tensor."""
+
+import io
+import warnings
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+from tqdm import tqdm
+
+from trmml.config import PhotoConfig
+from trmml.errors import ImageError
+
+PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+MAX_PIXELS = 178_956_970
+"""Pillow's own limit of 2²⁷ · 4/3 pixels, above which a file is taken for a decompression bomb."""
+
+_RESAMPLING = {
+    "bicubic": Image.Resampling.BICUBIC,
+    "bilinear": Image.Resampling.BILINEAR,
+}
+
+
+def load_photo(source: Any) -> Image.Image:
+    """Return a photo upright, as RGB.
+
+    EXIF orientation is applied, transparency is laid over white, 16-bit greys are scaled to 8 bits.
+
+    Args:
+        source: A path, the bytes of a file, a PIL image, an HWC uint8 array (H×W for grey), or a
+            CHW tensor (uint8, or float in [0, 1]).
+
+    Raises:
+        ImageError: If it cannot be read, is too large or is of a kind that is not understood.
+    """
+    if isinstance(source, Image.Image):
+        return _upright_rgb(source, "The PIL image")
+    if isinstance(source, np.ndarray):
+        return _from_array(source)
+    if isinstance(source, Tensor):
+        return _from_tensor(source)
+    if isinstance(source, bytes | bytearray):
+        return _decoded(io.BytesIO(source), f"The photo ({len(source)} bytes)", len(source))
+    if isinstance(source, str | Path):
+        if "://" in str(source):
+            raise ImageError(f"{source} is a URL; download the photo and pass its path.")
+        path = Path(source).expanduser()
+        try:
+            size = path.stat().st_size
+        except OSError as error:
+            raise ImageError(f"{path}: {_reason(error)}.") from error
+        if path.is_dir():
+            raise ImageError(f"{path} is a folder, not a photo.")
+        return _decoded(path, str(path), size)
+    raise ImageError(
+        f"A photo must be a path, bytes, a PIL image, a uint8 array or a tensor; "
+        f"got {type(source).__name__}."
+    )
+
+
+def find_photos(folder: Path) -> list[Path]:
+    """Return the photos below a folder, sorted by path; hidden files are left out."""
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in PHOTO_SUFFIXES and not path.name.startswith(".")
+    )
+
+
+def unreadable_photos(photos: Sequence[Path], *, progress: bool = False) -> list[str]:
+    """Open every photo in full and return why some cannot be read, in order."""
+
+    def reason(path: Path) -> str | None:
+        try:
+            load_photo(path)
+        except ImageError as error:
+            return str(error)
+        return None
+
+    with ThreadPoolExecutor() as pool:
+        reasons = tqdm(
+            pool.map(reason, photos), total=len(photos), unit="photo", disable=not progress
+        )
+        return [found for found in reasons if found is not None]
+
+
+def photo_tensor(photo: Image.Image, config: PhotoConfig) -> Float[Tensor, "3 height width"]:
+    """Squash a photo to a square (nothing is cut off) and normalize it."""
+    size = (config.image_size, config.image_size)
+    if photo.size != size:
+        photo = photo.resize(size, _RESAMPLING[config.interpolation])
+    return normalized(photo, config)
+
+
+def normalized(photo: Image.Image, config: PhotoConfig) -> Float[Tensor, "3 height width"]:
+    """Return (value / 255 − mean) / std of each channel."""
+    pixels = torch.from_numpy(np.array(photo)).permute(2, 0, 1).float().div_(255)
+    mean, std = torch.tensor(config.mean), torch.tensor(config.std)
+    return pixels.sub_(mean[:, None, None]).div_(std[:, None, None])
+
+
+def _decoded(file: Path | io.BytesIO, name: str, size: int) -> Image.Image:
+    if size == 0:
+        raise ImageError(f"{name} is empty (0 bytes).")
+    try:
+        with Image.open(file) as image:
+            return _upright_rgb(image, name)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageError(f"{name} is too large to be a photo: {error}") from error
+    except UnidentifiedImageError as error:
+        raise ImageError(f"{name} is not a picture in a known format.") from error
+    except ImageError:
+        raise
+    except OSError as error:
+        raise ImageError(f"{name} cannot be read: {_reason(error)}.") from error
+    except (ValueError, SyntaxError, EOFError, MemoryError) as error:
+        # What Pillow's decoders raise on damaged files besides OSError.
+        raise ImageError(f"{name} is damaged: {error}.") from error
+
+
+def _upright_rgb(image: Image.Image, name: str) -> Image.Image:
+    if image.width * image.height > MAX_PIXELS:
+        raise ImageError(
+            f"{name} has {image.width} × {image.height} pixels; the most is {MAX_PIXELS}."
+        )
+    with warnings.catch_warnings():
+        # Broken EXIF blocks and palette transparency: the picture itself is fine.
+        warnings.simplefilter("ignore")
+        image.load()
+        image = ImageOps.exif_transpose(image)
+    if image.mode == "RGB":
+        return image
+    if image.mode in ("I;16", "I;16L", "I;16B", "I;16N", "I"):
+        return _from_array((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image).convert("RGB")
+    if image.mode in ("1", "L", "P", "CMYK", "YCbCr", "LAB", "HSV", "RGBX"):
+        return image.convert("RGB")
+    raise ImageError(f"{name} has the pixel format {image.mode!r}; convert it to 8-bit RGB.")
+
+
+def _from_array(array: np.ndarray) -> Image.Image:
+    if array.dtype != np.uint8 or array.ndim not in (2, 3) or array.size == 0:
+        raise ImageError(
+            f"An array must be uint8 of shape height × width × 3, got {array.dtype} {array.shape}."
+        )
+    if array.ndim == 3 and array.shape[2] not in (1, 3, 4):
+        raise ImageError(
+            f"An array must have its 1, 3 or 4 channels last, got shape {array.shape}."
+        )
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    return _upright_rgb(Image.fromarray(np.ascontiguousarray(array)), "The array")
+
+
+def _from_tensor(tensor: Tensor) -> Image.Image:
+    if tensor.ndim != 3 or tensor.shape[0] not in (1, 3):
+        raise ImageError(f"A tensor must be 3 × height × width, got {tuple(tensor.shape)}.")
+    if tensor.is_floating_point():
+        tensor = tensor.detach().float()
+        if not bool(((tensor >= 0) & (tensor <= 1)).all()):
+            raise ImageError("A float tensor must have values in [0, 1], before any normalization.")
+        tensor = (tensor * 255).round().to(torch.uint8)
+    elif tensor.dtype != torch.uint8:
+        raise ImageError(f"A tensor must be uint8 or float, got {tensor.dtype}.")
+    return _from_array(tensor.cpu().permute(1, 2, 0).numpy())
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or str(error)).rstrip(".")

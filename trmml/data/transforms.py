@@ -1,0 +1,46 @@
+"""Augmentation, for training on photos instead of on cached features.
+
+Crops keep at least 64 % of the photo: one that cuts an object away would make its label false.
+"""
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import v2
+
+from trmml.config import PhotoConfig
+from trmml.data.photos import normalized
+
+SMALLEST_CROP = 0.64
+
+
+class Augmentation:
+    """Flip, random resized crop, RandAugment and cutout, then normalization."""
+
+    def __init__(self, config: PhotoConfig) -> None:
+        """Prepare for photos of the backbone's size."""
+        size = config.image_size
+        self.config = config
+        self.pixels = v2.Compose(
+            [
+                v2.RandomResizedCrop(
+                    size,
+                    scale=(SMALLEST_CROP, 1.0),
+                    interpolation=v2.InterpolationMode.BICUBIC,
+                    antialias=True,
+                ),
+                v2.RandomHorizontalFlip(),
+                v2.RandAugment(),
+            ]
+        )
+        self.cutout = v2.RandomErasing(p=0.5, scale=(0.05, 0.2), value=0)
+
+    def __call__(self, photo: Image.Image, seed: int) -> Float[Tensor, "3 height width"]:
+        """Return one random view; the same photo and seed give the same view."""
+        # torchvision draws from the global generator, which is put back afterwards.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            view = self.pixels(photo)
+            tensor = normalized(view, self.config)
+            return self.cutout(tensor)

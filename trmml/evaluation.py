@@ -1,0 +1,229 @@
+"""Evaluation of a model on a labelled data set, counting known labels only."""
+
+import csv
+import io
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Float32, Int8
+from tqdm import tqdm
+
+from trmml.data.dataset import MultiLabelDataset
+from trmml.errors import DataError, nearest
+from trmml.files import write_text
+from trmml.labels import POSITIVE, UNKNOWN, known_mask
+from trmml.metrics import F1, average_precisions, f1, top_k_mask
+from trmml.model import TextRegionMatcher
+
+PERSON = "person"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What was measured; all shares in [0, 1], NaN where a category cannot be scored.
+
+    Attributes:
+        category_names: The categories.
+        average_precision: Non-interpolated AP of each.
+        interpolated_average_precision: In the form of PASCAL VOC 2010.
+        positives: Known positives of each.
+        known: Known labels of each.
+        at_half: F1 at a threshold of 0.5.
+        at_thresholds: F1 at the model's own thresholds.
+        at_top_3: F1 of the three best categories per photo.
+        scores: Scores of every photo and category.
+        skipped: Photos that could not be read, with the reason; they are not in `scores`.
+    """
+
+    category_names: tuple[str, ...]
+    average_precision: Float[np.ndarray, " category"]
+    interpolated_average_precision: Float[np.ndarray, " category"]
+    positives: tuple[int, ...]
+    known: tuple[int, ...]
+    num_images: int
+    at_half: F1
+    at_thresholds: F1
+    at_top_3: F1
+    scores: Float32[np.ndarray, "image category"]
+    skipped: tuple[str, ...] = ()
+
+    @property
+    def mean_average_precision(self) -> float:
+        """Mean AP of the categories that could be scored; NaN if there is none."""
+        return _mean(self.average_precision)
+
+    @property
+    def mean_interpolated_average_precision(self) -> float:
+        """Mean of the interpolated AP; NaN if no category could be scored."""
+        return _mean(self.interpolated_average_precision)
+
+    @property
+    def num_scored(self) -> int:
+        """Categories with a known positive and a known negative."""
+        return int((~np.isnan(self.average_precision)).sum())
+
+    def mean_average_precision_without(self, name: str) -> float:
+        """Mean AP with one category left out."""
+        keep = [i for i, category in enumerate(self.category_names) if category != name]
+        return _mean(self.average_precision[keep])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON; NaN becomes null."""
+        rows = zip(
+            self.category_names,
+            self.average_precision,
+            self.interpolated_average_precision,
+            self.positives,
+            self.known,
+            strict=True,
+        )
+        values: dict[str, Any] = {
+            "images": self.num_images,
+            "mAP": _plain(self.mean_average_precision),
+            "mAP_interpolated": _plain(self.mean_interpolated_average_precision),
+            "categories_scored": self.num_scored,
+            "categories_left_out": len(self.category_names) - self.num_scored,
+        }
+        if PERSON in self.category_names:
+            # It is in most photos of everyday scenes and would hide the other categories.
+            without = self.mean_average_precision_without(PERSON)
+            values["mAP_without_person"] = _plain(without)
+        return values | {
+            "at_0.5": self.at_half._asdict(),
+            "at_thresholds": self.at_thresholds._asdict(),
+            "at_top_3": self.at_top_3._asdict(),
+            "per_category": {
+                name: {
+                    "AP": _plain(ap),
+                    "AP_interpolated": _plain(interpolated),
+                    "known_positives": positives,
+                    "known_labels": known,
+                }
+                for name, ap, interpolated, positives, known in rows
+            },
+            "skipped": list(self.skipped),
+        }
+
+    def __str__(self) -> str:
+        """Return a table for people, in per cent."""
+        width = max(len(name) for name in ("label", *self.category_names))
+        lines = [f"{'label':<{width}}      AP  positives   known"]
+        rows = zip(
+            self.category_names, self.average_precision, self.positives, self.known, strict=True
+        )
+        for name, ap, positives, known in rows:
+            shown = "   –  " if np.isnan(ap) else f"{100 * ap:6.2f}"
+            lines.append(f"{name:<{width}}  {shown}  {positives:>9}  {known:>6}")
+        left_out = len(self.category_names) - self.num_scored
+        lines += [
+            "",
+            f"mAP {100 * self.mean_average_precision:.2f} over {self.num_scored} labels"
+            + (f" ({left_out} left out: no known positive or negative)" if left_out else "")
+            + f", {self.num_images} photos",
+        ]
+        for name, value in (
+            ("0.5", self.at_half),
+            ("thresholds", self.at_thresholds),
+            ("top 3", self.at_top_3),
+        ):
+            lines.append(
+                f"F1 at {name:<10}  CF1 {100 * value.category_f1:6.2f}  "
+                f"OF1 {100 * value.overall_f1:6.2f}"
+            )
+        return "\n".join(lines)
+
+
+def measure(
+    scores: Float32[np.ndarray, "image category"],
+    labels: Int8[np.ndarray, "image category"],
+    category_names: tuple[str, ...],
+    thresholds: Iterable[float],
+    skipped: tuple[str, ...] = (),
+) -> Evaluation:
+    """Compute all metrics from scores; unknown labels never count."""
+    limits = np.array(tuple(thresholds), dtype=np.float32)
+    return Evaluation(
+        category_names=category_names,
+        average_precision=average_precisions(scores, labels),
+        interpolated_average_precision=average_precisions(scores, labels, interpolated=True),
+        positives=tuple((labels == POSITIVE).sum(axis=0).tolist()),
+        known=tuple((labels != UNKNOWN).sum(axis=0).tolist()),
+        num_images=len(scores),
+        at_half=f1(scores >= 0.5, labels),
+        at_thresholds=f1(scores >= limits, labels),
+        at_top_3=f1(top_k_mask(scores, 3), labels),
+        scores=scores,
+        skipped=skipped,
+    )
+
+
+def evaluate(
+    model: TextRegionMatcher,
+    dataset: MultiLabelDataset,
+    *,
+    batch_size: int = 32,
+    progress: bool = False,
+) -> Evaluation:
+    """Score every photo of a data set and measure against its known labels.
+
+    Args:
+        model: The model.
+        dataset: Its categories must all be the model's; their order may differ.
+        batch_size: Photos per pass through the model.
+        progress: Whether to show a bar.
+
+    Raises:
+        DataError: If the data set has a category that the model does not know, no known label, or
+            no readable photo.
+    """
+    for name in dataset.category_names:
+        if name not in model.labels:
+            raise DataError(
+                f"{dataset.source} has the label {name!r}, which the model does not know. "
+                f"{nearest(name, model.labels)}"
+            )
+    if not known_mask(dataset.labels).any():
+        raise DataError(f"{dataset.source} has no known label to evaluate against.")
+    columns = [model.labels.index(name) for name in dataset.category_names]
+    rows, readable, skipped = [], [], []
+    predictions = model.predict_many(dataset.photos, batch_size=batch_size)
+    bar = tqdm(predictions, total=len(dataset), desc="evaluate", unit="photo", disable=not progress)
+    for position, prediction in enumerate(bar):
+        if prediction.error is not None:
+            skipped.append(prediction.error)
+            continue
+        readable.append(position)
+        rows.append(prediction.scores[columns])
+    if not rows:
+        raise DataError(f"No photo of {dataset.source} can be read: {skipped[0]}")
+    thresholds = [model.calibration.thresholds[column] for column in columns]
+    labels = dataset.labels[readable]
+    return measure(np.stack(rows), labels, dataset.category_names, thresholds, tuple(skipped))
+
+
+def dump_scores(evaluation: Evaluation, dataset: MultiLabelDataset, path: Path) -> None:
+    """Write one CSV row per photo: its name, then a score and a label (1, 0, blank) per category."""
+    if evaluation.skipped:
+        raise DataError(f"Scores are not written: {len(evaluation.skipped)} photos were skipped.")
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    names = evaluation.category_names
+    writer.writerow(["image", *(f"score:{n}" for n in names), *(f"label:{n}" for n in names)])
+    for photo, scores, labels in zip(
+        dataset.photos, evaluation.scores, dataset.labels, strict=True
+    ):
+        cells = ["" if label == UNKNOWN else int(label) for label in labels]
+        writer.writerow([photo.name, *(repr(float(score)) for score in scores), *cells])
+    write_text(path, buffer.getvalue())
+
+
+def _mean(values: np.ndarray) -> float:
+    scored = values[~np.isnan(values)]
+    return float(scored.mean()) if len(scored) else float("nan")
+
+
+def _plain(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)

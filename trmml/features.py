@@ -1,0 +1,207 @@
+"""Frozen features, computed once: float16 shards on disk that an epoch of training reads.
+
+The towers are frozen and the views fixed, so a photo's patch features never change. A shard is one
+file, written in one step; a killed or a second process finds the finished ones and makes the rest.
+"""
+
+import hashlib
+import logging
+import os
+import shutil
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from PIL import Image, ImageOps
+from torch import Tensor
+from tqdm import tqdm
+
+from trmml.backbone import FrozenCLIP, ImageFeatures
+from trmml.data.photos import load_photo, photo_tensor
+from trmml.errors import DataError, ImageError
+from trmml.files import write_atomically
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1
+PHOTOS_PER_SHARD = 256
+VIEWS = {"plain": ("plain",), "plain+flip": ("plain", "flip")}
+
+
+def cache_folder() -> Path:
+    """Where features are kept: `TRMML_CACHE`, or `trmml` in the user's cache folder."""
+    base = os.environ.get("TRMML_CACHE")
+    if base:
+        return Path(base).expanduser() / "features"
+    home = os.environ.get("XDG_CACHE_HOME", "~/.cache")
+    return Path(home).expanduser() / "trmml" / "features"
+
+
+def cache_bytes(num_photos: int, backbone: FrozenCLIP, views: str) -> int:
+    """Size of the features of so many photos on disk."""
+    per_view = (backbone.num_patches + 1) * backbone.dim * np.dtype(np.float16).itemsize
+    return num_photos * len(VIEWS[views]) * per_view
+
+
+class FeatureStore:
+    """The features of a list of photos, read by position.
+
+    A row holds, per view, the image feature and then the patch features.
+    """
+
+    def __init__(self, shards: Sequence[Path]) -> None:
+        """Open finished shards; they are memory-mapped, not read."""
+        self.shards = [np.load(path, mmap_mode="r") for path in shards]
+
+    @property
+    def num_views(self) -> int:
+        """Fixed views kept per photo."""
+        return self.shards[0].shape[1]
+
+    def read(
+        self, positions: Int[np.ndarray, " batch"], views: Int[np.ndarray, " batch"]
+    ) -> ImageFeatures:
+        """Return the features of some photos, one view each, as float32."""
+        batch = np.empty((len(positions), *self.shards[0].shape[2:]), dtype=np.float16)
+        shard_of, row_of = np.divmod(positions, PHOTOS_PER_SHARD)
+        for shard in np.unique(shard_of):
+            here = shard_of == shard
+            batch[here] = self.shards[shard][row_of[here], views[here]]
+        rows = torch.from_numpy(batch).float()
+        return ImageFeatures(rows[:, 1:], rows[:, 0])
+
+
+def compute_features(
+    photos: Sequence[Path],
+    backbone: FrozenCLIP,
+    *,
+    views: str = "plain",
+    folder: Path | None = None,
+    device: torch.device | None = None,
+    batch_size: int = 32,
+    num_workers: int = 2,
+    progress: bool = False,
+) -> FeatureStore:
+    """Compute the features of photos, or find them from an earlier run.
+
+    Args:
+        photos: Paths, in the order in which rows are to be read.
+        backbone: The frozen CLIP.
+        views: Name of the fixed views.
+        folder: Cache folder; `cache_folder()` by default.
+        device: Where the tower runs; where the backbone is by default.
+        batch_size: Photos per pass through the tower.
+        num_workers: Threads that decode photos while the tower works.
+        progress: Whether to show a bar.
+
+    Raises:
+        DataError: If photos cannot be read; all of them are named, and the other shards are kept.
+    """
+    folder = (folder or cache_folder()) / _backbone_key(backbone, views)
+    parts = [photos[i : i + PHOTOS_PER_SHARD] for i in range(0, len(photos), PHOTOS_PER_SHARD)]
+    paths = [folder / f"{_photos_key(part)}.npy" for part in parts]
+    _check_free_space(folder, sum(not path.exists() for path in paths), backbone, views)
+    device = device or next(backbone.parameters()).device
+    unreadable: list[str] = []
+    with (
+        ThreadPoolExecutor(max(num_workers, 1)) as pool,
+        tqdm(total=len(photos), desc="features", unit="photo", disable=not progress) as bar,
+    ):
+        for part, path in zip(parts, paths, strict=True):
+            if not path.exists():
+                try:
+                    rows = _shard(part, backbone, views, device, batch_size, pool)
+                    write_atomically(
+                        path, lambda temporary, rows=rows: _save_array(temporary, rows)
+                    )
+                except _UnreadablePhotos as error:
+                    unreadable += error.reasons
+            bar.update(len(part))
+    if unreadable:
+        raise DataError(
+            f"{len(unreadable)} of {len(photos)} photos cannot be read; mend them or remove their "
+            f"rows: {'; '.join(unreadable[:10])}{' …' if len(unreadable) > 10 else ''}"
+        )
+    return FeatureStore(paths)
+
+
+class _UnreadablePhotos(Exception):
+    def __init__(self, reasons: list[str]) -> None:
+        super().__init__()
+        self.reasons = reasons
+
+
+def _shard(
+    photos: Sequence[Path],
+    backbone: FrozenCLIP,
+    views: str,
+    device: torch.device,
+    batch_size: int,
+    pool: ThreadPoolExecutor,
+) -> Float[np.ndarray, "photo view row dim"]:
+    def prepare(path: Path) -> Tensor | str:
+        try:
+            photo = load_photo(path)
+        except ImageError as error:
+            return str(error)
+        tensors = [photo_tensor(_view(photo, view), backbone.photo) for view in VIEWS[views]]
+        return torch.stack(tensors)
+
+    rows, reasons = [], []
+    # All photos of a shard are submitted at once, so that decoding stays ahead of the tower.
+    futures = [pool.submit(prepare, path) for path in photos]
+    for start in range(0, len(photos), batch_size):
+        prepared = [future.result() for future in futures[start : start + batch_size]]
+        futures[start : start + batch_size] = [None] * len(prepared)  # type: ignore[list-item]
+        reasons += [p for p in prepared if isinstance(p, str)]
+        tensors = [p for p in prepared if isinstance(p, Tensor)]
+        if reasons or not tensors:
+            continue
+        images = torch.stack(tensors)
+        flat = images.flatten(0, 1).to(device).contiguous(memory_format=torch.channels_last)
+        features = backbone(flat)
+        joined = torch.cat([features.image_features[:, None], features.patch_features], dim=1)
+        rows.append(joined.unflatten(0, images.shape[:2]).half().cpu().numpy())
+    if reasons:
+        raise _UnreadablePhotos(reasons)
+    return np.concatenate(rows)
+
+
+def _view(photo: Image.Image, view: str) -> Image.Image:
+    return ImageOps.mirror(photo) if view == "flip" else photo
+
+
+def _save_array(path: Path, rows: np.ndarray) -> None:
+    with path.open("wb") as file:
+        np.save(file, rows)
+
+
+def _backbone_key(backbone: FrozenCLIP, views: str) -> str:
+    facts = (FORMAT, backbone.config.sha256, backbone.config.quick_gelu, backbone.photo, views)
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
+
+
+def _photos_key(photos: Sequence[Path]) -> str:
+    """Name of a shard: changes when a photo is moved, replaced or touched."""
+    digest = hashlib.sha256()
+    for photo in photos:
+        try:
+            stat = photo.stat()
+        except OSError as error:
+            raise DataError(f"{photo} has gone: {error.strerror}.") from error
+        digest.update(f"{photo.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:32]
+
+
+def _check_free_space(folder: Path, missing_shards: int, backbone: FrozenCLIP, views: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    needed = cache_bytes(missing_shards * PHOTOS_PER_SHARD, backbone, views)
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise DataError(
+            f"The features need {needed / 1e9:.1f} GB in {folder}, which has {free / 1e9:.1f} GB "
+            "free; set TRMML_CACHE to a larger disk, or training.features=augmented."
+        )

@@ -1,0 +1,105 @@
+"""The three states of a label, the integer codes people use for them, and ways to hide labels.
+
+A label is what is stated about one image and one category: positive, negative or unknown. Only this
+module knows the integers. Inside `trmml` unknown is −1, so a fully labelled array stays an ordinary
+array of zeros and ones (method notes and some research code use −1 for negative and 0 for unknown).
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
+import numpy as np
+from jaxtyping import Bool, Int8
+
+from trmml.errors import DataError
+
+POSITIVE: Final = 1
+NEGATIVE: Final = 0
+UNKNOWN: Final = -1
+
+_BLANK: Final = ("", "nan", "none", "null")
+
+
+def _encoding(positive: str, negative: str, *unknown: str) -> Mapping[str, int]:
+    cells = {positive: POSITIVE, negative: NEGATIVE}
+    cells |= dict.fromkeys((*unknown, *_BLANK), UNKNOWN)
+    # Spreadsheets write whole numbers as 1.0.
+    cells |= {f"{cell}.0": state for cell, state in cells.items() if cell.lstrip("-").isdigit()}
+    return MappingProxyType(cells)
+
+
+LABEL_ENCODINGS: Final[Mapping[str, Mapping[str, int]]] = MappingProxyType(
+    {
+        "1/0/blank": _encoding("1", "0"),
+        "1/-1/0": _encoding("1", "-1", "0"),
+        "1/0/-1": _encoding("1", "0", "-1"),
+        "chexpert": _encoding("1", "0", "-1"),
+    }
+)
+"""Positive / negative / unknown as text in a table cell, by the name of the encoding.
+
+A blank cell is unknown in all of them. `chexpert` reads CheXpert's −1 (uncertain) as unknown.
+"""
+
+DEFAULT_ENCODING: Final = "1/0/blank"
+
+
+def known_mask(labels: Int8[np.ndarray, "image category"]) -> Bool[np.ndarray, "image category"]:
+    """Return where somebody stated something: true for positive and negative labels."""
+    return labels != UNKNOWN
+
+
+def hide_labels(
+    labels: Int8[np.ndarray, "image category"], fraction: float, seed: int
+) -> Int8[np.ndarray, "image category"]:
+    """Keep each label with probability `fraction` and make the others unknown, for experiments.
+
+    One uniform number per cell from NumPy's legacy generator, known where it is below `fraction`:
+    the masks of the partial-label literature (seed 0 gives theirs), nested in `fraction`.
+
+    Args:
+        labels: Labels in three states.
+        fraction: Share of the cells to keep, in [0, 1].
+        seed: Seed of the mask.
+
+    Raises:
+        ValueError: If `fraction` is outside [0, 1].
+    """
+    if not 0 <= fraction <= 1:
+        raise ValueError(f"fraction must be in [0, 1], got {fraction}.")
+    keep = np.random.RandomState(seed).random_sample(labels.shape) < fraction
+    return np.where(keep, labels, np.int8(UNKNOWN))
+
+
+def keep_single_positive(
+    labels: Int8[np.ndarray, "image category"], seed: int
+) -> Int8[np.ndarray, "image category"]:
+    """Keep one positive label per image, drawn evenly, and make everything else unknown.
+
+    The setting of Cole et al. (CVPR 2021), where no negative label is known.
+
+    Args:
+        labels: Labels in three states; an image without a positive ends up all unknown.
+        seed: Seed of the draw.
+    """
+    draw = np.random.RandomState(seed).random_sample(labels.shape)
+    chosen = np.where(labels == POSITIVE, draw, -1.0).argmax(axis=1)
+    kept = np.full_like(labels, UNKNOWN)
+    images = np.flatnonzero((labels == POSITIVE).any(axis=1))
+    kept[images, chosen[images]] = POSITIVE
+    return kept
+
+
+def encoding_named(name: str) -> Mapping[str, int]:
+    """Return the cell texts of an encoding.
+
+    Raises:
+        DataError: If there is no encoding of that name.
+    """
+    if name not in LABEL_ENCODINGS:
+        raise DataError(
+            f"Unknown label encoding {name!r}. Choose one of {', '.join(LABEL_ENCODINGS)} "
+            "(positive/negative/unknown)."
+        )
+    return LABEL_ENCODINGS[name]

@@ -1,0 +1,137 @@
+"""The three losses of TRM-ML: classification, distillation, multimodal contrast.
+
+Paper: stated are a distillation "for cross-modal alignment" and "multimodal contrastive learning"
+with intra- and inter-class relations; forms and temperatures are our choices. The classification
+loss is the one in the same first author's public code: asymmetric (Ridnik et al., ICCV 2021).
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int8
+from torch import Tensor
+
+from trmml.labels import POSITIVE, UNKNOWN
+
+
+def asymmetric_loss(
+    logits: Float[Tensor, "batch category"],
+    labels: Int8[Tensor, "batch category"],
+    *,
+    gamma_positive: float = 1.0,
+    gamma_negative: float = 2.0,
+    clip: float = 0.05,
+    weights: Float[Tensor, "batch category"] | None = None,
+) -> Float[Tensor, ""]:
+    """Asymmetric loss, averaged over the labels that are not unknown.
+
+    With p the score, a positive costs −(1 − p)^γ₊ log p and a negative −pₘ^γ₋ log(1 − pₘ), where
+    pₘ = max(p − clip, 0). The focusing factors carry no gradient. Zero focus and clip give binary
+    cross-entropy.
+
+    Args:
+        logits: Matching logits, before the sigmoid.
+        labels: Labels in three states; unknown ones have neither value nor gradient.
+        gamma_positive: Focus γ₊ on hard positives.
+        gamma_negative: Focus γ₋ on hard negatives.
+        clip: Score below which a negative costs nothing.
+        weights: Weight of each label in the average; all 1 by default.
+
+    Returns:
+        A scalar; zero if every label is unknown.
+    """
+    is_positive = labels == POSITIVE
+    log_positive = F.logsigmoid(logits)
+    if clip > 0:
+        shifted = (1 - logits.sigmoid() + clip).clamp(max=1)
+        log_negative = shifted.clamp(min=1e-8).log()
+    else:
+        log_negative = F.logsigmoid(-logits)
+    log_right = torch.where(is_positive, log_positive, log_negative)
+    with torch.no_grad():
+        gamma = torch.where(is_positive, gamma_positive, gamma_negative)
+        focus = (1 - log_right.exp()).clamp(min=0) ** gamma
+    counts = (labels != UNKNOWN).to(logits.dtype)
+    if weights is not None:
+        counts = counts * weights
+    # Where nothing counts the product is 0, so its gradient is too.
+    return -(counts * focus * log_right).sum() / counts.sum().clamp(min=1e-8)
+
+
+def distillation_loss(
+    logits: Float[Tensor, "batch category"],
+    teacher_logits: Float[Tensor, "batch category"],
+    temperature: float = 4.0,
+) -> Float[Tensor, ""]:
+    """Kullback-Leibler divergence from the teacher over categories, times T², mean over the batch.
+
+    Both logits are divided by the temperature and pass a softmax over the categories. Our teacher
+    is the frozen CLIP: its pooled image feature against hand-written prompts.
+    """
+    student = (logits / temperature).log_softmax(dim=-1)
+    teacher = (teacher_logits.detach() / temperature).log_softmax(dim=-1)
+    divergence = F.kl_div(student, teacher, reduction="batchmean", log_target=True)
+    return divergence * temperature**2
+
+
+def contrastive_loss(
+    region_features: Float[Tensor, "batch category dim"],
+    present: Bool[Tensor, "batch category"],
+    text_features: Float[Tensor, "category dim"],
+    visual_prototypes: Float[Tensor, "category dim"],
+    *,
+    temperature: float = 0.07,
+    max_regions: int = 2048,
+) -> Float[Tensor, ""]:
+    """Multimodal supervised contrast over the regions of present categories (our form).
+
+    Regions of one category, its text feature and its visual prototype attract each other; those of
+    other categories are pushed away: a region against all keys, and a text feature against all
+    regions and visual prototypes.
+
+    Args:
+        region_features: Of unit length.
+        present: Which regions show their category: known or pseudo positives.
+        text_features: Of unit length.
+        visual_prototypes: Of unit length, without gradient.
+        temperature: τ.
+        max_regions: Regions used at most, the first ones, to bound memory.
+
+    Returns:
+        A scalar; zero if nothing is present.
+    """
+    categories = present.nonzero()[:max_regions, 1]
+    if len(categories) == 0:
+        return region_features.sum() * 0
+    regions = region_features[present][:max_regions]
+    every = torch.arange(len(text_features), device=regions.device)
+    own = torch.eye(len(regions), dtype=torch.bool, device=regions.device)
+
+    keys = torch.cat([regions, visual_prototypes, text_features])
+    key_categories = torch.cat([categories, every, every])
+    # A region is not its own key.
+    not_self = ~F.pad(own, (0, len(keys) - len(regions)))
+    from_regions = _attraction(regions, categories, keys, key_categories, not_self, temperature)
+
+    shown = categories.unique()
+    keys, key_categories = keys[: -len(every)], key_categories[: -len(every)]
+    all_keys = keys.new_ones(len(shown), len(keys), dtype=torch.bool)
+    from_text = _attraction(
+        text_features[shown], shown, keys, key_categories, all_keys, temperature
+    )
+    return from_regions + from_text
+
+
+def _attraction(
+    anchors: Tensor,
+    anchor_categories: Tensor,
+    keys: Tensor,
+    key_categories: Tensor,
+    usable: Tensor,
+    temperature: float,
+) -> Tensor:
+    """Mean over anchors and their own category's keys of −log softmax over the usable keys."""
+    similarity = (anchors @ keys.T / temperature).masked_fill(~usable, float("-inf"))
+    log_share = similarity.log_softmax(dim=-1)
+    same = usable & (anchor_categories[:, None] == key_categories)
+    per_anchor = log_share.masked_fill(~same, 0).sum(dim=-1) / same.sum(dim=-1).clamp(min=1)
+    return -per_anchor.mean()

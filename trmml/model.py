@@ -1,0 +1,353 @@
+"""The matcher: frozen CLIP, learned prompts, regions and prototypes put together.
+
+Paper: TRM-ML (text-region matching). Text-pixel matching (as DualCoOp) and text-image matching (as
+CoOp) are the same model with another way from patches to one feature per category.
+"""
+
+import math
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Float32
+from PIL import Image
+from torch import Tensor, nn
+
+from trmml.backbone import FrozenCLIP, ImageFeatures, TextTower
+from trmml.calibration import Calibration
+from trmml.config import ModelConfig
+from trmml.data.photos import load_photo, photo_tensor
+from trmml.errors import ConfigError, ImageError
+from trmml.predictions import Prediction
+from trmml.prompts import HAND_WRITTEN, PromptLearner, random_context
+from trmml.prototypes import Prototypes
+from trmml.regions import RegionModule
+
+SPATIAL_SCALE = 20.0
+"""Start of the learned sharpness of text-pixel matching: exp(3.0), as in the author's DualCoOp."""
+
+DECODING_THREADS = 4
+
+
+class TextFeatures(NamedTuple):
+    """What the prompts say, of unit length: presence of each category and, maybe, its absence."""
+
+    positive: Float[Tensor, "category dim"]
+    negative: Float[Tensor, "category dim"] | None
+
+
+class MatcherOutput(NamedTuple):
+    """What a photo batch looks like to the matcher.
+
+    Attributes:
+        logits: Matching logits, before the sigmoid.
+        region_features: What each category read from the photo; for text-image matching the image
+            feature, for text-pixel matching the mean of the patches weighted by similarity.
+        region_attention: Weights over the patches, summing to 1; None for text-image matching.
+    """
+
+    logits: Float[Tensor, "batch category"]
+    region_features: Float[Tensor, "batch category dim"]
+    region_attention: Float[Tensor, "batch category patch"] | None
+
+
+class TextRegionMatcher(nn.Module):
+    """Scores every category of a photo by matching its text with its own region.
+
+    Attributes:
+        config: Everything needed to rebuild the model around its learned tensors.
+        backbone: The frozen CLIP.
+        calibration: The thresholds of its categories.
+        source: Where it was loaded from; None for a model made in this process.
+    """
+
+    text_features: Float[Tensor, "category dim"]
+    negative_text_features: Float[Tensor, "category dim"] | None
+    image_center: Float[Tensor, " dim"]
+    patch_center: Float[Tensor, " dim"]
+
+    def __init__(self, config: ModelConfig, backbone: FrozenCLIP) -> None:
+        """Build with empty tensors, to be filled by `start_from_text` or from a file.
+
+        Raises:
+            ConfigError: If the backbone does not fit the configuration.
+        """
+        super().__init__()
+        if config.dim != backbone.dim:
+            raise ConfigError(
+                f"dim is {config.dim}, but the backbone's joint space has {backbone.dim}."
+            )
+        matcher, num_categories = config.matcher, len(config.category_names)
+        if matcher.matching == "text-region" and config.dim % matcher.num_heads:
+            raise ConfigError(
+                f"num_heads ({matcher.num_heads}) must divide the backbone's width ({config.dim})."
+            )
+        self.config = config
+        self.backbone = backbone
+        self.calibration = Calibration.uncalibrated(num_categories)
+        self.source: str | None = None
+        blank = torch.zeros(num_categories, config.dim)
+        context = torch.zeros(matcher.num_context_tokens, config.text_width)
+        if matcher.category_specific_context:
+            context = context.expand(num_categories, -1, -1)
+        self.prompts = PromptLearner(context)
+        self.prototypes = Prototypes(blank)
+        self.register_buffer("text_features", blank.clone())
+        self.negative_prompts = self.negative_prototypes = None
+        negative = None
+        if matcher.negative_prompt:
+            self.negative_prompts = PromptLearner(context)
+            self.negative_prototypes = Prototypes(blank)
+            negative = blank.clone()
+        self.register_buffer("negative_text_features", negative)
+        self.register_buffer("image_center", torch.zeros(config.dim))
+        self.register_buffer("patch_center", torch.zeros(config.dim))
+        self.regions = self.log_spatial_scale = None
+        if matcher.matching == "text-region":
+            self.regions = RegionModule(
+                blank,
+                num_heads=matcher.num_heads,
+                dropout=matcher.attention_dropout,
+                mlp=matcher.region_mlp,
+            )
+        elif matcher.matching == "text-pixel":
+            self.log_spatial_scale = nn.Parameter(torch.tensor(math.log(SPATIAL_SCALE)))
+        self.log_scale = nn.Parameter(torch.tensor(math.log(matcher.logit_scale)))
+        self.logit_bias = nn.Parameter(torch.zeros(num_categories))
+        self.eval()
+
+    @torch.no_grad()
+    def start_from_text(self, seed: int = 0) -> None:
+        """Fill the tensors before training: contexts, queries and prototypes.
+
+        Queries are the text features of hand-written prompts. Contexts are noise, or the words of
+        `context_init`; the context of absence is always noise, so that it can differ.
+
+        Raises:
+            ConfigError: If a category name does not fit the text tower.
+        """
+        matcher = self.config.matcher
+        generator = torch.Generator().manual_seed(seed)
+        num_categories = len(self.logit_bias) if matcher.category_specific_context else None
+        shape = (matcher.num_context_tokens, self.config.text_width, num_categories)
+        context = random_context(*shape, generator)
+        if matcher.context_init:
+            words = self._text_tower().embed(matcher.context_init).cpu()
+            context = words.expand(context.shape)
+        self.prompts.context.copy_(context)
+        if self.negative_prompts is not None:
+            self.negative_prompts.context.copy_(random_context(*shape, generator))
+        if self.regions is not None:
+            self.regions.category_queries.copy_(self.hand_written_text())
+        self.store_text()
+        self.prototypes.start(self.text_features)
+        if self.negative_prototypes is not None and self.negative_text_features is not None:
+            self.negative_prototypes.start(self.negative_text_features)
+
+    @torch.no_grad()
+    def start_from_data(self, centers: ImageFeatures, log_odds: Float[Tensor, " category"]) -> None:
+        """Set what the training photos say before any step.
+
+        Image and text features of a CLIP lie in two narrow cones, so cosines hardly differ between
+        photos; features are therefore taken relative to their mean (our choice). The bias starts at
+        how common a category is.
+
+        Args:
+            centers: Mean patch feature and mean image feature of training photos, one row each.
+            log_odds: Of a positive among the known labels.
+        """
+        self.patch_center.copy_(centers.patch_features.mean(dim=(0, 1)))
+        self.image_center.copy_(centers.image_features.mean(dim=0))
+        self.logit_bias.copy_(log_odds)
+
+    def _text_tower(self) -> TextTower:
+        tower = self.backbone.text_tower
+        if tower is None:
+            raise ConfigError("This model was loaded for prediction, without its text tower.")
+        return tower
+
+    def hand_written_text(self) -> Float[Tensor, "category dim"]:
+        """Text features of "a photo of a <name>.", from the frozen tower alone."""
+        tower = self._text_tower()
+        words = tower.embed(HAND_WRITTEN)
+        names, counts = tower.embed_names(self.config.prompt_names, len(words))
+        with torch.no_grad():
+            return tower(PromptLearner(words)(names), counts + len(words))
+
+    def encode_text(self) -> TextFeatures:
+        """Encode the present prompts; gradients reach the contexts."""
+        tower = self._text_tower()
+        num_context_tokens = self.config.matcher.num_context_tokens
+        names, counts = tower.embed_names(self.config.prompt_names, num_context_tokens)
+        counts = counts + num_context_tokens
+        if self.negative_prompts is None:
+            return TextFeatures(tower(self.prompts(names), counts), None)
+        both = torch.cat([self.prompts(names), self.negative_prompts(names)])
+        positive, negative = tower(both, counts.repeat(2)).chunk(2)
+        return TextFeatures(positive, negative)
+
+    def stored_text(self) -> TextFeatures:
+        """Return the text features kept with the model; they need no text tower."""
+        return TextFeatures(self.text_features, self.negative_text_features)
+
+    @torch.no_grad()
+    def store_text(self) -> None:
+        """Encode the prompts once and keep the result for prediction."""
+        text = self.encode_text()
+        self.text_features.copy_(text.positive)
+        if self.negative_text_features is not None and text.negative is not None:
+            self.negative_text_features.copy_(text.negative)
+
+    @property
+    def logit_scale(self) -> Float[Tensor, ""]:
+        """The factor on the cosine difference; at most 100, as in CLIP."""
+        return self.log_scale.exp().clamp(max=100)
+
+    def match(self, features: ImageFeatures, text: TextFeatures) -> MatcherOutput:
+        """Match image features with text, category by category.
+
+        logit = scale · (cos(region, presence) − cos(region, absence)) + bias; without a negative
+        prompt the second cosine is left out.
+        """
+        attention = None
+        patches = features.patch_features - self.patch_center
+        if self.regions is not None:
+            regions, attention = self.regions(patches)
+        elif self.log_spatial_scale is not None:
+            patches = F.normalize(patches, dim=-1)
+            similarity = torch.einsum("bpd,cd->bcp", patches, text.positive)
+            attention = (self.log_spatial_scale.exp() * similarity).softmax(dim=-1)
+            regions = torch.einsum("bcp,bpd->bcd", attention, patches)
+        else:
+            image = F.normalize(features.image_features - self.image_center, dim=-1)
+            regions = image[:, None].expand(-1, len(text.positive), -1)
+        direction = text.positive if text.negative is None else text.positive - text.negative
+        cosine = torch.einsum("bcd,cd->bc", regions, direction)
+        return MatcherOutput(self.logit_scale * cosine + self.logit_bias, regions, attention)
+
+    def forward(self, images: Float[Tensor, "batch 3 height width"]) -> MatcherOutput:
+        """Match normalized photos with the stored text features."""
+        return self.match(self.backbone(images), self.stored_text())
+
+    def learned_state(self) -> dict[str, Tensor]:
+        """Return every tensor of the model but the backbone's, by name."""
+        return {
+            name: tensor
+            for name, tensor in self.state_dict().items()
+            if not name.startswith("backbone.")
+        }
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the categories."""
+        return self.config.category_names
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model runs."""
+        return self.log_scale.device
+
+    def predict_many(
+        self,
+        images: Iterable[Any],
+        *,
+        threshold: float | None = None,
+        top_k: int | None = None,
+        batch_size: int = 16,
+        heatmaps: bool = False,
+    ) -> Iterator[Prediction]:
+        """Predict photos one batch after the other, in order and in constant memory.
+
+        A photo that cannot be read gives a prediction with `error` set; the others go on.
+
+        Args:
+            images: Anything that `trmml.data.photos.load_photo` takes.
+            threshold: One threshold for all categories instead of the calibrated ones, in [0, 1].
+            top_k: At most so many positive labels per photo; without a threshold, the best ones
+                whatever their scores.
+            batch_size: Photos per pass through the model.
+            heatmaps: Whether to keep the region attention and the photo in each prediction.
+
+        Raises:
+            ConfigError: If the threshold, `top_k` or the batch size is out of range.
+        """
+        if threshold is not None and not 0 <= threshold <= 1:
+            raise ConfigError(f"threshold must be in [0, 1], got {threshold}.")
+        for name, value in (("batch_size", batch_size), ("top_k", top_k)):
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} must be at least 1, got {value}.")
+        limits = self.calibration.thresholds
+        if threshold is not None or top_k is not None:
+            limits = (threshold or 0.0,) * len(self.labels)
+        options = _Options(np.array(limits, dtype=np.float32), top_k, heatmaps)
+        return self._predict_batches(iter(images), options, batch_size)
+
+    def _predict_batches(
+        self, images: Iterator[Any], options: "_Options", batch_size: int
+    ) -> Iterator[Prediction]:
+        with ThreadPoolExecutor(DECODING_THREADS) as pool:
+            waiting: deque[Future[_Prepared]] = deque()
+
+            def refill() -> None:
+                for image in islice(images, 2 * batch_size - len(waiting)):
+                    waiting.append(pool.submit(self._prepare, image, options.heatmaps))
+
+            refill()
+            while waiting:
+                batch = [waiting.popleft().result() for _ in range(min(batch_size, len(waiting)))]
+                refill()  # the next photos are decoded while the model works on these
+                yield from self._predict_batch(batch, options)
+
+    def _prepare(self, image: Any, keep_photo: bool) -> "_Prepared":
+        source = str(image) if isinstance(image, str | Path) else None
+        try:
+            photo = load_photo(image)
+        except ImageError as error:
+            return _Prepared(source, None, None, str(error))
+        tensor = photo_tensor(photo, self.config.photo)
+        return _Prepared(source, tensor, photo if keep_photo else None, None)
+
+    def _predict_batch(self, batch: list["_Prepared"], options: "_Options") -> Iterator[Prediction]:
+        tensors = [item.tensor for item in batch if item.tensor is not None]
+        scores, attention = np.empty((0, len(self.labels)), dtype=np.float32), None
+        if tensors:
+            with torch.inference_mode():
+                output = self(torch.stack(tensors).to(self.device))
+                scores = output.logits.sigmoid().float().cpu().numpy()
+                if options.heatmaps and output.region_attention is not None:
+                    grid = output.region_attention.unflatten(-1, self.backbone.grid)
+                    attention = grid.float().cpu().numpy()
+        nothing = np.full(len(self.labels), np.nan, dtype=np.float32)
+        row = 0
+        for item in batch:
+            readable = item.error is None
+            yield Prediction(
+                self.labels,
+                scores[row] if readable else nothing,
+                options.thresholds,
+                item.source,
+                item.error,
+                options.top_k,
+                attention[row] if readable and attention is not None else None,
+                item.photo,
+            )
+            row += readable
+
+
+class _Options(NamedTuple):
+    thresholds: Float32[np.ndarray, " category"]
+    top_k: int | None
+    heatmaps: bool
+
+
+class _Prepared(NamedTuple):
+    source: str | None
+    tensor: Tensor | None
+    photo: Image.Image | None
+    error: str | None

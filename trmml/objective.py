@@ -1,0 +1,128 @@
+"""What a training step minimizes: known labels, pseudo labels, distillation, contrast.
+
+Paper: the parts are stated, their sum and weights are not; each weight is a setting, and 0 turns
+its part off.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int8
+from torch import Tensor
+
+from trmml.backbone import ImageFeatures
+from trmml.config import FinetuneConfig
+from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
+from trmml.losses import asymmetric_loss, contrastive_loss, distillation_loss
+from trmml.model import MatcherOutput, TextFeatures, TextRegionMatcher
+from trmml.pseudo_labels import presence_probability, pseudo_labels
+
+TEACHER_SCALE = 100.0
+"""Factor on the teacher's cosines: CLIP's own upper bound of its logit scale."""
+
+
+class StepLoss(NamedTuple):
+    """The loss of one batch and what it was made of."""
+
+    total: Float[Tensor, ""]
+    parts: dict[str, float]
+    estimated: Int8[Tensor, "batch category"]
+    """Labels after pseudo labelling; unknown where nothing was decided."""
+
+
+class Objective:
+    """Loss of a batch, and the prototype update that follows the step."""
+
+    def __init__(
+        self,
+        model: TextRegionMatcher,
+        config: FinetuneConfig,
+        without_negatives: Bool[Tensor, " category"],
+    ) -> None:
+        """Prepare what stays the same in all steps.
+
+        Args:
+            model: The matcher in training.
+            config: Loss weights and pseudo-label settings.
+            without_negatives: Categories that have no known negative in the training set; their
+                unknown labels count as weak negatives.
+        """
+        self.model = model
+        self.config = config
+        self.without_negatives = without_negatives
+        self.teacher_text = model.hand_written_text() if config.loss.distillation else None
+
+    def __call__(
+        self,
+        features: ImageFeatures,
+        output: MatcherOutput,
+        text: TextFeatures,
+        labels: Int8[Tensor, "batch category"],
+        epoch: int,
+    ) -> StepLoss:
+        """Return the loss; pseudo labels take part from `start_epoch` on."""
+        loss, pseudo = self.config.loss, self.config.pseudo_labels
+        estimated = labels
+        if pseudo.enabled and epoch >= pseudo.start_epoch:
+            estimated = self._estimate(output, labels)
+        weights = torch.where(labels == estimated, 1.0, pseudo.weight)
+        targets = estimated
+        if self.without_negatives.any():
+            assumed = (estimated == UNKNOWN) & self.without_negatives
+            targets = estimated.masked_fill(assumed, NEGATIVE)
+            weights = weights.masked_fill(assumed, loss.weak_negative)
+        parts = {
+            "classification": asymmetric_loss(
+                output.logits,
+                targets,
+                gamma_positive=loss.gamma_positive,
+                gamma_negative=loss.gamma_negative,
+                clip=loss.clip,
+                weights=weights,
+            )
+        }
+        if self.teacher_text is not None:
+            image = F.normalize(features.image_features, dim=-1)
+            teacher = TEACHER_SCALE * image @ self.teacher_text.T
+            parts["distillation"] = loss.distillation * distillation_loss(
+                output.logits, teacher, loss.distillation_temperature
+            )
+        if loss.contrastive and output.region_attention is not None:
+            parts["contrastive"] = loss.contrastive * contrastive_loss(
+                F.normalize(output.region_features, dim=-1),
+                estimated == POSITIVE,
+                text.positive,
+                self.model.prototypes.visual,
+                temperature=loss.contrastive_temperature,
+            )
+        total = torch.stack(list(parts.values())).sum()
+        return StepLoss(total, {name: part.item() for name, part in parts.items()}, estimated)
+
+    def _estimate(
+        self, output: MatcherOutput, labels: Int8[Tensor, "batch category"]
+    ) -> Int8[Tensor, "batch category"]:
+        model = self.model
+        probability, allowed = presence_probability(
+            F.normalize(output.region_features, dim=-1),
+            model.prototypes,
+            model.negative_prototypes,
+            model.logit_scale,
+            model.logit_bias,
+            self.config.pseudo_labels,
+        )
+        return pseudo_labels(labels, probability, allowed, self.config.pseudo_labels)
+
+    @torch.no_grad()
+    def update_prototypes(
+        self, output: MatcherOutput, text: TextFeatures, labels: Int8[Tensor, "batch category"]
+    ) -> None:
+        """Move the prototypes towards the confidently right known labels of a batch."""
+        pseudo, model = self.config.pseudo_labels, self.model
+        regions = F.normalize(output.region_features.float(), dim=-1)
+        scores = output.logits.sigmoid()
+        sure = (labels == POSITIVE) & (scores > pseudo.confidence)
+        model.prototypes.update(regions, sure, text.positive, pseudo.momentum)
+        if model.negative_prototypes is not None and text.negative is not None:
+            absent = (labels == NEGATIVE) & (scores < 1 - pseudo.confidence)
+            model.negative_prototypes.update(regions, absent, text.negative, pseudo.momentum)

@@ -1,0 +1,116 @@
+"""What a model says about one photo."""
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Float32
+from PIL import Image
+
+from trmml import explain
+from trmml.errors import nearest
+
+
+class Tag(NamedTuple):
+    """A category that was found, with its score in [0, 1]."""
+
+    label: str
+    score: float
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """Scores of all categories for one photo.
+
+    Attributes:
+        labels: Category names.
+        scores: Their scores, in [0, 1]; independent of each other, they do not sum to 1.
+        thresholds: The score from which each category counts as present.
+        source: What the photo came from, if it came from a path.
+        error: Why the photo could not be read, if so; the scores are then NaN.
+        max_positive: Largest number of categories that `positive` returns, if limited.
+    """
+
+    labels: tuple[str, ...]
+    scores: Float32[np.ndarray, " category"]
+    thresholds: Float32[np.ndarray, " category"]
+    source: str | None = None
+    error: str | None = None
+    max_positive: int | None = None
+    _attention: Float[np.ndarray, "category row column"] | None = field(default=None, repr=False)
+    _photo: Image.Image | None = field(default=None, repr=False)
+
+    @property
+    def positive(self) -> list[Tag]:
+        """Categories whose score reaches their threshold, best first."""
+        found = [tag for tag in self.top(len(self.labels)) if self._is_positive(tag.label)]
+        return found[: self.max_positive]
+
+    def top(self, k: int) -> list[Tag]:
+        """Return the k categories with the highest scores, whatever their thresholds."""
+        order = np.argsort(-self.scores, kind="stable")[:k]
+        return [Tag(self.labels[i], float(self.scores[i])) for i in order]
+
+    def __getitem__(self, label: str) -> float:
+        """Return the score of a category.
+
+        Raises:
+            KeyError: If the model has no such category.
+        """
+        return float(self.scores[self._index(label)])
+
+    def heatmap(self, label: str) -> Float[np.ndarray, "height width"]:
+        """Return where the category's region lies: attention at the photo's size, in [0, 1].
+
+        Raises:
+            KeyError: If the model has no such category.
+            ValueError: If the prediction was made without `heatmaps=True`, or by text-image
+                matching, which has no regions.
+        """
+        index = self._index(label)
+        if self._attention is None or self._photo is None:
+            raise ValueError(
+                "This prediction holds no region attention; predict with heatmaps=True, and with a "
+                "model that matches text with regions or patches."
+            )
+        return explain.heatmap(self._attention[index], *self._photo.size)
+
+    def overlay(self, label: str) -> Image.Image:
+        """Return the photo with the category's heatmap over it; errors as `heatmap`."""
+        heat = self.heatmap(label)
+        assert self._photo is not None  # heatmap has checked it
+        return explain.overlay(self._photo, heat)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON: all scores, thresholds, and the positive labels."""
+        if self.error is not None:
+            return {"source": self.source, "error": self.error}
+        return {
+            "source": self.source,
+            "positive": [tag.label for tag in self.positive],
+            "scores": {
+                n: round(float(s), 6) for n, s in zip(self.labels, self.scores, strict=True)
+            },
+            "thresholds": {
+                n: round(float(t), 6) for n, t in zip(self.labels, self.thresholds, strict=True)
+            },
+        }
+
+    def __str__(self) -> str:
+        """Return one line: the positive labels with their scores."""
+        if self.error is not None:
+            return self.error
+        tags = ", ".join(f"{tag.label} {tag.score:.2f}" for tag in self.positive)
+        if not tags:
+            best = self.top(1)[0]
+            tags = f"no label over its threshold (nearest: {best.label} {best.score:.2f})"
+        return f"{self.source}: {tags}" if self.source else tags
+
+    def _index(self, label: str) -> int:
+        if label not in self.labels:
+            raise KeyError(f"No label {label!r}. {nearest(label, self.labels)}")
+        return self.labels.index(label)
+
+    def _is_positive(self, label: str) -> bool:
+        index = self._index(label)
+        return bool(self.scores[index] >= self.thresholds[index])  # false for NaN

@@ -1,0 +1,55 @@
+"""Learned prompts: context tokens in front of a category's name.
+
+Paper: the "category prompts" of TRM-ML, in the form of CoOp (Zhou et al., 2022) that the field uses:
+start, M learned tokens, the name, a full stop, end. Not stated by TRM-ML: M, and whether each
+category has its own context; see `MatchingConfig`.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+HAND_WRITTEN = "a photo of a"
+"""Context of the prompts that need no training."""
+
+
+class PromptLearner(nn.Module):
+    """Holds the context and puts it between the start token and each name.
+
+    Names are given at every call and not stored, so a shared context moves to other names.
+    """
+
+    def __init__(
+        self, context: Float[Tensor, "context width"] | Float[Tensor, "category context width"]
+    ) -> None:
+        """Start from a context, shared by all categories or one for each."""
+        super().__init__()
+        self.context = nn.Parameter(context.clone())
+
+    def forward(
+        self, name_embeddings: Float[Tensor, "category token width"]
+    ) -> Float[Tensor, "category prompt width"]:
+        """Return the prompt embeddings: start, context, the rest of each name's tokens.
+
+        Args:
+            name_embeddings: Token embeddings of "<start>name.<end>", padded at the end.
+        """
+        context = self.context.expand(len(name_embeddings), *self.context.shape[-2:])
+        return torch.cat([name_embeddings[:, :1], context, name_embeddings[:, 1:]], dim=1)
+
+
+def random_context(
+    num_context_tokens: int, width: int, num_categories: int | None, generator: torch.Generator
+) -> Tensor:
+    """Return noise to start a context from: normal, standard deviation 0.02 (as CoOp).
+
+    Args:
+        num_context_tokens: Learned tokens per prompt.
+        width: Width of a token embedding.
+        num_categories: One context for each category, or a shared one if None.
+        generator: Source of the noise.
+    """
+    shape = (num_context_tokens, width)
+    if num_categories is not None:
+        shape = (num_categories, *shape)
+    return 0.02 * torch.randn(shape, generator=generator)

@@ -1,0 +1,86 @@
+"""Category prototypes: slow averages of what a category looks like and of how it is described.
+
+Paper: the "multimodal category prototype" of TRM-ML, visual and text, whose intra- and
+inter-category similarities estimate unknown labels. Momentum and confidence gate are our choices
+(0.99 and 0.8, seen in the same first author's earlier public code).
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+
+class Prototypes(nn.Module):
+    """One visual and one text prototype per category, of unit length.
+
+    A model has one such set for the presence of each category and, if it has negative prompts, a
+    second one for the absence.
+    """
+
+    visual: Float[Tensor, "category dim"]
+    text: Float[Tensor, "category dim"]
+
+    def __init__(self, text_features: Float[Tensor, "category dim"]) -> None:
+        """Start both modalities from the text features of the prompts."""
+        super().__init__()
+        self.register_buffer("visual", text_features.detach().clone())
+        self.register_buffer("text", text_features.detach().clone())
+
+    @torch.no_grad()
+    def start(self, text_features: Float[Tensor, "category dim"]) -> None:
+        """Set both modalities to text features of unit length."""
+        self.visual.copy_(text_features)
+        self.text.copy_(text_features)
+
+    @torch.no_grad()
+    def replace_visual(
+        self,
+        region_sums: Float[Tensor, "category dim"],
+    ) -> None:
+        """Set the visual prototypes to the direction of sums of region features.
+
+        A category whose sum is zero, for want of an example, keeps its prototype.
+        """
+        seen = region_sums.norm(dim=-1, keepdim=True) > 0
+        self.visual.copy_(torch.where(seen, F.normalize(region_sums, dim=-1), self.visual))
+
+    @torch.no_grad()
+    def update(
+        self,
+        region_features: Float[Tensor, "batch category dim"],
+        chosen: Bool[Tensor, "batch category"],
+        text_features: Float[Tensor, "category dim"],
+        momentum: float,
+    ) -> None:
+        """Move the prototypes one step: visual ones towards the chosen regions, text ones onto theirs.
+
+        Args:
+            region_features: Region features of a batch, of unit length.
+            chosen: Which of them are trusted examples of their category.
+            text_features: Present text features.
+            momentum: Share of the old visual prototype kept, in [0, 1).
+        """
+        # Average before the update: a category seen twice in a batch still moves once.
+        sums = torch.einsum("bc,bcd->cd", chosen.to(region_features.dtype), region_features)
+        moved = F.normalize(
+            momentum * self.visual + (1 - momentum) * F.normalize(sums, dim=-1), dim=-1
+        )
+        self.visual.copy_(torch.where(chosen.any(dim=0)[:, None], moved, self.visual))
+        self.text.copy_(text_features)
+
+    def own_similarity(
+        self, region_features: Float[Tensor, "batch category dim"]
+    ) -> tuple[Float[Tensor, "batch category"], Float[Tensor, "batch category"]]:
+        """Return the cosine of each region with its own category's visual and text prototype."""
+        visual = torch.einsum("bcd,cd->bc", region_features, self.visual)
+        text = torch.einsum("bcd,cd->bc", region_features, self.text)
+        return visual, text
+
+    def all_similarity(
+        self, region_features: Float[Tensor, "batch category dim"]
+    ) -> tuple[Float[Tensor, "batch category other"], Float[Tensor, "batch category other"]]:
+        """Return the cosine of each region with every category's visual and text prototype."""
+        visual = torch.einsum("bcd,jd->bcj", region_features, self.visual)
+        text = torch.einsum("bcd,jd->bcj", region_features, self.text)
+        return visual, text

@@ -1,0 +1,89 @@
+"""Category-aware regions: one query per category reads one region feature from the patches.
+
+Paper: the "category-aware region learning module" of TRM-ML. Stated: category queries, cross-modal
+attention, a simple MLP, one region per category. Our choices: one layer, identity start, and no path
+from the query into the region feature, so that a region stays a mix of what is in the photo.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class RegionModule(nn.Module):
+    """Cross-attention from category queries to patch features, and an MLP on what they read.
+
+    At the start the value and output maps are identities and the MLP adds nothing: a region feature
+    is then a softmax-weighted mean of CLIP's own patch features.
+    """
+
+    def __init__(
+        self,
+        category_queries: Float[Tensor, "category dim"],
+        *,
+        num_heads: int = 8,
+        dropout: float = 0.1,
+        mlp: bool = True,
+    ) -> None:
+        """Start from queries, usually the text features of the hand-written prompts.
+
+        Args:
+            category_queries: First values of the queries.
+            num_heads: Attention heads; must divide the width.
+            dropout: Share of attention weights dropped in training.
+            mlp: Whether an MLP refines the regions.
+
+        Raises:
+            ValueError: If `num_heads` does not divide the width.
+        """
+        super().__init__()
+        dim = category_queries.shape[1]
+        if dim % num_heads:
+            raise ValueError(f"num_heads ({num_heads}) must divide the width ({dim}).")
+        self.num_heads = num_heads
+        self.category_queries = nn.Parameter(category_queries.clone())
+        self.query_norm = nn.LayerNorm(dim)
+        self.patch_norm = nn.LayerNorm(dim)
+        self.query_map = nn.Linear(dim, dim)
+        self.key_map = nn.Linear(dim, dim)
+        self.value_map = nn.Linear(dim, dim)
+        self.output_map = nn.Linear(dim, dim)
+        self.dropout = nn.Dropout(dropout)
+        self.region_norm = nn.LayerNorm(dim) if mlp else None
+        self.mlp = (
+            nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim)) if mlp else None
+        )
+        self._start_as_identity()
+
+    def _start_as_identity(self) -> None:
+        for linear in (self.query_map, self.key_map, self.value_map, self.output_map):
+            nn.init.eye_(linear.weight)
+            nn.init.zeros_(linear.bias)
+        if self.mlp is not None:
+            last = self.mlp[-1]
+            nn.init.zeros_(last.weight)  # pyright: ignore[reportArgumentType]
+            nn.init.zeros_(last.bias)  # pyright: ignore[reportArgumentType]
+
+    def forward(
+        self, patch_features: Float[Tensor, "batch patch dim"]
+    ) -> tuple[Float[Tensor, "batch category dim"], Float[Tensor, "batch category patch"]]:
+        """Return the region features, of unit length, and the region attention.
+
+        The attention is the mean over the heads and sums to 1 over the patches.
+        """
+        queries = self._split_heads(self.query_map(self.query_norm(self.category_queries)))
+        keys = self._split_heads(self.key_map(self.patch_norm(patch_features)))
+        values = self._split_heads(self.value_map(patch_features))
+        similarity = torch.einsum("chd,bphd->bhcp", queries, keys)
+        attention = (similarity / math.sqrt(keys.shape[-1])).softmax(dim=-1)
+        read = torch.einsum("bhcp,bphd->bchd", self.dropout(attention), values)
+        regions = self.output_map(read.flatten(start_dim=-2))
+        if self.mlp is not None and self.region_norm is not None:
+            regions = regions + self.mlp(self.region_norm(regions))
+        return F.normalize(regions, dim=-1), attention.mean(dim=1)
+
+    def _split_heads(self, features: Tensor) -> Tensor:
+        return features.unflatten(-1, (self.num_heads, -1))

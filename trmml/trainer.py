@@ -1,0 +1,308 @@
+"""The training loop: epochs over frozen features, validation, checkpoints."""
+
+import io
+import json
+import logging
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float32, Int8
+from torch import Tensor
+from tqdm import tqdm
+
+from trmml.backbone import ImageFeatures
+from trmml.batches import AugmentedPhotos, CachedFeatures
+from trmml.config import FinetuneConfig
+from trmml.data.dataset import MultiLabelDataset
+from trmml.errors import ArtifactError, ConfigError
+from trmml.files import write_atomically, write_text
+from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
+from trmml.metrics import mean_average_precision
+from trmml.model import MatcherOutput, TextRegionMatcher
+from trmml.objective import Objective, StepLoss
+from trmml.optimization import AveragedWeights, make_optimizer, make_schedule
+
+logger = logging.getLogger(__name__)
+
+CHECKPOINT, LOG = "checkpoint.pt", "log.jsonl"
+
+
+class Trainer:
+    """Trains a matcher and remembers its best epoch.
+
+    Randomness comes from the seed and the number of the epoch alone, so an epoch after a resume is
+    the same as in a run without a break.
+
+    Attributes:
+        history: One record per finished epoch, as in the log.
+        best_epoch: The epoch with the highest validation mAP (known labels only), if any.
+    """
+
+    def __init__(
+        self,
+        model: TextRegionMatcher,
+        config: FinetuneConfig,
+        train: MultiLabelDataset,
+        train_batches: CachedFeatures | AugmentedPhotos,
+        val: MultiLabelDataset,
+        val_batches: CachedFeatures,
+        *,
+        fingerprint: str,
+    ) -> None:
+        """Prepare a run.
+
+        Args:
+            model: The matcher, on its device; its learned tensors change in place.
+            config: Settings.
+            train: Labels to learn from; `hidden_labels` only rate the pseudo labels.
+            train_batches: Features of the same photos.
+            val: Labels that choose the best epoch.
+            val_batches: Features of the same photos.
+            fingerprint: What makes this run this run; a checkpoint of another one is refused.
+        """
+        self.model, self.config = model, config
+        self.train, self.val = train, val
+        self.train_batches, self.val_batches = train_batches, val_batches
+        self.fingerprint = fingerprint
+        self.labels = torch.from_numpy(train.labels)
+        without_negatives = torch.from_numpy(~(train.labels == NEGATIVE).any(axis=0))
+        self.objective = Objective(model, config, without_negatives.to(model.device))
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(not name.startswith("backbone."))
+        training = config.training
+        self.optimizer = make_optimizer(model, training)
+        num_steps = math.ceil(len(train) / training.batch_size) * training.epochs
+        self.schedule = make_schedule(self.optimizer, training, num_steps)
+        self.average = AveragedWeights(model, training.ema_decay)
+        self.history: list[dict[str, Any]] = []
+        self.best_epoch: int | None = None
+        self.best_state: dict[str, Tensor] = {}
+
+    def run(self, folder: Path | None, progress: bool) -> None:
+        """Train the epochs that are left; with a folder, keep a checkpoint and a log there."""
+        epochs = self.config.training.epochs
+        for epoch in range(len(self.history), epochs):
+            record = self._epoch(epoch, progress)
+            self.history.append(record)
+            self._keep_if_best(epoch, record["val_mAP"])
+            if folder is not None:
+                write_atomically(folder / CHECKPOINT, lambda path: torch.save(self.state(), path))
+                write_text(folder / LOG, "".join(json.dumps(r) + "\n" for r in self.history))
+            logger.info("epoch %d of %d: %s", epoch + 1, epochs, record)
+
+    def use_best(self) -> Float32[np.ndarray, "image category"]:
+        """Put the best epoch's tensors into the model and return its validation scores."""
+        learned = self.model.learned_state()
+        with torch.no_grad():
+            for name, tensor in self.best_state.items():
+                learned[name].copy_(tensor)
+        self.model.eval().requires_grad_(False)
+        return self._val_scores()
+
+    def _keep_if_best(self, epoch: int, val_map: float | None) -> None:
+        best = None if self.best_epoch is None else self.history[self.best_epoch]["val_mAP"]
+        # Without any category to validate on, the last epoch is the best.
+        if best is None or (val_map is not None and val_map > best):
+            self.best_epoch = epoch
+            self.average.swap()
+            self.model.store_text()
+            state = self.model.learned_state()
+            self.best_state = {name: t.detach().cpu().clone() for name, t in state.items()}
+            self.average.swap()
+
+    def _epoch(self, epoch: int, progress: bool) -> dict[str, Any]:
+        started, training = time.monotonic(), self.config.training
+        device = self.model.device
+        # Dropout draws from the global generator, which is put back afterwards.
+        cuda = [device] if device.type == "cuda" else []
+        sums: dict[str, float] = {}
+        counts = _PseudoCounts()
+        regions = _RegionSums(self.model)
+        with torch.random.fork_rng(devices=cuda):
+            torch.manual_seed((training.seed << 20) + epoch)
+            self.model.train()
+            batches = self.train_batches.shuffled(training.batch_size, training.seed, epoch)
+            num_batches = math.ceil(len(self.train) / training.batch_size)
+            name = f"epoch {epoch + 1}/{training.epochs}"
+            for rows, features in tqdm(
+                batches, total=num_batches, desc=name, unit="batch", disable=not progress
+            ):
+                labels = self.labels[rows].to(device)
+                step, output = self._step(features, labels, epoch)
+                counts.add(labels.cpu().numpy(), step.estimated.cpu().numpy(), self._hidden(rows))
+                regions.add(output, labels)
+                for part, value in step.parts.items():
+                    sums[part] = sums.get(part, 0.0) + value / num_batches
+            self.model.eval()
+        if epoch < self.config.pseudo_labels.start_epoch:
+            # Until pseudo labels begin, prototypes are plain means over the training photos.
+            regions.into_prototypes()
+        val_map = self._validate()
+        return {
+            "epoch": epoch,
+            "val_mAP": val_map,
+            "loss": {part: round(value, 6) for part, value in sums.items()},
+            "pseudo_labels": counts.to_dict(),
+            "logit_scale": round(self.model.logit_scale.item(), 4),
+            "seconds": round(time.monotonic() - started, 2),
+        }
+
+    def _step(
+        self, features: ImageFeatures, labels: Int8[Tensor, "batch category"], epoch: int
+    ) -> tuple[StepLoss, MatcherOutput]:
+        device = self.model.device
+        features = ImageFeatures(*(f.to(device, non_blocking=True) for f in features))
+        with torch.autocast(device.type, torch.bfloat16, enabled=self._use_bfloat16()):
+            text = self.model.encode_text()
+            output = self.model.match(features, text)
+        output = MatcherOutput(
+            output.logits.float(), output.region_features.float(), output.region_attention
+        )
+        step = self.objective(features, output, text, labels, epoch)
+        if not bool(torch.isfinite(step.total)):
+            raise ConfigError(
+                f"The loss is {step.total.item()} in epoch {epoch}; lower training.learning_rate "
+                f"({self.config.training.learning_rate:g})."
+            )
+        self.optimizer.zero_grad(set_to_none=True)
+        step.total.backward()
+        parameters = list(self.average.parameters.values())
+        torch.nn.utils.clip_grad_norm_(parameters, self.config.training.max_gradient_norm)
+        self.optimizer.step()
+        self.schedule.step()
+        self.average.update()
+        self.objective.update_prototypes(output, text, labels)
+        return step, output
+
+    def _use_bfloat16(self) -> bool:
+        precision, on_gpu = self.config.training.precision, self.model.device.type == "cuda"
+        if precision == "auto":
+            return on_gpu and torch.cuda.is_bf16_supported()
+        return precision == "bfloat16"
+
+    def _hidden(self, rows: np.ndarray) -> np.ndarray | None:
+        hidden = self.train.hidden_labels
+        return None if hidden is None else hidden[rows]
+
+    def _validate(self) -> float | None:
+        self.average.swap()
+        self.model.store_text()
+        value = mean_average_precision(self._val_scores(), self.val.labels)
+        self.average.swap()
+        return None if math.isnan(value) else round(value, 6)
+
+    def _val_scores(self) -> Float32[np.ndarray, "image category"]:
+        text, rows = self.model.stored_text(), []
+        with torch.inference_mode():
+            for features in self.val_batches.in_order(self.config.training.batch_size):
+                features = ImageFeatures(*(f.to(self.model.device) for f in features))
+                rows.append(self.model.match(features, text).logits.sigmoid().float().cpu().numpy())
+        return np.concatenate(rows)
+
+    def state(self) -> dict[str, Any]:
+        """Return everything a resumed run needs: tensors and plain values only."""
+        return {
+            "fingerprint": self.fingerprint,
+            "history": self.history,
+            "learned": self.model.learned_state(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "average": self.average.state(),
+            "best_epoch": self.best_epoch,
+            "best_state": self.best_state,
+        }
+
+    @torch.no_grad()
+    def resume(self, path: Path) -> None:
+        """Go on from a checkpoint of the same run.
+
+        Raises:
+            ConfigError: If the checkpoint is of a run with other data or settings.
+            ArtifactError: If it cannot be read.
+        """
+        try:
+            state = torch.load(io.BytesIO(path.read_bytes()), "cpu", weights_only=True)
+        except Exception as error:  # torch names no class for damaged files
+            raise ArtifactError(
+                f"{path} cannot be read: {error}. Remove it to start anew."
+            ) from error
+        if state["fingerprint"] != self.fingerprint:
+            raise ConfigError(
+                f"{path} is of a run with other data or settings; resume with the same ones, or "
+                "choose another output."
+            )
+        learned = self.model.learned_state()
+        for name, tensor in state["learned"].items():
+            learned[name].copy_(tensor)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.average.restore(state["average"])
+        self.history = state["history"]
+        self.best_epoch, self.best_state = state["best_epoch"], state["best_state"]
+
+
+class _RegionSums:
+    """Sums of region features over the known labels of an epoch, to start prototypes from."""
+
+    def __init__(self, model: TextRegionMatcher) -> None:
+        self.model = model
+        self.present = torch.zeros_like(model.prototypes.visual)
+        self.absent = torch.zeros_like(model.prototypes.visual)
+
+    @torch.no_grad()
+    def add(self, output: MatcherOutput, labels: Int8[Tensor, "batch category"]) -> None:
+        regions = F.normalize(output.region_features, dim=-1)
+        self.present += torch.einsum("bc,bcd->cd", (labels == POSITIVE).float(), regions)
+        self.absent += torch.einsum("bc,bcd->cd", (labels == NEGATIVE).float(), regions)
+
+    def into_prototypes(self) -> None:
+        self.model.prototypes.replace_visual(self.present)
+        if self.model.negative_prototypes is not None:
+            self.model.negative_prototypes.replace_visual(self.absent)
+
+
+class _PseudoCounts:
+    """How many unknown labels were decided in an epoch and, where it is known, how well."""
+
+    def __init__(self) -> None:
+        self.unknown = self.positive = self.negative = 0
+        self.right_positive = self.right_negative = 0
+        self.hidden_positive = self.hidden_negative = 0
+        self.is_rated = False
+
+    def add(self, labels: np.ndarray, estimated: np.ndarray, hidden: np.ndarray | None) -> None:
+        unknown = labels == UNKNOWN
+        positive, negative = unknown & (estimated == POSITIVE), unknown & (estimated == NEGATIVE)
+        self.unknown += int(unknown.sum())
+        self.positive += int(positive.sum())
+        self.negative += int(negative.sum())
+        if hidden is not None:
+            self.is_rated = True
+            self.right_positive += int((positive & (hidden == POSITIVE)).sum())
+            self.right_negative += int((negative & (hidden == NEGATIVE)).sum())
+            self.hidden_positive += int((unknown & (hidden == POSITIVE)).sum())
+            self.hidden_negative += int((unknown & (hidden == NEGATIVE)).sum())
+
+    def to_dict(self) -> dict[str, int | float | None]:
+        counts: dict[str, int | float | None] = {
+            "unknown": self.unknown,
+            "positive": self.positive,
+            "negative": self.negative,
+        }
+        if not self.is_rated:
+            return counts
+        return counts | {
+            "positive_precision": _ratio(self.right_positive, self.positive),
+            "positive_recall": _ratio(self.right_positive, self.hidden_positive),
+            "negative_precision": _ratio(self.right_negative, self.negative),
+            "negative_recall": _ratio(self.right_negative, self.hidden_negative),
+        }
+
+
+def _ratio(part: int, whole: int) -> float | None:
+    return round(part / whole, 6) if whole else None

@@ -1,0 +1,337 @@
+"""Fine-tuning: from a partly labelled data set to a model folder.
+
+A run works in `<output>.run`, beside the output: `checkpoint.pt` after every epoch, `log.jsonl` for
+people. When it ends, that folder becomes `<output>` in one step. So an output is always a whole
+model, and a killed run goes on from its last epoch with the same result.
+"""
+
+import hashlib
+import json
+import logging
+import platform
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import trmml
+from trmml.backbone import FORMS, FrozenCLIP
+from trmml.batches import AugmentedPhotos, CachedFeatures
+from trmml.calibration import calibrate
+from trmml.config import FinetuneConfig
+from trmml.data.dataset import MultiLabelDataset
+from trmml.data.splits import split_dataset
+from trmml.data.tables import Unlabeled, read_dataset
+from trmml.errors import ConfigError, DataError
+from trmml.evaluation import measure
+from trmml.features import cache_bytes, compute_features
+from trmml.labels import POSITIVE, known_mask
+from trmml.model import TextRegionMatcher
+from trmml.model_folder import (
+    load_folder,
+    move_into_place,
+    read_facts,
+    require_new,
+    write_model_files,
+)
+from trmml.trainer import CHECKPOINT, Trainer
+from trmml.zoo import load_for_training, make_config, with_labels
+
+logger = logging.getLogger(__name__)
+
+
+def finetune(
+    data: str | Path | MultiLabelDataset,
+    *,
+    images: str | Path | None = None,
+    model: str | Path | TextRegionMatcher | None = None,
+    backbone: str | FrozenCLIP | None = None,
+    labels: Sequence[str] | None = None,
+    val: str | Path | MultiLabelDataset | None = None,
+    label_encoding: str | None = None,
+    unlabeled: Unlabeled | None = None,
+    config: FinetuneConfig | Mapping[str, Any] | str | Path | None = None,
+    output: str | Path | None = None,
+    resume: bool = False,
+    progress: bool | None = None,
+) -> TextRegionMatcher:
+    """Learn the categories of a data set in which most labels may be unknown.
+
+    Args:
+        data: A label table (see `read_dataset`) or a data set.
+        images: Folder that photo paths of a table are relative to.
+        model: A trained matcher to start from: a folder, a name or the model itself.
+        backbone: Or a bare CLIP to start from: `<open_clip name>/<pretrained tag>`,
+            `<open_clip name>/file:<path>` or `local-dir:<folder>`.
+        labels: Categories to learn; all of the data set by default.
+        val: Validation photos; by default a share of the data is held out.
+        label_encoding: See `read_dataset`.
+        unlabeled: See `read_dataset`.
+        config: Settings: a `FinetuneConfig`, changes by dotted name as
+            `{"training.epochs": 5}`, or a recipe in TOML.
+        output: Folder for the trained model; without one nothing is written, nor can be resumed.
+        resume: Whether to go on with an unfinished run, or return a finished one, of this output.
+        progress: Whether to show bars; by default only on a terminal.
+
+    Returns:
+        The trained model, in evaluation mode and frozen.
+
+    Raises:
+        DataError: If the data cannot be used; all photos with a problem are named at once.
+        ConfigError: If a setting is wrong or the output exists.
+    """
+    started = time.monotonic()
+    if model is not None and backbone is not None:
+        raise ConfigError("`model` and `backbone` exclude each other: start from one of them.")
+    settings = _resolved(config)
+    run = None if output is None else _Run(Path(output).expanduser(), resume)
+    train = _dataset(data, images, labels, label_encoding, unlabeled)
+    held_out = None if val is None else _dataset(val, images, labels, label_encoding, unlabeled)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    matcher = _starting_model(model, backbone, train, settings, device)
+    # A trained matcher brings its own way of matching.
+    settings = settings.changed({"model": matcher.config.matcher.to_dict()})
+    show = sys.stderr.isatty() if progress is None else progress
+    everything = train
+    if held_out is None:
+        train, held_out = split_dataset(
+            train, settings.training.val_fraction, settings.training.seed
+        )
+    else:
+        held_out = held_out.with_categories(train.category_names)
+    _check_learnable(train)
+    fingerprint = _fingerprint(settings, matcher, train, held_out)
+    if run is not None:
+        finished = run.begin(fingerprint)
+        if finished is not None:
+            return finished.to(device)
+    train_batches, val_batches = _batches(matcher, settings, everything, train, held_out, show)
+    if model is None:
+        matcher.start_from_data(train_batches.centers(), known_log_odds(train, settings))
+    trainer = Trainer(
+        matcher, settings, train, train_batches, held_out, val_batches, fingerprint=fingerprint
+    )
+    if run is not None and (run.working / CHECKPOINT).exists():
+        trainer.resume(run.working / CHECKPOINT)
+    trainer.run(None if run is None else run.working, show)
+    scores = trainer.use_best()
+    matcher.calibration = calibrate(scores, held_out.labels)
+    if run is not None:
+        measured = measure(
+            scores, held_out.labels, held_out.category_names, matcher.calibration.thresholds
+        )
+        facts = {
+            "metrics": {"validation": measured.to_dict()},
+            "finetune": {
+                "fingerprint": fingerprint,
+                "settings": settings.to_dict(),
+                "data": train.summary().to_dict(),
+                "validation": held_out.summary().to_dict(),
+                "best_epoch": trainer.best_epoch,
+                "history": trainer.history,
+                "seconds": round(time.monotonic() - started, 1),
+                "peak_memory_gb": _peak_memory_gb(),
+                "versions": _versions(),
+                "device": str(device),
+            },
+        }
+        run.finish(matcher, facts)
+        matcher.source = str(run.output)
+    return matcher
+
+
+class _Run:
+    """The folders of a run: where it works, and where its result goes."""
+
+    def __init__(self, output: Path, resume: bool) -> None:
+        self.output, self.resume = output, resume
+        self.working = output.with_name(f"{output.name}.run")
+        self.is_finished = resume and (output / "finetune.json").is_file()
+        if not self.is_finished:
+            require_new(output)
+        if self.working.exists() and not resume and not self.is_finished:
+            raise ConfigError(
+                f"{self.working} holds an unfinished run; resume it (resume=True, --resume), or "
+                "remove it or choose another output."
+            )
+
+    def begin(self, fingerprint: str) -> TextRegionMatcher | None:
+        """Make the working folder, or return the model if the run is finished already."""
+        if self.is_finished:
+            if read_facts(self.output, "finetune").get("fingerprint") != fingerprint:
+                raise ConfigError(
+                    f"{self.output} holds a model of other data or settings; choose another output."
+                )
+            return load_folder(self.output)
+        try:
+            self.working.mkdir(exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"Cannot make {self.working}: {error.strerror}.") from error
+        return None
+
+    def finish(self, model: TextRegionMatcher, facts: Mapping[str, Any]) -> None:
+        """Turn the working folder into the output."""
+        write_model_files(model, self.working, facts)
+        # The checkpoint goes last: a process killed before this point can still be resumed.
+        move_into_place(self.working, self.output)
+        (self.output / CHECKPOINT).unlink(missing_ok=True)
+
+
+def _resolved(config: FinetuneConfig | Mapping[str, Any] | str | Path | None) -> FinetuneConfig:
+    if config is None:
+        return FinetuneConfig()
+    if isinstance(config, FinetuneConfig):
+        return config
+    if isinstance(config, str | Path):
+        return FinetuneConfig.from_toml(Path(config).expanduser())
+    return FinetuneConfig().changed(config)
+
+
+def _dataset(
+    data: str | Path | MultiLabelDataset,
+    images: str | Path | None,
+    labels: Sequence[str] | None,
+    label_encoding: str | None,
+    unlabeled: Unlabeled | None,
+) -> MultiLabelDataset:
+    if isinstance(data, MultiLabelDataset):
+        return data if labels is None else data.with_categories(labels)
+    return read_dataset(
+        data, images=images, labels=labels, label_encoding=label_encoding, unlabeled=unlabeled
+    )
+
+
+def _starting_model(
+    model: str | Path | TextRegionMatcher | None,
+    backbone: str | FrozenCLIP | None,
+    train: MultiLabelDataset,
+    settings: FinetuneConfig,
+    device: torch.device,
+) -> TextRegionMatcher:
+    if model is not None:
+        matcher = load_for_training(model)
+        if matcher.labels != train.category_names:
+            matcher = with_labels(matcher, train.category_names)
+        return matcher.to(device)
+    if backbone is None:
+        raise ConfigError(f"Name the CLIP to start from: backbone= as {FORMS}, or model=.")
+    if not isinstance(backbone, FrozenCLIP):
+        backbone = FrozenCLIP.load(backbone, image_size=settings.image_size)
+    matcher = TextRegionMatcher(
+        make_config(backbone, train.category_names, settings.model), backbone
+    )
+    matcher.start_from_text(settings.training.seed)
+    return matcher.to(device)
+
+
+def _check_learnable(train: MultiLabelDataset) -> None:
+    positives = (train.labels == POSITIVE).any(axis=0)
+    without = [n for n, seen in zip(train.category_names, positives, strict=True) if not seen]
+    if without:
+        raise DataError(
+            f"{train.source}: no known positive photo to train on for {', '.join(without[:10])}"
+            f"{' …' if len(without) > 10 else ''}; label one, or name the other labels with `labels`."
+        )
+
+
+def known_log_odds(train: MultiLabelDataset, settings: FinetuneConfig) -> torch.Tensor:
+    """Log-odds of a positive among the known labels of each category, smoothed by one of each.
+
+    A category without known negatives counts its unknown labels as weak ones.
+    """
+    positives = (train.labels == POSITIVE).sum(axis=0)
+    known = known_mask(train.labels).sum(axis=0)
+    negatives = (known - positives).astype(np.float64)
+    assumed = settings.loss.weak_negative * (len(train) - known)
+    negatives = np.where(negatives == 0, assumed, negatives)
+    return torch.from_numpy(np.log((positives + 1) / (negatives + 1))).float()
+
+
+def _batches(
+    model: TextRegionMatcher,
+    settings: FinetuneConfig,
+    everything: MultiLabelDataset,
+    train: MultiLabelDataset,
+    val: MultiLabelDataset,
+    progress: bool,
+) -> tuple[CachedFeatures | AugmentedPhotos, CachedFeatures]:
+    """Choose between cached and augmented training, and compute what is to be cached."""
+    training, frozen = settings.training, model.backbone
+    # Before the split, in the order of the table, so that another split finds the same features.
+    photos = list(dict.fromkeys((*everything.photos, *val.photos)))
+    position = {photo: i for i, photo in enumerate(photos)}
+    needed = cache_bytes(len(photos), frozen, training.views)
+    fits = needed <= training.cache_gb * 1e9
+    if training.features == "cached" and not fits:
+        raise ConfigError(
+            f"The features of {len(photos)} photos need {needed / 1e9:.1f} GB, "
+            f"training.cache_gb is {training.cache_gb:g}; raise it, or use "
+            "training.features=augmented."
+        )
+    cached = training.features == "cached" or (
+        training.features == "auto" and fits and model.device.type == "cpu"
+    )
+    if training.features == "auto" and not fits:
+        logger.warning(
+            "The features would need %.1f GB, more than training.cache_gb (%g): photos are encoded "
+            "anew in every epoch.", needed / 1e9, training.cache_gb
+        )  # fmt: skip
+    if not cached:
+        photos = list(val.photos)
+        position = {photo: i for i, photo in enumerate(photos)}
+    store = compute_features(
+        photos,
+        frozen,
+        views=training.views if cached else "plain",
+        num_workers=training.num_workers,
+        progress=progress,
+    )
+
+    def rows(dataset: MultiLabelDataset) -> np.ndarray:
+        return np.array([position[photo] for photo in dataset.photos])
+
+    val_batches = CachedFeatures(store, rows(val))
+    if cached:
+        return CachedFeatures(store, rows(train)), val_batches
+    return AugmentedPhotos(train.photos, frozen, training), val_batches
+
+
+def _fingerprint(
+    settings: FinetuneConfig,
+    model: TextRegionMatcher,
+    train: MultiLabelDataset,
+    val: MultiLabelDataset,
+) -> str:
+    """Digest of all that decides the result of a run."""
+    digest = hashlib.sha256()
+    digest.update(json.dumps([settings.to_dict(), model.config.to_dict()]).encode())
+    for name, tensor in sorted(model.learned_state().items()):
+        digest.update(name.encode() + tensor.cpu().numpy().tobytes())
+    for dataset in (train, val):
+        digest.update("\0".join(str(photo) for photo in dataset.photos).encode())
+        digest.update(dataset.labels.tobytes())
+    return digest.hexdigest()
+
+
+def _peak_memory_gb() -> float | None:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9, 2)
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    packages = ("torch", "torchvision", "open_clip_torch", "numpy", "pillow")
+    return {
+        "trmml": trmml.__version__,
+        "python": platform.python_version(),
+        **{name: version(name) for name in packages},
+    }

@@ -1,0 +1,243 @@
+"""Models by name: folders, and zero-shot matching for any list of labels."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from trmml.backbone import FrozenCLIP
+from trmml.config import MatchingConfig, ModelConfig
+from trmml.errors import ConfigError, ModelNotFoundError, nearest
+from trmml.model import TextRegionMatcher
+from trmml.model_folder import CONFIG, load_folder
+from trmml.prompts import HAND_WRITTEN
+
+DEFAULT_MODEL = "coco18-tiny"
+ZERO_SHOT = "zero-shot"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelInfo:
+    """A model that can be loaded by name."""
+
+    name: str
+    folder: Path
+
+
+def list_models() -> list[ModelInfo]:
+    """Return the models that come with the package, by name."""
+    folder = Path(__file__).parent / "weights"
+    found = sorted(folder.glob(f"*/{CONFIG}")) if folder.is_dir() else []
+    return [ModelInfo(name=path.parent.name, folder=path.parent) for path in found]
+
+
+def load_model(
+    source: str | Path = DEFAULT_MODEL,
+    *,
+    revision: str | None = None,
+    labels: Sequence[str] | None = None,
+    backbone: str | None = None,
+    image_size: int | None = None,
+    device: str | torch.device | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+    token: str | None = None,
+) -> TextRegionMatcher:
+    """Load a model for prediction, in evaluation mode and frozen.
+
+    Args:
+        source: A folder, a name from `list_models()`, or `"zero-shot"` with `labels` and `backbone`.
+        revision: For models on the Hub, which this version cannot load yet.
+        labels: Categories to score. With a trained model, what was learned about those it knows is
+            kept, and the others start from text, which needs the text tower.
+        backbone: For zero-shot: the CLIP. For a folder: where its backbone is now, if it moved.
+        image_size: For zero-shot: side of the square photos; the CLIP's own by default.
+        device: Where to run; a GPU if there is one, else the CPU.
+        cache_dir: Hugging Face cache folder for backbones.
+        local_files_only: Whether to use the cache alone.
+        token: Hugging Face token.
+
+    Raises:
+        ModelNotFoundError: If there is no such model.
+        ArtifactError: If a file is damaged.
+        ConfigError: If the arguments do not go together.
+    """
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    cache = None if cache_dir is None else Path(cache_dir).expanduser()
+    if str(source) == ZERO_SHOT:
+        if backbone is None or not labels:
+            raise ConfigError(
+                'Zero-shot needs labels and a CLIP: load_model("zero-shot", labels=["dog", "cat"], '
+                'backbone="ViT-B-16-quickgelu/openai").'
+            )
+        frozen = FrozenCLIP.load(
+            backbone,
+            image_size=image_size,
+            cache_dir=cache,
+            local_files_only=local_files_only,
+            token=token,
+        )
+        return zero_shot_model(frozen, labels).to(place)
+    folder = _folder_of(source, revision)
+    model = load_folder(
+        folder,
+        backbone=backbone,
+        text=labels is not None,
+        cache_dir=cache,
+        local_files_only=local_files_only,
+        token=token,
+    )
+    if labels is not None:
+        model = with_labels(model, labels)
+    return model.to(place)
+
+
+def _folder_of(source: str | Path, revision: str | None) -> Path:
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return folder
+    bundled = {info.name: info.folder for info in list_models()}
+    if str(source) in bundled:
+        return bundled[str(source)]
+    if isinstance(source, str) and (revision or source.count("/") == 1):
+        raise ModelNotFoundError(
+            f"There is no folder {source!r}, and this version of trmml does not load models from the "
+            "Hugging Face Hub yet; download the folder and pass its path."
+        )
+    raise ModelNotFoundError(
+        f"No model {str(source)!r}. {nearest(str(source), [*bundled, ZERO_SHOT])} "
+        "A folder made by `trmml finetune` works too."
+    )
+
+
+def load_for_training(model: str | Path | TextRegionMatcher) -> TextRegionMatcher:
+    """Return a trained model with its text tower, from a name, a folder or the model itself.
+
+    Raises:
+        ConfigError: If a model without text tower does not say where it came from.
+    """
+    if isinstance(model, TextRegionMatcher):
+        if model.backbone.text_tower is not None:
+            return model
+        if model.source is None:
+            raise ConfigError("This model has no text tower; save it and pass the folder.")
+        model = model.source
+    return load_folder(_folder_of(model, None), text=True)
+
+
+def make_config(
+    backbone: FrozenCLIP,
+    category_names: Sequence[str],
+    matcher: MatchingConfig,
+) -> ModelConfig:
+    """Describe a new model on a backbone; prompts call a category by its name without underscores."""
+    tower = backbone.text_tower
+    if tower is None:
+        raise ConfigError("A new model needs a backbone with its text tower.")
+    if matcher.context_init:
+        length = len(tower.tokenize(matcher.context_init))
+        matcher = dataclasses.replace(matcher, num_context_tokens=length)
+    return ModelConfig(
+        category_names=tuple(category_names),
+        prompt_names=tuple(name.replace("_", " ").strip() for name in category_names),
+        backbone=backbone.config,
+        photo=backbone.photo,
+        dim=backbone.dim,
+        text_width=tower.width,
+        matcher=matcher,
+    )
+
+
+def zero_shot_model(backbone: FrozenCLIP, labels: Sequence[str]) -> TextRegionMatcher:
+    """Match hand-written prompts with the image feature: any labels, no training.
+
+    Scores are relative: each category is compared with the mean of all of them, so that a threshold
+    of 0.5 means "more like this than like the labels on the whole".
+    """
+    matcher = MatchingConfig(
+        matching="text-image",
+        context_init=HAND_WRITTEN,
+        category_specific_context=False,
+        negative_prompt=False,
+        logit_scale=min(max(backbone.logit_scale, 1.0), 100.0),
+    )
+    model = TextRegionMatcher(make_config(backbone, labels, matcher), backbone)
+    model.start_from_text()
+    return model.eval().requires_grad_(False)
+
+
+def with_labels(model: TextRegionMatcher, labels: Sequence[str]) -> TextRegionMatcher:
+    """Return a model for other labels that keeps what was learned.
+
+    Known categories keep all of their tensors. New ones share the context (or, where each category
+    has its own, get the mean of the learned ones) and the region module, and start their queries and
+    prototypes from text. Thresholds of new categories are the global one.
+
+    Raises:
+        ConfigError: If the model was loaded without its text tower or labels repeat.
+    """
+    old = model.config
+    fresh_config = make_config(model.backbone, labels, old.matcher)
+    known = {name: i for i, name in enumerate(old.category_names)}
+    names = dict(zip(old.category_names, old.prompt_names, strict=True))
+    prompt_names = zip(fresh_config.category_names, fresh_config.prompt_names, strict=True)
+    fresh_config = dataclasses.replace(
+        fresh_config, prompt_names=tuple(names.get(name, prompt) for name, prompt in prompt_names)
+    )
+    fresh = TextRegionMatcher(fresh_config, model.backbone)
+    fresh.start_from_text()
+    kept = [(i, known[name]) for i, name in enumerate(fresh.labels) if name in known]
+    to, of = [i for i, _ in kept], [j for _, j in kept]
+    learned, count = model.learned_state(), len(old.category_names)
+    with torch.no_grad():
+        for name, tensor in fresh.learned_state().items():
+            per_category = name in _PER_CATEGORY or (
+                name.endswith("prompts.context") and old.matcher.category_specific_context
+            )
+            if not per_category:
+                tensor.copy_(learned[name])
+                continue
+            assert len(learned[name]) == count
+            if name.endswith("prompts.context") or name == "logit_bias":
+                tensor.copy_(learned[name].mean(dim=0).expand_as(tensor))
+            tensor[to] = learned[name][of]
+        text = fresh.encode_text()
+        new = [i for i in range(len(fresh.labels)) if i not in set(to)]
+        fresh.text_features[new] = text.positive[new]
+        fresh.prototypes.visual[new] = fresh.prototypes.text[new] = text.positive[new]
+        if text.negative is not None and fresh.negative_text_features is not None:
+            assert fresh.negative_prototypes is not None
+            fresh.negative_text_features[new] = text.negative[new]
+            fresh.negative_prototypes.visual[new] = text.negative[new]
+            fresh.negative_prototypes.text[new] = text.negative[new]
+    old_thresholds = model.calibration
+    fresh.calibration = dataclasses.replace(
+        old_thresholds,
+        thresholds=tuple(
+            old_thresholds.thresholds[known[n]] if n in known else old_thresholds.global_threshold
+            for n in fresh.labels
+        ),
+        known_positives=tuple(
+            old_thresholds.known_positives[known[n]]
+            if n in known and old_thresholds.known_positives
+            else 0
+            for n in fresh.labels
+        ),
+    )
+    return fresh.eval().requires_grad_(False)
+
+
+_PER_CATEGORY = frozenset(
+    {
+        "logit_bias",
+        "text_features",
+        "negative_text_features",
+        "prototypes.visual",
+        "prototypes.text",
+        "negative_prototypes.visual",
+        "negative_prototypes.text",
+        "regions.category_queries",
+    }
+)
