@@ -6,7 +6,7 @@ handful of photos is mostly noise.
 """
 
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int8
@@ -37,7 +37,7 @@ class Calibration:
     method: str = "none: 0.5 for every category"
 
     @classmethod
-    def uncalibrated(cls, num_categories: int) -> Self:
+    def uncalibrated(cls, num_categories: int) -> "Calibration":
         """Return 0.5 for every category."""
         return cls(thresholds=(UNCALIBRATED,) * num_categories)
 
@@ -52,7 +52,7 @@ class Calibration:
         }
 
     @classmethod
-    def from_dict(cls, values: Any, category_names: tuple[str, ...], where: str) -> Self:
+    def from_dict(cls, values: Any, category_names: tuple[str, ...], where: str) -> "Calibration":
         """Read plain values.
 
         Raises:

@@ -11,12 +11,13 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, TypeVar
 
 from trmml.errors import ConfigError, nearest
 
 MAX_CATEGORIES = 100_000
 
+Settings = TypeVar("Settings", bound="_Settings")
 Matching = Literal["text-region", "text-pixel", "text-image"]
 
 
@@ -29,7 +30,7 @@ class _Settings:
     """What all groups of settings share: reading, writing and changing by name."""
 
     @classmethod
-    def from_dict(cls, values: Any, where: str = "") -> Self:
+    def from_dict(cls: type[Settings], values: Any, where: str = "") -> Settings:
         """Build from plain JSON or TOML values; `where` names the group in errors.
 
         Raises:
@@ -301,7 +302,7 @@ class FinetuneConfig(_Settings):
     """Side of the square a photo is resized to; the backbone's own size by default."""
 
     @classmethod
-    def from_toml(cls, path: Path) -> Self:
+    def from_toml(cls, path: Path) -> "FinetuneConfig":
         """Read a recipe.
 
         Raises:
@@ -318,7 +319,7 @@ class FinetuneConfig(_Settings):
         except ConfigError as error:
             raise ConfigError(f"{path}: {error}") from error
 
-    def changed(self, settings: Mapping[str, Any]) -> Self:
+    def changed(self, settings: Mapping[str, Any]) -> "FinetuneConfig":
         """Return a copy with settings replaced by dotted name, as `{"training.epochs": 5}`.
 
         Raises:

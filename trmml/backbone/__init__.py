@@ -6,7 +6,7 @@ prompts into text features. It never trains, batch-norm statistics included.
 
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -85,7 +85,7 @@ class FrozenCLIP(nn.Module):
         cache_dir: Path | None = None,
         local_files_only: bool = False,
         token: str | None = None,
-    ) -> Self:
+    ) -> "FrozenCLIP":
         """Load by name; see `trmml.backbone.loading.load_clip` for sources and errors."""
         loaded = load_clip(
             source,
@@ -97,7 +97,7 @@ class FrozenCLIP(nn.Module):
         )
         return cls(loaded, image_size=image_size, text=text)
 
-    def train(self, mode: bool = True) -> Self:
+    def train(self, mode: bool = True) -> "FrozenCLIP":
         """Stay in evaluation mode: batch norm must not move either."""
         return super().train(False)
 

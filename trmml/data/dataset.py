@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int8, Int64
@@ -48,7 +48,7 @@ class MultiLabelDataset:
         """Return the number of photos."""
         return len(self.photos)
 
-    def subset(self, positions: Int64[np.ndarray, " chosen"]) -> Self:
+    def subset(self, positions: Int64[np.ndarray, " chosen"]) -> "MultiLabelDataset":
         """Return the photos at some positions, in that order."""
         hidden = self.hidden_labels
         return replace(
@@ -58,7 +58,7 @@ class MultiLabelDataset:
             hidden_labels=None if hidden is None else hidden[positions],
         )
 
-    def with_categories(self, names: Sequence[str]) -> Self:
+    def with_categories(self, names: Sequence[str]) -> "MultiLabelDataset":
         """Return the same photos with chosen categories, in that order.
 
         Raises:
@@ -78,20 +78,22 @@ class MultiLabelDataset:
             hidden_labels=None if hidden is None else hidden[:, columns],
         )
 
-    def hide_labels(self, fraction: float, seed: int = 0) -> Self:
+    def hide_labels(self, fraction: float, seed: int = 0) -> "MultiLabelDataset":
         """Keep each label with probability `fraction`, for experiments; see `labels.hide_labels`."""
         kept = states.hide_labels(self.labels, fraction, seed)
         note = f"{100 * fraction:g} % of the labels kept for an experiment (seed {seed})."
         return self._with_hidden(kept, note)
 
-    def keep_single_positive(self, seed: int = 0) -> Self:
+    def keep_single_positive(self, seed: int = 0) -> "MultiLabelDataset":
         """Keep one positive label per photo, for experiments; see `labels.keep_single_positive`."""
         kept = states.keep_single_positive(self.labels, seed)
         return self._with_hidden(
             kept, f"One positive kept per photo for an experiment (seed {seed})."
         )
 
-    def _with_hidden(self, kept: Int8[np.ndarray, "image category"], note: str) -> Self:
+    def _with_hidden(
+        self, kept: Int8[np.ndarray, "image category"], note: str
+    ) -> "MultiLabelDataset":
         interpretation = f"{self.interpretation} {note}".strip()
         return replace(self, labels=kept, hidden_labels=self.labels, interpretation=interpretation)
 

@@ -1,0 +1,112 @@
+"""Real models of toy size and photos that the tests make themselves. No network, no shared data."""
+
+import json
+import os
+
+# Read by huggingface_hub when it is imported, which happens below.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from trmml.backbone import FrozenCLIP
+from trmml.data.dataset import MultiLabelDataset
+from trmml.labels import NEGATIVE, POSITIVE
+
+TEXT = {"context_length": 77, "vocab_size": 49408, "width": 24, "heads": 2, "layers": 2}
+VISION = {
+    "vit": {"layers": 2, "width": 32, "head_width": 16, "patch_size": 16, "image_size": 64},
+    "resnet": {"layers": [1, 1, 1, 1], "width": 8, "head_width": 32, "image_size": 64},
+    "timm": {
+        "timm_model_name": "resnet10t",
+        "timm_model_pretrained": False,
+        "timm_pool": "avg",
+        "timm_proj": "linear",
+        "image_size": 64,
+    },
+}
+DIM = 16
+
+COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (40, 40, 230)}
+CATEGORIES = tuple(COLOURS)
+
+
+def write_clip(folder: Path, vision: dict[str, Any], **settings: Any) -> Path:
+    """Write a CLIP with random weights in open_clip's `local-dir` form."""
+    architecture = {"embed_dim": DIM, "vision_cfg": vision, "text_cfg": TEXT, **settings}
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        clip = open_clip.CLIP(**architecture)
+        for module in clip.modules():  # statistics that a trained network would have
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.running_mean.normal_(0, 0.1)
+                module.running_var.uniform_(0.5, 1.5)
+                # open_clip starts the last one of a block at zero: the block would do nothing.
+                torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+    folder.mkdir(parents=True)
+    state = {name: tensor.clone() for name, tensor in clip.state_dict().items()}
+    save_file(state, folder / "open_clip_model.safetensors")
+    config = {
+        "model_cfg": architecture,
+        "preprocess_cfg": {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]},
+    }
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def clip_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """One tiny CLIP on disk for each kind of image tower."""
+    root = tmp_path_factory.mktemp("clips")
+    return {kind: write_clip(root / kind, vision) for kind, vision in VISION.items()}
+
+
+@pytest.fixture(scope="session")
+def backbone_source(clip_folders: dict[str, Path]) -> str:
+    """Name of the tiny ViT."""
+    return f"local-dir:{clip_folders['vit']}"
+
+
+@pytest.fixture
+def backbone(backbone_source: str) -> FrozenCLIP:
+    """The tiny ViT, frozen, with its text tower."""
+    return FrozenCLIP.load(backbone_source)
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRMML_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def make_dataset(tmp_path: Path) -> Callable[..., MultiLabelDataset]:
+    """Return a maker of photos with squares of known colours on grey."""
+
+    def make(num_photos: int = 8, seed: int = 0) -> MultiLabelDataset:
+        generator = np.random.default_rng(seed)
+        folder = tmp_path / f"photos-{seed}"
+        folder.mkdir(exist_ok=True)
+        labels = np.full((num_photos, len(CATEGORIES)), NEGATIVE, dtype=np.int8)
+        photos = []
+        for row in range(num_photos):
+            pixels = np.full((48, 48, 3), 128, dtype=np.uint8)
+            for column, colour in enumerate(COLOURS.values()):
+                # Every category is in about half of the photos, and in the first ones for sure.
+                if row % len(CATEGORIES) == column or generator.random() < 0.3:
+                    labels[row, column] = POSITIVE
+                    top, left = generator.integers(0, 32, size=2)
+                    pixels[top : top + 16, left : left + 16] = colour
+            photo = folder / f"{row:03}.png"
+            Image.fromarray(pixels).save(photo)
+            photos.append(photo)
+        return MultiLabelDataset(tuple(photos), labels, CATEGORIES, source="toy")
+
+    return make
