@@ -82,7 +82,9 @@ def test_the_lazy_names_and_those_for_type_checkers_are_the_same() -> None:
 
 @pytest.mark.parametrize("code", ["import trmml", "import trmml.cli"])
 def test_starting_imports_no_torch(code: str) -> None:
-    program = f"{code}; import sys; print(*{{'torch', 'numpy', 'open_clip', 'PIL'}} & set(sys.modules))"
+    program = (
+        f"{code}; import sys; print(*{{'torch', 'numpy', 'open_clip', 'PIL'}} & set(sys.modules))"
+    )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == ""

@@ -15,8 +15,6 @@ from trmml.data.photos import load_photo, photo_tensor
 from trmml.data.transforms import Augmentation
 from trmml.features import FeatureStore
 
-PHOTOS_FOR_CENTER = 2048
-
 Batch = tuple[Int64[np.ndarray, " batch"], ImageFeatures]
 
 
@@ -50,7 +48,7 @@ class CachedFeatures:
 
     def centers(self) -> ImageFeatures:
         """Return the features of up to 2,048 photos, evenly chosen; see `start_from_data`."""
-        return self.store.read(*_first_views(self.positions[_evenly(len(self.positions))]))
+        return self.store.read(*_first_views(self.positions[_evenly(len(self.positions), 2048)]))
 
     def in_order(self, batch_size: int) -> Iterator[ImageFeatures]:
         """Yield the plain view of all photos, in order."""
@@ -62,8 +60,8 @@ def _first_views(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return rows, np.zeros(len(rows), dtype=np.int64)
 
 
-def _evenly(num_photos: int) -> np.ndarray:
-    return np.linspace(0, num_photos - 1, min(num_photos, PHOTOS_FOR_CENTER)).astype(np.int64)
+def _evenly(num_photos: int, at_most: int) -> np.ndarray:
+    return np.linspace(0, num_photos - 1, min(num_photos, at_most)).astype(np.int64)
 
 
 class AugmentedPhotos:
@@ -85,7 +83,7 @@ class AugmentedPhotos:
 
     def centers(self) -> ImageFeatures:
         """Return the plain features of up to 256 photos, evenly chosen; see `start_from_data`."""
-        photos = [self.photos[i] for i in _evenly(len(self.photos))[::8]]
+        photos = [self.photos[i] for i in _evenly(len(self.photos), 256)]
         device = next(self.backbone.parameters()).device
         parts = []
         for start in range(0, len(photos), 16):

@@ -5,6 +5,7 @@ trained. The defaults that are open choices of the method were measured on valid
 """
 
 import dataclasses
+import sys
 import tomllib
 import types
 import typing
@@ -88,7 +89,8 @@ def _converted(value: Any, wanted: Any, name: str) -> Any:
             raise ConfigError(f"{name} must have {len(kinds)} items, got {len(value)}.")
         items = zip(value, kinds, strict=True)
         return tuple(_converted(item, kind, f"{name}[{i}]") for i, (item, kind) in enumerate(items))
-    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+    if wanted is float and isinstance(value, int | float) and not isinstance(value, bool):
+        _require(abs(value) <= sys.float_info.max, name, "a finite number", value)
         return float(value)
     if not isinstance(value, wanted) or (wanted is not bool and isinstance(value, bool)):
         raise ConfigError(f"{name} must be of type {wanted.__name__}, got {value!r}.")
@@ -219,9 +221,10 @@ class TrainingConfig(_Settings):
                      getattr(self, name))  # fmt: skip
         for name in ("learning_rate", "prompt_learning_rate", "max_gradient_norm"):
             _require(getattr(self, name) > 0, f"training.{name}", "positive", getattr(self, name))
-        for name in ("weight_decay", "cache_gb", "num_workers", "seed"):
+        for name in ("weight_decay", "cache_gb", "num_workers"):
             _require(getattr(self, name) >= 0, f"training.{name}", "zero or more",
                      getattr(self, name))  # fmt: skip
+        _require(0 <= self.seed < 2**32, "training.seed", "in 0 … 4294967295", self.seed)
         _require(0 <= self.ema_decay < 1, "training.ema_decay", "in [0, 1)", self.ema_decay)
         _require(0 < self.val_fraction < 1, "training.val_fraction", "in (0, 1)", self.val_fraction)
 

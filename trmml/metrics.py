@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int8
+from numpy.typing import ArrayLike
 
 from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
 
@@ -113,7 +114,7 @@ def top_k_mask(
     return mask
 
 
-def _share(part: np.ndarray | float, whole: np.ndarray | float) -> np.ndarray:
+def _share(part: ArrayLike, whole: ArrayLike) -> np.ndarray:
     whole = np.asarray(whole, dtype=np.float64)
     return np.divide(part, whole, out=np.zeros_like(whole), where=whole > 0)
 

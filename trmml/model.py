@@ -144,7 +144,7 @@ class TextRegionMatcher(nn.Module):
         if self.negative_prompts is not None:
             self.negative_prompts.context.copy_(random_context(*shape, generator))
         if self.regions is not None:
-            self.regions.category_queries.copy_(self.hand_written_text())
+            self.regions.start(self.hand_written_text(), generator)
         self.store_text()
         self.prototypes.start(self.text_features)
         if self.negative_prototypes is not None and self.negative_text_features is not None:

@@ -44,7 +44,11 @@ def new_folder(folder: Path) -> Iterator[Path]:
         ConfigError: If `folder` exists or cannot be made.
     """
     require_new(folder)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".part"))
+    try:
+        name = tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".part")
+    except OSError as error:
+        raise ConfigError(f"Cannot make the folder {folder}: {error.strerror}.") from error
+    temporary = Path(name)
     try:
         yield temporary
         temporary.chmod(0o755)
@@ -60,14 +64,15 @@ def require_new(folder: Path) -> None:
     Raises:
         ConfigError: If it exists already or its parent cannot be written to.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    try:
+        is_taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"Cannot make the folder {folder}: {error.strerror}.") from error
+    if is_taken:
         raise ConfigError(
             f"{folder} exists already; choose another output, nothing is overwritten."
         )
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"Cannot make the folder {folder.parent}: {error.strerror}.") from error
     if not os.access(folder.parent, os.W_OK):
         raise ConfigError(f"Cannot write to {folder.parent}; choose another output.")
 
@@ -137,9 +142,15 @@ def read_config(folder: Path) -> ModelConfig:
             "upgrade with `pip install -U trmml`."
         )
     try:
-        return ModelConfig.from_dict(values)
+        config = ModelConfig.from_dict(values)
     except ConfigError as error:
         raise ArtifactError(f"{path}: {error}") from error
+    contexts = len(config.category_names) if config.matcher.category_specific_context else 1
+    if 4 * contexts * config.matcher.num_context_tokens * config.text_width > MAX_WEIGHTS_BYTES:
+        raise ArtifactError(
+            f"{path} describes contexts of more than {MAX_WEIGHTS_BYTES >> 30} GiB; they are not made."
+        )
+    return config
 
 
 def load_folder(
@@ -225,4 +236,7 @@ def _finite(tensor: Tensor, name: str) -> Tensor:
 def read_facts(folder: Path, name: str) -> dict[str, Any]:
     """Return `<name>.json` of a model folder, or an empty dict if it has none."""
     path = folder / f"{name}.json"
-    return read_json(path) if path.is_file() else {}
+    values = read_json(path) if path.is_file() else {}
+    if not isinstance(values, dict):
+        raise ArtifactError(f"{path} must hold an object.")
+    return values

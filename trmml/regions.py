@@ -6,6 +6,7 @@ from the query into the region feature, so that a region stays a mix of what is 
 """
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -44,28 +45,33 @@ class RegionModule(nn.Module):
         if dim % num_heads:
             raise ValueError(f"num_heads ({num_heads}) must divide the width ({dim}).")
         self.num_heads = num_heads
-        self.category_queries = nn.Parameter(category_queries.clone())
+        self.category_queries = nn.Parameter(torch.empty_like(category_queries))
         self.query_norm = nn.LayerNorm(dim)
         self.patch_norm = nn.LayerNorm(dim)
-        self.query_map = nn.Linear(dim, dim)
-        self.key_map = nn.Linear(dim, dim)
-        self.value_map = nn.Linear(dim, dim)
-        self.output_map = nn.Linear(dim, dim)
+        self.query_map = _blank_linear(dim)
+        self.key_map = _blank_linear(dim)
+        self.value_map = _blank_linear(dim)
+        self.output_map = _blank_linear(dim)
         self.dropout = nn.Dropout(dropout)
         self.region_norm = nn.LayerNorm(dim) if mlp else None
-        self.mlp = (
-            nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim)) if mlp else None
-        )
-        self._start_as_identity()
+        self.mlp = nn.Sequential(_blank_linear(dim), nn.ReLU(), _blank_linear(dim)) if mlp else None
+        self.start(category_queries, torch.Generator().manual_seed(0))
 
-    def _start_as_identity(self) -> None:
+    @torch.no_grad()
+    def start(
+        self, category_queries: Float[Tensor, "category dim"], generator: torch.Generator
+    ) -> None:
+        """Set the queries, identities for the four maps and noise for the MLP's first layer."""
+        self.category_queries.copy_(category_queries)
         for linear in (self.query_map, self.key_map, self.value_map, self.output_map):
             nn.init.eye_(linear.weight)
             nn.init.zeros_(linear.bias)
         if self.mlp is not None:
-            last = self.mlp[-1]
-            nn.init.zeros_(last.weight)  # pyright: ignore[reportArgumentType]
-            nn.init.zeros_(last.bias)  # pyright: ignore[reportArgumentType]
+            first: Any = self.mlp[0]
+            last: Any = self.mlp[-1]
+            nn.init.kaiming_uniform_(first.weight, nonlinearity="relu", generator=generator)
+            for values in (first.bias, last.weight, last.bias):
+                nn.init.zeros_(values)
 
     def forward(
         self, patch_features: Float[Tensor, "batch patch dim"]
@@ -87,3 +93,8 @@ class RegionModule(nn.Module):
 
     def _split_heads(self, features: Tensor) -> Tensor:
         return features.unflatten(-1, (self.num_heads, -1))
+
+
+def _blank_linear(dim: int) -> nn.Linear:
+    """A square linear map without values, so that making one draws no random numbers."""
+    return nn.utils.skip_init(nn.Linear, dim, dim)  # pyright: ignore[reportReturnType]

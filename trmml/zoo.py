@@ -64,6 +64,8 @@ def load_model(
         ArtifactError: If a file is damaged.
         ConfigError: If the arguments do not go together.
     """
+    if isinstance(labels, str):
+        raise ConfigError(f"labels must be a list of names, got the text {labels!r}.")
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     cache = None if cache_dir is None else Path(cache_dir).expanduser()
     if str(source) == ZERO_SHOT:
@@ -80,6 +82,8 @@ def load_model(
             token=token,
         )
         return zero_shot_model(frozen, labels).to(place)
+    if image_size is not None:
+        raise ConfigError("image_size is for zero-shot; a trained model has its own.")
     folder = _folder_of(source, revision)
     model = load_folder(
         folder,
@@ -155,7 +159,12 @@ def zero_shot_model(backbone: FrozenCLIP, labels: Sequence[str]) -> TextRegionMa
 
     Scores are relative: each category is compared with the mean of all of them, so that a threshold
     of 0.5 means "more like this than like the labels on the whole".
+
+    Raises:
+        ConfigError: If there are fewer than two labels, or one does not fit the text tower.
     """
+    if len(labels) < 2:
+        raise ConfigError("Zero-shot compares labels with one another; give at least two.")
     matcher = MatchingConfig(
         matching="text-image",
         context_init=HAND_WRITTEN,
@@ -165,6 +174,8 @@ def zero_shot_model(backbone: FrozenCLIP, labels: Sequence[str]) -> TextRegionMa
     )
     model = TextRegionMatcher(make_config(backbone, labels, matcher), backbone)
     model.start_from_text()
+    # Cosines of a CLIP lie close together and far from 0: only their differences say something.
+    model.text_features -= model.text_features.mean(dim=0)
     return model.eval().requires_grad_(False)
 
 
@@ -186,7 +197,7 @@ def with_labels(model: TextRegionMatcher, labels: Sequence[str]) -> TextRegionMa
     fresh_config = dataclasses.replace(
         fresh_config, prompt_names=tuple(names.get(name, prompt) for name, prompt in prompt_names)
     )
-    fresh = TextRegionMatcher(fresh_config, model.backbone)
+    fresh = TextRegionMatcher(fresh_config, model.backbone).to(model.device)
     fresh.start_from_text()
     kept = [(i, known[name]) for i, name in enumerate(fresh.labels) if name in known]
     to, of = [i for i, _ in kept], [j for _, j in kept]

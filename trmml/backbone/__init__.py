@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from trmml.errors import DependencyError
+from trmml.errors import ConfigError, DependencyError
 
 try:
     import torchvision  # noqa: F401 (open_clip needs it, and it must fit torch)
@@ -69,9 +69,14 @@ class FrozenCLIP(nn.Module):
         self.text_tower = TextTower(loaded.clip) if text else None
         self.logit_scale = loaded.clip.logit_scale.exp().item() if text else float("nan")
         self.eval().requires_grad_(False)
-        with torch.no_grad():
-            blank = torch.zeros(1, 3, size, size)
-            patches, pooled = self.image_tower(blank)
+        try:
+            with torch.no_grad():
+                patches, pooled = self.image_tower(torch.zeros(1, 3, size, size))
+        except (RuntimeError, AssertionError) as error:
+            raise ConfigError(
+                f"The image tower of {loaded.config.source} cannot take photos of image_size {size}: "
+                f"{error}"
+            ) from error
         self.num_patches, self.dim = patches.shape[1], pooled.shape[1]
 
     @classmethod

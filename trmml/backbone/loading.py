@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import open_clip
+import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import (
     EntryNotFoundError,
@@ -19,6 +20,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 from open_clip.factory import load_checkpoint
+from open_clip.model import resize_pos_embed
 from open_clip.pretrained import list_pretrained_tags_by_model
 from open_clip.transformer import QuickGELU
 from safetensors import SafetensorError, safe_open
@@ -41,6 +43,9 @@ FORMS = (
     "`<open_clip name>/<pretrained tag>`, `<open_clip name>/file:<path>` or `local-dir:<folder>`"
 )
 _CLIP_FIELDS = {"embed_dim", "vision_cfg", "text_cfg", "quick_gelu"}
+# A connection that breaks off shows as an error of the HTTP library, which differs by version of
+# huggingface_hub and is known by its root, or as a RuntimeError of the Xet client.
+_NETWORK_ERRORS: Any = (HfHubHTTPError.__bases__[0], OSError, RuntimeError)
 
 
 class LoadedCLIP(NamedTuple):
@@ -81,7 +86,6 @@ def load_clip(
         settings, photo, weights = _local_folder(source)
     else:
         settings, photo, weights = _built_in(source, cache_dir, local_files_only, token)
-    _check_is_plain(settings, source)
     checksum = sha256_of(weights)
     quick_gelu = bool(settings.get("quick_gelu", False))
     if expected is not None and checksum != expected.sha256:
@@ -115,7 +119,8 @@ def _local_folder(source: str) -> tuple[dict[str, Any], PhotoConfig, Path]:
         settings, prepared = dict(values["model_cfg"]), values.get("preprocess_cfg", {})
         size = prepared.get("size", settings["vision_cfg"]["image_size"])
         photo = _photo_config(size, prepared)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        _check_is_plain(settings, source)
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise ArtifactError(
             f"{config_path} is not an open_clip configuration: {error!r}."
         ) from error
@@ -136,6 +141,7 @@ def _built_in(
         known = open_clip.list_models()
         raise ConfigError(f"open_clip has no architecture {name!r}. {nearest(name, known)}")
     settings = dict(settings)
+    _check_is_plain(settings, source)  # before any download
     size = settings["vision_cfg"]["image_size"]
     if tag.startswith("file:"):
         weights = Path(tag.removeprefix("file:")).expanduser()
@@ -209,7 +215,7 @@ def _download(
         ) from error
     except EntryNotFoundError as error:
         raise ModelNotFoundError(f"{repository} on the Hub has no file {filename}.") from error
-    except (HfHubHTTPError, OSError) as error:
+    except _NETWORK_ERRORS as error:
         raise OfflineError(f"Fetching {repository}/{filename} failed: {error}") from error
 
 
@@ -236,8 +242,10 @@ def _built(settings: dict[str, Any], text: bool, source: str) -> open_clip.CLIP:
         values["text_cfg"] = {"width": 1, "heads": 1, "layers": 1, "vocab_size": 1}
     values["vision_cfg"] = dict(values.get("vision_cfg", {})) | {"timm_model_pretrained": False}
     try:
-        return open_clip.CLIP(**values)
-    except (TypeError, ValueError, RuntimeError, KeyError) as error:
+        # The random start is overwritten; the caller's generator must not notice it.
+        with torch.random.fork_rng(devices=[]):
+            return open_clip.CLIP(**values)
+    except (TypeError, ValueError, RuntimeError, LookupError, AssertionError) as error:
         raise ArtifactError(f"The architecture of {source} cannot be built: {error}.") from error
 
 
@@ -248,14 +256,16 @@ def _load_weights(clip: open_clip.CLIP, weights: Path, text: bool) -> None:
         else:
             with safe_open(weights, framework="pt") as file:
                 visual = {
-                    name.removeprefix("visual."): file.get_tensor(name)
+                    name: file.get_tensor(name)
                     for name in file.keys()  # noqa: SIM118 (a safetensors handle is no mapping)
                     if name.startswith("visual.")
                 }
+            resize_pos_embed(visual, clip)  # as `load_checkpoint` does
+            visual = {name.removeprefix("visual."): tensor for name, tensor in visual.items()}
             clip.visual.load_state_dict(visual, strict=True)
     except SafetensorError as error:
         raise ArtifactError(f"{weights} is damaged: {error}.") from error
-    except (RuntimeError, AttributeError) as error:
+    except (RuntimeError, AttributeError, AssertionError, StopIteration) as error:
         reason = str(error).strip().splitlines()
         raise ArtifactError(
             f"{weights} does not fit its architecture: {' '.join(line.strip() for line in reason)[:300]}"

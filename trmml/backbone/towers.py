@@ -164,6 +164,8 @@ class TimmTower(nn.Module):
 
 def _timm_pooling(trunk: nn.Module) -> str | None:
     """Name of the pooling that timm's `forward_head` does; the place differs by family."""
+    if getattr(trunk, "pool_include_prefix", False):
+        return "avg with prefix tokens"
     for owner in (trunk, getattr(trunk, "head", None)):
         pooling = getattr(owner, "global_pool", None)
         if pooling is not None:

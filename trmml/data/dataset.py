@@ -95,7 +95,8 @@ class MultiLabelDataset:
         self, kept: Int8[np.ndarray, "image category"], note: str
     ) -> "MultiLabelDataset":
         interpretation = f"{self.interpretation} {note}".strip()
-        return replace(self, labels=kept, hidden_labels=self.labels, interpretation=interpretation)
+        before = self.labels if self.hidden_labels is None else self.hidden_labels
+        return replace(self, labels=kept, hidden_labels=before, interpretation=interpretation)
 
     def summary(self) -> "Summary":
         """Count what is known."""

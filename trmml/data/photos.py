@@ -1,8 +1,8 @@
 """Photos: from whatever a user has to an upright RGB picture, and on to a tensor."""
 
+import contextlib
 import io
-import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,8 @@ def load_photo(source: Any) -> Image.Image:
         ImageError: If it cannot be read, is too large or is of a kind that is not understood.
     """
     if isinstance(source, Image.Image):
-        return _upright_rgb(source, "The PIL image")
+        with _one_error("The PIL image"):
+            return _upright_rgb(source, "The PIL image")
     if isinstance(source, np.ndarray):
         return _from_array(source)
     if isinstance(source, Tensor):
@@ -50,11 +51,15 @@ def load_photo(source: Any) -> Image.Image:
     if isinstance(source, str | Path):
         if "://" in str(source):
             raise ImageError(f"{source} is a URL; download the photo and pass its path.")
-        path = Path(source).expanduser()
+        path = Path(source)
+        with contextlib.suppress(RuntimeError):  # a file whose own name starts with ~
+            path = path.expanduser()
         try:
             size = path.stat().st_size
         except OSError as error:
             raise ImageError(f"{path}: {_reason(error)}.") from error
+        except ValueError as error:  # a zero byte in the path
+            raise ImageError(f"{str(path)!r}: {error}.") from error
         if path.is_dir():
             raise ImageError(f"{path} is a folder, not a photo.")
         return _decoded(path, str(path), size)
@@ -69,7 +74,9 @@ def find_photos(folder: Path) -> list[Path]:
     return sorted(
         path
         for path in folder.rglob("*")
-        if path.suffix.lower() in PHOTO_SUFFIXES and not path.name.startswith(".")
+        if path.suffix.lower() in PHOTO_SUFFIXES
+        and not path.name.startswith(".")
+        and path.is_file()
     )
 
 
@@ -108,37 +115,40 @@ def normalized(photo: Image.Image, config: PhotoConfig) -> Float[Tensor, "3 heig
 def _decoded(file: Path | io.BytesIO, name: str, size: int) -> Image.Image:
     if size == 0:
         raise ImageError(f"{name} is empty (0 bytes).")
+    with _one_error(name), Image.open(file) as image:
+        return _upright_rgb(image, name)
+
+
+@contextlib.contextmanager
+def _one_error(name: str) -> Iterator[None]:
+    """Turn whatever Pillow raises for a photo into an `ImageError` that names it."""
     try:
-        with Image.open(file) as image:
-            return _upright_rgb(image, name)
+        yield
+    except ImageError:
+        raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(f"{name} is too large to be a photo: {error}") from error
     except UnidentifiedImageError as error:
         raise ImageError(f"{name} is not a picture in a known format.") from error
-    except ImageError:
-        raise
     except OSError as error:
         raise ImageError(f"{name} cannot be read: {_reason(error)}.") from error
-    except (ValueError, SyntaxError, EOFError, MemoryError) as error:
-        # What Pillow's decoders raise on damaged files besides OSError.
-        raise ImageError(f"{name} is damaged: {error}.") from error
+    except Exception as error:
+        # On damaged files the decoders raise almost any class; which one depends on the format.
+        raise ImageError(f"{name} is damaged: {str(error).rstrip('. ')}.") from error
 
 
 def _upright_rgb(image: Image.Image, name: str) -> Image.Image:
-    if image.width * image.height > MAX_PIXELS:
+    if not 1 <= image.width * image.height <= MAX_PIXELS:
         raise ImageError(
             f"{name} has {image.width} × {image.height} pixels; the most is {MAX_PIXELS}."
         )
-    with warnings.catch_warnings():
-        # Broken EXIF blocks and palette transparency: the picture itself is fine.
-        warnings.simplefilter("ignore")
-        image.load()
-        image = ImageOps.exif_transpose(image)
-    if image.mode == "RGB":
+    image.load()
+    image = ImageOps.exif_transpose(image)
+    if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode in ("I;16", "I;16L", "I;16B", "I;16N", "I"):
         return _from_array((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+    if image.mode in ("RGBA", "LA", "PA", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image).convert("RGB")

@@ -39,7 +39,7 @@ def split_dataset(
     indicator = np.hstack([dataset.labels == POSITIVE, dataset.labels == NEGATIVE]).astype(np.int8)
     splitter = MultilabelStratifiedShuffleSplit(
         n_splits=1,
-        test_size=fraction,  # pyright: ignore[reportArgumentType] (its stub says str)
+        test_size=num_held_out,  # pyright: ignore[reportArgumentType] (its stub says str)
         random_state=seed,
     )
     with warnings.catch_warnings():

@@ -96,7 +96,7 @@ def read_dataset(
     for name in labels or ():
         if name not in names:
             raise DataError(f"{path} has no label {name!r}. {nearest(name, names)}")
-    names = list(labels) if labels else names
+    names = names if labels is None else list(labels)
     if not names:
         raise DataError(f"{path} names no label; a wide table has one column per label.")
     merged = _merge_duplicates(parsed, path)
@@ -144,35 +144,30 @@ def _read_csv(
     label_encoding: str | None,
     labels: Sequence[str] | None,
 ) -> _Table:
-    header_line = text.splitlines()[0]
-    delimiter = max(",;\t", key=lambda mark: _has_image_column(header_line, mark))
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    try:
-        lines = [(reader.line_num, row) for row in reader]
-    except csv.Error as error:
-        raise DataError(f"{path}, line {reader.line_num}: {error}.") from error
+    delimiter = max(",;\t", key=lambda mark: _has_image_column(text, mark))
+    lines = _csv_lines(text, path, delimiter)
     header = [name.strip() for name in lines[0][1]]
     image_at = _image_column(header, path)
     split_at = header.index(SPLIT_COLUMN) if SPLIT_COLUMN in header else None
     if split is not None and split_at is None:
         raise DataError(f"{path} has no column 'split' to choose {split!r} from.")
-    rows = []
-    for line, cells in lines[1:]:
-        if not any(cell.strip() for cell in cells):
-            continue
+    all_rows = [(line, cells) for line, cells in lines[1:] if any(cell.strip() for cell in cells)]
+    for line, cells in all_rows:
         if len(cells) != len(header):
             raise DataError(
                 f"{path}, line {line} has {len(cells)} cells, the header has {len(header)}."
             )
-        if split is None or split_at is None or cells[split_at].strip() == split:
-            rows.append((line, cells))
-    if split is not None and split_at is not None and not rows:
-        found = sorted({cells[split_at].strip() for _, cells in lines[1:] if len(cells) > split_at})
-        raise DataError(f"{path} has no row with split {split!r}. {nearest(split, found)}")
+    rows = all_rows
+    if split is not None and split_at is not None:
+        rows = [(line, cells) for line, cells in all_rows if cells[split_at].strip() == split]
+        if not rows:
+            found = sorted({cells[split_at].strip() for _, cells in all_rows})
+            raise DataError(f"{path} has no row with split {split!r}. {nearest(split, found)}")
     others = [i for i in range(len(header)) if i not in (image_at, split_at)]
     list_at = [i for i in others if header[i].lower() in LIST_COLUMNS]
     if len(list_at) == 1 and (len(others) == 1 or labels is None):
-        return _list_rows(rows, image_at, list_at[0], path, unlabeled, label_encoding)
+        listed = [cells[list_at[0]] for _, cells in all_rows]
+        return _list_rows(rows, listed, image_at, list_at[0], path, unlabeled, label_encoding)
     if unlabeled is not None:
         raise DataError(
             f"{path} is a wide table, in which blanks are unknown; `unlabeled` does not apply."
@@ -180,9 +175,28 @@ def _read_csv(
     return _wide_rows(rows, header, image_at, others, path, label_encoding, labels)
 
 
-def _has_image_column(header_line: str, delimiter: str) -> bool:
-    names = next(csv.reader([header_line], delimiter=delimiter), [])
+def _has_image_column(text: str, delimiter: str) -> bool:
+    try:
+        names = next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
+    except csv.Error:
+        return False
     return len(names) > 1 and any(name.strip().lower() in IMAGE_COLUMNS for name in names)
+
+
+def _csv_lines(text: str, path: Path, delimiter: str) -> list[tuple[int, list[str]]]:
+    """Return the rows, each with the number of its last line."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    lines = []
+    try:
+        for row in reader:
+            lines.append((reader.line_num, row))
+    except csv.Error as error:
+        # An open quote swallows the rest of the file: what helps is where its row starts.
+        start = lines[-1][0] + 1 if lines else 1
+        raise DataError(
+            f"{path}: the row that starts at line {start} is not CSV: {error}; check its quotes."
+        ) from error
+    return lines
 
 
 def _image_column(header: list[str], path: Path) -> int:
@@ -210,14 +224,13 @@ def _wide_rows(
     label_encoding: str | None,
     labels: Sequence[str] | None,
 ) -> _Table:
-    if labels is not None:
-        label_columns = [i for i in label_columns if header[i] in labels]
+    chosen = [i for i in label_columns if labels is None or header[i] in labels]
     encoding_name = label_encoding or DEFAULT_ENCODING
     encoding = encoding_named(encoding_name)
     parsed = []
     for line, cells in rows:
         states = {}
-        for i in label_columns:
+        for i in chosen:
             state = encoding.get(cells[i].strip().lower())
             if state is None:
                 raise _bad_cell(path, line, header[i], cells[i].strip(), label_encoding, rows, i)
@@ -259,6 +272,7 @@ def _bad_cell(
 
 def _list_rows(
     rows: list[tuple[int, list[str]]],
+    listed: list[str],
     image_at: int,
     list_at: int,
     path: Path,
@@ -268,18 +282,22 @@ def _list_rows(
     unmentioned = _unmentioned(unlabeled, path)
     if label_encoding is not None:
         raise DataError(f"{path} lists labels by name; `label_encoding` does not apply.")
-    cells = [row[list_at] for _, row in rows]
-    if not any(SEPARATOR in cell for cell in cells) and any("," in c or ";" in c for c in cells):
+    if not any(SEPARATOR in cell for cell in listed) and any("," in c or ";" in c for c in listed):
         raise DataError(
             f"{path}: labels in one cell are separated by '{SEPARATOR}', as in dog{SEPARATOR}cat."
         )
-    parsed, names = [], {}
-    for line, row in rows:
-        stated = [name.strip() for name in row[list_at].split(SEPARATOR) if name.strip()]
-        names |= dict.fromkeys(stated)
-        parsed.append(_Row(line, row[image_at].strip(), dict.fromkeys(stated, POSITIVE)))
+    parsed = [
+        _Row(line, row[image_at].strip(), dict.fromkeys(_listed_names(row[list_at]), POSITIVE))
+        for line, row in rows
+    ]
+    # As in a wide table, every split has the labels of the whole table.
+    names = dict.fromkeys(name for cell in listed for name in _listed_names(cell))
     meaning = f"Table that lists positives; a label that is not listed is {unlabeled}."
     return _Table(parsed, list(names), meaning, unmentioned)
+
+
+def _listed_names(cell: str) -> list[str]:
+    return [name.strip() for name in cell.split(SEPARATOR) if name.strip()]
 
 
 def _unmentioned(unlabeled: str | None, path: Path) -> int:
@@ -301,12 +319,11 @@ def _read_jsonl(
     if label_encoding is not None:
         raise DataError(f"{path} is JSONL; `label_encoding` does not apply.")
     rows, names, lists_negatives = [], {}, False
-    for line, record_text in enumerate(text.splitlines(), start=1):
+    # Not splitlines: JSON strings may hold other line separators of Unicode.
+    for line, record_text in enumerate(io.StringIO(text, newline=None), start=1):
         if not record_text.strip():
             continue
         record = _json_record(record_text, path, line)
-        if split is not None and record.get("split") != split:
-            continue
         states: dict[str, int] = {}
         for key, state in (("positive", POSITIVE), ("negative", NEGATIVE)):
             for name in _name_list(record.get(key, []), key, path, line):
@@ -315,7 +332,8 @@ def _read_jsonl(
                 states[name] = state
         lists_negatives |= "negative" in record
         names |= dict.fromkeys(states)
-        rows.append(_Row(line, record["image"], states))
+        if split is None or record.get(SPLIT_COLUMN) == split:
+            rows.append(_Row(line, record["image"], states))
     if lists_negatives and unlabeled is None:
         meaning = "JSONL of positives and negatives; a label that is not listed is unknown."
         return _Table(rows, list(names), meaning)

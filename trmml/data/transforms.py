@@ -20,21 +20,22 @@ class Augmentation:
 
     def __init__(self, config: PhotoConfig) -> None:
         """Prepare for photos of the backbone's size."""
-        size = config.image_size
         self.config = config
-        self.pixels = v2.Compose(
-            [
-                v2.RandomResizedCrop(
-                    size,
-                    scale=(SMALLEST_CROP, 1.0),
-                    interpolation=v2.InterpolationMode.BICUBIC,
-                    antialias=True,
-                ),
-                v2.RandomHorizontalFlip(),
-                v2.RandAugment(),
-            ]
-        )
+        self.pixels = v2.Compose([self.crop, v2.RandomHorizontalFlip(), v2.RandAugment()])
         self.cutout = v2.RandomErasing(p=0.5, scale=(0.05, 0.2), value=0)
+
+    def crop(self, photo: Image.Image) -> Image.Image:
+        """Return a part of at least 64 % of the photo, squashed to the backbone's size."""
+        # Within torchvision's own 3/4 … 4/3, no crop of a long photo would be large enough.
+        shape = photo.width / photo.height
+        crop = v2.RandomResizedCrop(
+            self.config.image_size,
+            scale=(SMALLEST_CROP, 1.0),
+            ratio=(min(3 / 4, shape), max(4 / 3, shape)),
+            interpolation=v2.InterpolationMode.BICUBIC,
+            antialias=True,
+        )
+        return crop(photo)
 
     def __call__(self, photo: Image.Image, seed: int) -> Float[Tensor, "3 height width"]:
         """Return one random view; the same photo and seed give the same view."""

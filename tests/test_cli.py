@@ -1,0 +1,246 @@
+import csv
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.metrics import average_precision_score
+
+import trmml
+from trmml.backbone import FrozenCLIP
+from trmml.cli import main
+from trmml.config import MatchingConfig
+from trmml.data.dataset import MultiLabelDataset
+from trmml.labels import NEGATIVE, UNKNOWN
+from trmml.zoo import make_config
+
+Maker = Callable[..., MultiLabelDataset]
+QUICK = [
+    *("--set", "training.epochs=1", "--set", "training.batch_size=5"),
+    *("--set", "model.num_context_tokens=2", "--set", "model.num_heads=2"),
+]
+
+
+def run(*arguments: object) -> int:
+    """Run the command in this process and return its exit code."""
+    try:
+        main([str(argument) for argument in arguments])
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+def write_wide(data: MultiLabelDataset, path: Path) -> Path:
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image", *data.category_names])
+        for photo, labels in zip(data.photos, data.labels, strict=True):
+            cells = ["" if label == UNKNOWN else int(label) for label in labels]
+            writer.writerow([photo.name, *cells])
+    return path
+
+
+@pytest.fixture
+def table(make_dataset: Maker, tmp_path: Path) -> Path:
+    data = make_dataset(16).hide_labels(0.8)
+    return write_wide(data, data.photos[0].parent / "labels.csv")
+
+
+@pytest.fixture
+def model(backbone: FrozenCLIP, tmp_path: Path) -> Path:
+    settings = MatchingConfig(num_heads=2, num_context_tokens=2)
+    made = trmml.TextRegionMatcher(
+        make_config(backbone, ("red", "green", "blue"), settings), backbone
+    )
+    made.start_from_text()
+    return trmml.save_model(made, tmp_path / "model")
+
+
+def test_the_whole_path(
+    table: Path, backbone_source: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    out = tmp_path / "runs" / "colours"
+    assert run("finetune", table, "--backbone", backbone_source, "-o", out, *QUICK) == 0
+    shown = capsys.readouterr()
+    assert shown.out.startswith(f"{out}: 3 labels, validation mAP ")
+    assert "16 photos, 3 labels" in shown.err
+    assert run("evaluate", out, table, "--format", "json", "--dump-scores", tmp_path / "s.csv") == 0
+    report = json.loads(capsys.readouterr().out)
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "s.csv").read_text())))
+    expected = []
+    for name in ("red", "green", "blue"):
+        known = [row for row in rows if row[f"label:{name}"] != ""]
+        labels = [int(row[f"label:{name}"]) for row in known]
+        expected.append(
+            average_precision_score(labels, [float(row[f"score:{name}"]) for row in known])
+        )
+    assert report["mAP"] == pytest.approx(np.mean(expected), abs=1e-6)
+    assert run("predict", table.parent, "--model", out, "--format", "csv") == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert len(rows) == 16
+    assert set(rows[0]) == {"image", "positive", "red", "green", "blue"}
+
+
+def test_settings_come_from_a_recipe_and_are_overruled_on_the_command_line(
+    table: Path, backbone_source: str, tmp_path: Path
+) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text('[training]\nepochs = 2\nbatch_size = 7\n[model]\nmatching = "text-image"\n')
+    out = tmp_path / "out"
+    arguments = ["--backbone", backbone_source, "-o", out, "-c", recipe]
+    assert run("finetune", table, *arguments, "--set", "training.epochs=1") == 0
+    settings = json.loads((out / "finetune.json").read_text())["settings"]
+    assert settings["training"]["epochs"] == 1
+    assert settings["training"]["batch_size"] == 7
+    assert settings["model"]["matching"] == "text-image"
+
+
+def test_labels_can_be_hidden_for_an_experiment(
+    table: Path, backbone_source: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    arguments = ["--backbone", backbone_source, "-o", out, "--known-fraction", 0.6, *QUICK]
+    assert run("finetune", table, *arguments) == 0
+    facts = json.loads((out / "finetune.json").read_text())
+    assert "60 % of the labels kept for an experiment (seed 0)" in facts["data"]["interpretation"]
+
+
+@pytest.mark.parametrize("format", ["table", "json", "jsonl", "csv"])
+def test_a_bad_photo_is_reported_skipped_and_shown_in_the_exit_code(
+    model: Path, make_dataset: Maker, format: str, capsys: pytest.CaptureFixture
+) -> None:
+    photos = make_dataset(2).photos
+    photos[0].write_bytes(photos[0].read_bytes()[:70])
+    assert run("predict", *photos, "--model", model, "--format", format) == 1
+    shown = capsys.readouterr()
+    assert "skipped:" in shown.err
+    assert "000.png" in shown.err
+    assert "1 of 2 photos could not be read." in shown.err
+    assert "001.png" in shown.out
+    assert "000.png" not in shown.out
+    if format == "json":
+        assert set(json.loads(shown.out)[0]["scores"]) == {"red", "green", "blue"}
+
+
+def test_no_readable_photo_at_all_is_a_data_error(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert run("predict", tmp_path / "gone.jpg", "--model", model) == 4
+    assert "No such file" in capsys.readouterr().err
+
+
+def test_zero_shot_tags_with_any_labels(
+    make_dataset: Maker, backbone_source: str, capsys: pytest.CaptureFixture
+) -> None:
+    photo = make_dataset(1).photos[0]
+    arguments = ["--backbone", backbone_source, "--labels", "a red square,日本語,[red]<b>"]
+    assert run("predict", photo, *arguments, "--format", "json") == 0
+    scores = json.loads(capsys.readouterr().out)["scores"]
+    assert list(scores) == ["a red square", "日本語", "[red]<b>"]
+
+
+def test_check_says_whether_finetune_would_take_the_table(
+    table: Path, make_dataset: Maker, capsys: pytest.CaptureFixture
+) -> None:
+    assert run("data", "check", table) == 0
+    assert "16 photos, 3 labels" in capsys.readouterr().out
+    data = make_dataset(16)
+    data.photos[3].write_bytes(data.photos[3].read_bytes()[:70])
+    assert run("data", "check", table, "--format", "json") == 4
+    assert "003.png" in json.loads(capsys.readouterr().out)["unreadable"][0]
+    data = make_dataset(16)
+    data.labels[:, 2] = NEGATIVE
+    write_wide(data, table)
+    assert run("data", "check", table) == 4
+    assert "problem: 'blue' has no known positive" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "message"),
+    [
+        ("image,red\n000.png,maybe\n", 4, "line 2, column 'red': 'maybe' is not a label"),
+        ("image,red\n000.png,-1\n", 4, "-1 (1 times in this column) can mean"),
+        ("image,red\n000.png,1\n000.png,0\n", 4, "lines 2 and 3 disagree about 'red'"),
+        ("image,red\nx.png,1\ny.png,1\n", 4, "2 of 2 photos not found: x.png, y.png"),
+        ("", 4, "is empty"),
+        ("image,red\n", 4, "has no rows"),
+        ("image,labels\n000.png,red|blue\n", 4, "Say what a label that is not listed means"),
+    ],
+)
+def test_wrong_tables_are_one_line_and_leave_nothing_behind(
+    table: Path,
+    backbone_source: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+    text: str,
+    code: int,
+    message: str,
+) -> None:
+    table.write_text(text)
+    out = tmp_path / "out"
+    assert run("finetune", table, "--backbone", backbone_source, "-o", out) == code
+    shown = capsys.readouterr()
+    assert message in shown.err
+    assert shown.err.startswith("trmml: ")
+    assert shown.err.count("\n") == 1
+    assert shown.out == ""
+    assert not out.exists()
+    assert not (tmp_path / "out.run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["predict", "x.png", "--model", "coco18-tinny"], 3, "No model 'coco18-tinny'."),
+        (["predict", "x.png", "--model", "org/name"], 3, "does not load models from the"),
+        (["predict", "x.png", "--labels", "a"], 3, "No model 'coco18-tiny'"),
+        (["predict", "x.png", "--backbone", "ViT-B-16/openai", "--labels", "a"], 2,
+         "use ViT-B-16-quickgelu/openai"),
+        (["predict", "x.png", "--backbone", "ViT-B-61/openai", "--labels", "a"], 2,
+         "Did you mean 'ViT-B-16'"),
+        (["predict"], 2, "Missing argument"),
+        (["predict", "x.png", "--threshold", "2"], 2, "'--threshold'"),
+        (["predct"], 2, "No such command"),
+    ],
+)  # fmt: skip
+def test_wrong_usage(
+    arguments: list[str], code: int, message: str, capsys: pytest.CaptureFixture
+) -> None:
+    assert run(*arguments) == code
+    assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_an_unknown_setting_names_the_nearest(
+    table: Path, backbone_source: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    arguments = ["--backbone", backbone_source, "-o", tmp_path / "out"]
+    assert run("finetune", table, *arguments, "--set", "training.epoch=1") == 2
+    assert "Did you mean 'training.epochs'" in capsys.readouterr().err
+
+
+def test_an_output_that_cannot_be_made_is_noticed_before_any_work(
+    table: Path, backbone_source: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    out = tmp_path / "file" / "out"
+    assert run("finetune", table, "--backbone", backbone_source, "-o", out) == 2
+    assert "Cannot make the folder" in capsys.readouterr().err
+
+
+def test_env_prints_what_a_bug_report_needs(capsys: pytest.CaptureFixture) -> None:
+    assert run("env", "--format", "json") == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["trmml"] == trmml.__version__
+    assert {"torch", "open_clip_torch", "device", "feature cache"} <= set(facts)
+    assert run("--version") == 0
+    assert capsys.readouterr().out == f"trmml {trmml.__version__}\n"
+
+
+@pytest.mark.parametrize("command", ["predict", "finetune", "evaluate", "data check", "env"])
+def test_every_command_has_help_with_an_example(
+    command: str, capsys: pytest.CaptureFixture
+) -> None:
+    assert run(*command.split(), "--help") == 0
+    assert f"Example: trmml {command}" in " ".join(capsys.readouterr().out.split())

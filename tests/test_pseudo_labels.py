@@ -1,0 +1,97 @@
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from trmml.config import PseudoLabelConfig
+from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
+from trmml.prototypes import Prototypes
+from trmml.pseudo_labels import presence_probability, pseudo_labels
+
+BATCH, CATEGORIES, DIM = 2, 5, 7
+SCALE, BIAS = torch.tensor(10.0), torch.linspace(-1, 1, CATEGORIES)
+
+
+def unit(*shape: int) -> torch.Tensor:
+    return F.normalize(torch.randn(*shape), dim=-1)
+
+
+def random_prototypes() -> Prototypes:
+    prototypes = Prototypes(unit(CATEGORIES, DIM))
+    prototypes.replace_visual(unit(CATEGORIES, DIM))
+    return prototypes
+
+
+def plainly(
+    regions: torch.Tensor, present: Prototypes, absent: Prototypes | None, config: PseudoLabelConfig
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The definition in plain loops."""
+    kinds = [kind for kind in ("visual", "text") if getattr(config, kind)]
+    probability = torch.zeros(BATCH, CATEGORIES)
+    allowed = torch.ones(BATCH, CATEGORIES).bool()
+    for b in range(BATCH):
+        for c in range(CATEGORIES):
+            margins, shares = [], []
+            for kind in kinds:
+                table = getattr(present, kind)
+                cosines = [float(regions[b, c] @ table[j]) for j in range(CATEGORIES)]
+                rank = sum(cosine > cosines[c] for cosine in cosines)
+                allowed[b, c] &= rank < config.top_categories or not config.inter_category
+                shares.append((cosines[c] - max(cosines)) / 0.01)
+                against = 0.0 if absent is None else float(regions[b, c] @ getattr(absent, kind)[c])
+                margins.append(cosines[c] - against)
+            if config.intra_category:
+                logit = float(SCALE) * sum(margins) / len(margins) + float(BIAS[c])
+                probability[b, c] = 1 / (1 + math.exp(-logit))
+            else:
+                probability[b, c] = math.exp(sum(shares) / len(shares))
+    return probability, allowed
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"visual": False},
+        {"text": False},
+        {"inter_category": False},
+        {"intra_category": False},
+        {"top_categories": 1},
+    ],
+)
+@pytest.mark.parametrize("with_absence", [True, False])
+def test_the_estimate_equals_its_definition(change: dict, with_absence: bool) -> None:
+    config = replace(PseudoLabelConfig(), **change)
+    regions, present = unit(BATCH, CATEGORIES, DIM), random_prototypes()
+    absent = random_prototypes() if with_absence else None
+    probability, allowed = presence_probability(regions, present, absent, SCALE, BIAS, config)
+    expected, expected_allowed = plainly(regions, present, absent, config)
+    torch.testing.assert_close(probability, expected, rtol=1e-4, atol=1e-6)
+    assert torch.equal(allowed, expected_allowed)
+
+
+def test_pseudo_labels_equal_a_plain_loop_and_never_overwrite() -> None:
+    generator = torch.Generator().manual_seed(0)
+    shape = (31, CATEGORIES)
+    labels = torch.randint(-1, 2, shape, generator=generator, dtype=torch.int8)
+    probability = torch.rand(shape, generator=generator)
+    allowed = torch.rand(shape, generator=generator) < 0.5
+    config = PseudoLabelConfig(positive_threshold=0.7, negative_threshold=0.2)
+    expected = labels.clone()
+    for b in range(shape[0]):
+        for c in range(CATEGORIES):
+            if labels[b, c] == UNKNOWN and allowed[b, c] and probability[b, c] >= 0.7:
+                expected[b, c] = POSITIVE
+            elif labels[b, c] == UNKNOWN and probability[b, c] <= 0.2:
+                expected[b, c] = NEGATIVE
+    assert torch.equal(pseudo_labels(labels, probability, allowed, config), expected)
+
+
+def test_estimates_have_no_gradient() -> None:
+    regions = unit(BATCH, CATEGORIES, DIM).requires_grad_()
+    probability, _ = presence_probability(
+        regions, random_prototypes(), None, SCALE, BIAS, PseudoLabelConfig()
+    )
+    assert not probability.requires_grad

@@ -1,0 +1,80 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from trmml.regions import RegionModule
+
+BATCH, CATEGORIES, PATCHES, HEADS = 2, 3, 5, 7
+DIM = 11 * HEADS
+
+
+def trained_like(**settings: object) -> RegionModule:
+    module = RegionModule(torch.randn(CATEGORIES, DIM), num_heads=HEADS, **settings)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return module.eval()
+
+
+def test_region_attention_sums_to_one_and_regions_have_unit_length() -> None:
+    regions, attention = trained_like()(torch.randn(BATCH, PATCHES, DIM))
+    torch.testing.assert_close(attention.sum(dim=-1), torch.ones(BATCH, CATEGORIES))
+    torch.testing.assert_close(regions.norm(dim=-1), torch.ones(BATCH, CATEGORIES))
+    assert (attention >= 0).all()
+
+
+def test_it_is_the_attention_of_torch_with_the_same_weights() -> None:
+    module = trained_like(mlp=False)
+    patches = torch.randn(BATCH, PATCHES, DIM)
+    reference = torch.nn.MultiheadAttention(DIM, HEADS, batch_first=True)
+    maps = (module.query_map, module.key_map, module.value_map)
+    with torch.no_grad():
+        reference.in_proj_weight.copy_(torch.cat([linear.weight for linear in maps]))
+        reference.in_proj_bias.copy_(torch.cat([linear.bias for linear in maps]))
+        reference.out_proj.load_state_dict(module.output_map.state_dict())
+    queries = module.query_norm(module.category_queries).expand(BATCH, -1, -1)
+    read, weights = reference(queries, module.patch_norm(patches), patches)
+    regions, attention = module(patches)
+    torch.testing.assert_close(regions, F.normalize(read, dim=-1))
+    torch.testing.assert_close(attention, weights)
+
+
+def test_at_the_start_a_region_is_a_mean_of_patches_weighted_by_the_attention() -> None:
+    module = RegionModule(torch.randn(CATEGORIES, DIM), num_heads=1).eval()
+    patches = torch.randn(BATCH, PATCHES, DIM)
+    regions, attention = module(patches)
+    torch.testing.assert_close(regions, F.normalize(attention @ patches, dim=-1))
+
+
+def test_the_order_of_patches_does_not_matter() -> None:
+    module, patches = trained_like(), torch.randn(BATCH, PATCHES, DIM)
+    order = torch.randperm(PATCHES)
+    regions, attention = module(patches)
+    shuffled_regions, shuffled_attention = module(patches[:, order])
+    torch.testing.assert_close(shuffled_regions, regions)
+    torch.testing.assert_close(shuffled_attention, attention[:, :, order])
+
+
+def test_permuting_categories_permutes_regions() -> None:
+    module, patches = trained_like(), torch.randn(BATCH, PATCHES, DIM)
+    regions, _ = module(patches)
+    with torch.no_grad():
+        module.category_queries.copy_(module.category_queries.flip(0))
+    torch.testing.assert_close(module(patches)[0], regions.flip(1))
+
+
+def test_a_photo_gives_the_same_regions_alone_and_in_a_batch() -> None:
+    module, patches = trained_like(), torch.randn(BATCH, PATCHES, DIM)
+    torch.testing.assert_close(module(patches[1:])[0], module(patches)[0][1:])
+
+
+def test_dropout_acts_in_training_only() -> None:
+    module, patches = trained_like(dropout=0.5), torch.randn(BATCH, PATCHES, DIM)
+    assert torch.equal(module(patches)[0], module(patches)[0])
+    module.train()
+    assert not torch.equal(module(patches)[0], module(patches)[0])
+
+
+def test_the_number_of_heads_must_divide_the_width() -> None:
+    with pytest.raises(ValueError, match=r"num_heads \(4\) must divide the width \(77\)"):
+        RegionModule(torch.randn(CATEGORIES, DIM), num_heads=4)

@@ -1,0 +1,358 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import trmml
+from trmml.backbone import FrozenCLIP
+from trmml.config import FinetuneConfig, MatchingConfig
+from trmml.data.dataset import MultiLabelDataset
+from trmml.errors import ConfigError, DataError
+from trmml.labels import NEGATIVE, UNKNOWN
+from trmml.metrics import mean_average_precision
+from trmml.optimization import AveragedWeights, make_optimizer, make_schedule
+from trmml.trainer import CHECKPOINT
+from trmml.training import known_log_odds
+from trmml.zoo import load_model
+
+Maker = Callable[..., MultiLabelDataset]
+
+QUICK = {
+    "training.epochs": 3,
+    "training.batch_size": 5,
+    "training.val_fraction": 0.3,
+    "model.num_context_tokens": 2,
+    "model.num_heads": 2,
+    "pseudo_labels.start_epoch": 1,
+    "pseudo_labels.positive_threshold": 0.6,
+    "pseudo_labels.negative_threshold": 0.4,
+}
+
+
+def weights_of(folder: Path) -> bytes:
+    return (folder / "model.safetensors").read_bytes()
+
+
+def log_of(folder: Path) -> list[str]:
+    return (folder / "log.jsonl").read_text().splitlines()
+
+
+def test_eight_photos_can_be_learned_by_heart(backbone_source: str, make_dataset: Maker) -> None:
+    data = make_dataset(8)
+    settings = QUICK | {
+        "training.epochs": 30,
+        "training.batch_size": 8,
+        "training.learning_rate": 1e-2,
+        "training.ema_decay": 0.5,
+        "pseudo_labels.enabled": False,
+    }
+    model = trmml.finetune(data, backbone=backbone_source, val=data, config=settings)
+    scores = np.stack([p.scores for p in model.predict_many(data.photos)])
+    assert mean_average_precision(scores, data.labels) == 1.0
+
+
+@pytest.mark.parametrize("matching", ["text-region", "text-pixel", "text-image"])
+@pytest.mark.parametrize("negative_prompt", [True, False])
+def test_every_way_of_matching_trains_and_comes_back_the_same(
+    backbone_source: str, make_dataset: Maker, tmp_path: Path, matching: str, negative_prompt: bool
+) -> None:
+    data = make_dataset(12).hide_labels(0.7)
+    settings = QUICK | {"model.matching": matching, "model.negative_prompt": negative_prompt}
+    settings |= {"loss.distillation": 0.1, "loss.contrastive": 0.1}
+    model = trmml.finetune(data, backbone=backbone_source, config=settings, output=tmp_path / "out")
+    again = load_model(tmp_path / "out", device="cpu")
+    ours = np.stack([p.scores for p in model.predict_many(data.photos)])
+    theirs = np.stack([p.scores for p in again.predict_many(data.photos)])
+    np.testing.assert_array_equal(ours, theirs)
+    assert model.calibration == again.calibration
+    assert not any(parameter.requires_grad for parameter in again.parameters())
+    assert not again.training
+
+
+def test_the_folder_says_how_the_model_was_made(
+    backbone_source: str, make_dataset: Maker, tmp_path: Path
+) -> None:
+    data = make_dataset(12).hide_labels(0.7)
+    out = tmp_path / "out"
+    trmml.finetune(data, backbone=backbone_source, config=QUICK, output=out)
+    names = {path.name for path in out.iterdir()}
+    assert names == {
+        "calibration.json",
+        "config.json",
+        "finetune.json",
+        "log.jsonl",
+        "metrics.json",
+        "model.safetensors",
+    }
+    assert not (tmp_path / "out.run").exists()
+    facts = json.loads((out / "finetune.json").read_text())
+    assert facts["settings"]["training"]["epochs"] == 3
+    assert facts["data"]["images"] + facts["validation"]["images"] == 12
+    log = [json.loads(line) for line in log_of(out)]
+    assert [record["epoch"] for record in log] == [0, 1, 2]
+    best = max(log, key=lambda record: record["val_mAP"])
+    assert facts["best_epoch"] == best["epoch"]
+    measured = json.loads((out / "metrics.json").read_text())["validation"]["mAP"]
+    assert measured == pytest.approx(best["val_mAP"], abs=1e-6)
+
+
+def test_the_log_rates_pseudo_labels_where_the_truth_is_hidden(
+    backbone_source: str, make_dataset: Maker, tmp_path: Path
+) -> None:
+    data = make_dataset(12)
+    for name, dataset in (("hidden", data.hide_labels(0.5)), ("blank", data.hide_labels(0.5))):
+        if name == "blank":
+            dataset = replace(dataset, hidden_labels=None)
+        trmml.finetune(
+            dataset, backbone=backbone_source, val=data, config=QUICK, output=tmp_path / name
+        )
+    hidden, blank = (
+        [json.loads(line)["pseudo_labels"] for line in log_of(tmp_path / name)]
+        for name in ("hidden", "blank")
+    )
+    unknown = int((data.hide_labels(0.5).labels == UNKNOWN).sum())
+    assert [record["unknown"] for record in hidden] == [unknown] * 3
+    assert hidden[0]["positive"] == hidden[0]["negative"] == 0  # they start in the second epoch
+    assert hidden[2]["positive"] + hidden[2]["negative"] > 0
+    assert "negative_precision" in hidden[2]
+    assert "negative_precision" not in blank[2]
+    # The hidden truth rates the pseudo labels and does nothing else.
+    assert weights_of(tmp_path / "hidden") == weights_of(tmp_path / "blank")
+
+
+KILLED_RUN = """
+import json, sys, trmml
+table, backbone, out, config = sys.argv[1:5]
+trmml.finetune(table, backbone=backbone, config=json.loads(config), output=out, resume=True)
+"""
+
+
+def write_table(data: MultiLabelDataset, path: Path) -> Path:
+    rows = [",".join(["image", *data.category_names])]
+    for photo, labels in zip(data.photos, data.labels, strict=True):
+        cells = ["" if label == UNKNOWN else str(label) for label in labels]
+        rows.append(",".join([str(photo), *cells]))
+    path.write_text("\n".join(rows) + "\n")
+    return path
+
+
+def test_a_killed_run_ends_with_the_same_bytes(
+    backbone_source: str, make_dataset: Maker, tmp_path: Path
+) -> None:
+    table = write_table(make_dataset(24).hide_labels(0.7), tmp_path / "labels.csv")
+    settings = QUICK | {"training.epochs": 12}
+    trmml.finetune(table, backbone=backbone_source, config=settings, output=tmp_path / "straight")
+    out = tmp_path / "killed"
+    command = [sys.executable, "-c", KILLED_RUN, str(table), backbone_source, str(out)]
+    command.append(json.dumps(settings))
+    environment = os.environ | {"TRMML_CACHE": str(tmp_path / "other-cache")}
+    kills = 0
+    checkpoint = tmp_path / "killed.run" / CHECKPOINT
+    for _ in range(20):
+        before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
+        process = subprocess.Popen(command, env=environment)
+        if kills < 3:
+            # Wait for progress, then strike at a moment that nothing has chosen.
+            while process.poll() is None and (
+                not checkpoint.exists() or checkpoint.stat().st_mtime_ns == before
+            ):
+                time.sleep(0.002)
+            time.sleep(0.03 * kills)
+            kills += process.poll() is None
+            process.send_signal(signal.SIGKILL)
+        process.wait()
+        if out.exists():
+            break
+        assert not out.exists()
+    assert kills == 3
+    assert weights_of(out) == weights_of(tmp_path / "straight")
+    log = log_of(out)
+    assert [json.loads(line)["epoch"] for line in log] == list(range(12))
+
+
+def test_resuming_a_finished_run_returns_its_model(
+    backbone_source: str, make_dataset: Maker, tmp_path: Path
+) -> None:
+    data, out = make_dataset(12), tmp_path / "out"
+    first = trmml.finetune(data, backbone=backbone_source, config=QUICK, output=out)
+    written = weights_of(out)
+    again = trmml.finetune(data, backbone=backbone_source, config=QUICK, output=out, resume=True)
+    assert weights_of(out) == written
+    assert torch.equal(first.text_features, again.text_features)
+    with pytest.raises(ConfigError, match="other data or settings"):
+        trmml.finetune(
+            data.hide_labels(0.5), backbone=backbone_source, config=QUICK, output=out, resume=True
+        )
+
+
+def test_nothing_is_overwritten(backbone_source: str, make_dataset: Maker, tmp_path: Path) -> None:
+    data = make_dataset(12)
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "thesis.txt").write_text("mine")
+    with pytest.raises(ConfigError, match="exists already"):
+        trmml.finetune(data, backbone=backbone_source, config=QUICK, output=tmp_path / "taken")
+    (tmp_path / "begun.run").mkdir()
+    with pytest.raises(ConfigError, match="holds an unfinished run; resume it"):
+        trmml.finetune(data, backbone=backbone_source, config=QUICK, output=tmp_path / "begun")
+    assert (tmp_path / "taken" / "thesis.txt").read_text() == "mine"
+
+
+def test_a_checkpoint_of_another_run_is_refused(
+    backbone_source: str,
+    make_dataset: Maker,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data, out = make_dataset(12), tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr("trmml.training._Run.finish", lambda *_: (_ for _ in ()).throw(SystemExit))
+        with pytest.raises(SystemExit):
+            trmml.finetune(data, backbone=backbone_source, config=QUICK, output=out)
+    checkpoint = tmp_path / "out.run" / CHECKPOINT
+    assert checkpoint.is_file()
+    other = QUICK | {"training.learning_rate": 5e-4}
+    with pytest.raises(ConfigError, match="of a run with other data or settings"):
+        trmml.finetune(data, backbone=backbone_source, config=other, output=out, resume=True)
+    trmml.finetune(data, backbone=backbone_source, config=QUICK, output=out, resume=True)
+    assert out.is_dir()
+
+
+@pytest.mark.parametrize("features", ["cached", "augmented"])
+def test_seeds_decide_the_result(
+    backbone_source: str, make_dataset: Maker, tmp_path: Path, features: str
+) -> None:
+    data = make_dataset(12)
+    texts = []
+    for seed in (0, 0, 1):
+        settings = QUICK | {"training.seed": seed, "training.features": features}
+        settings |= {"training.epochs": 1, "training.num_workers": 0}
+        torch.manual_seed(len(texts))  # the caller's own randomness has no part in it
+        before = torch.get_rng_state()
+        model = trmml.finetune(data, backbone=backbone_source, val=data, config=settings)
+        assert torch.equal(torch.get_rng_state(), before)
+        texts.append(model.text_features)
+    assert torch.equal(texts[0], texts[1])
+    assert not torch.equal(texts[0], texts[2])
+
+
+def test_training_goes_on_from_a_trained_model(
+    backbone_source: str, make_dataset: Maker, tmp_path: Path
+) -> None:
+    data = make_dataset(12)
+    trmml.finetune(data, backbone=backbone_source, config=QUICK, output=tmp_path / "first")
+    fewer = data.with_categories(("blue", "red"))
+    model = trmml.finetune(fewer, model=tmp_path / "first", config={"training.epochs": 1})
+    assert model.labels == ("blue", "red")
+    assert model.config.matcher.num_context_tokens == 2
+
+
+def test_single_positives_train_with_unknown_labels_as_weak_negatives(
+    backbone_source: str, make_dataset: Maker
+) -> None:
+    data = make_dataset(12)
+    model = trmml.finetune(
+        data.keep_single_positive(), backbone=backbone_source, val=data, config=QUICK
+    )
+    scores = np.stack([p.scores for p in model.predict_many(data.photos)])
+    assert np.isfinite(scores).all()
+    # Without any negative every score would drift to one.
+    assert scores.mean() < 0.9
+
+
+def test_log_odds_by_hand(make_dataset: Maker) -> None:
+    labels = np.array([[1, 1], [0, -1], [0, -1], [-1, -1]], dtype=np.int8)
+    data = MultiLabelDataset(make_dataset(4).photos, labels, ("a", "b"))
+    odds = known_log_odds(data, FinetuneConfig().changed({"loss.weak_negative": 0.1}))
+    np.testing.assert_allclose(odds, np.log([2 / 3, 2 / (0.3 + 1)]), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"backbone": None}, ConfigError, "Name the CLIP to start from"),
+        ({"model": "x"}, ConfigError, "exclude each other"),
+        ({"config": {"training.epoch": 1}}, ConfigError, "Did you mean 'training.epochs'"),
+        ({"labels": ["pink"]}, DataError, "no category 'pink'"),
+        (
+            {"config": QUICK | {"training.features": "cached", "training.cache_gb": 0.0}},
+            ConfigError,
+            "training.cache_gb is 0; raise it",
+        ),
+    ],
+)
+def test_wrong_arguments_say_what_to_do(
+    backbone_source: str, make_dataset: Maker, arguments: dict, error: type, message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        trmml.finetune(make_dataset(12), **({"backbone": backbone_source} | arguments))
+
+
+def test_a_label_without_known_positive_is_named(backbone_source: str, make_dataset: Maker) -> None:
+    data = make_dataset(12)
+    data.labels[:, 1] = NEGATIVE
+    with pytest.raises(DataError, match="no known positive photo to train on for green"):
+        trmml.finetune(data, backbone=backbone_source, config=QUICK)
+
+
+def matcher_for(backbone: FrozenCLIP) -> trmml.TextRegionMatcher:
+    from trmml.zoo import make_config
+
+    model = trmml.TextRegionMatcher(
+        make_config(backbone, ("a", "b"), MatchingConfig(num_heads=2)), backbone
+    )
+    model.start_from_text()
+    return model
+
+
+@pytest.mark.parametrize("schedule", ["one-cycle", "cosine"])
+def test_the_rate_rises_to_its_peak_in_a_fifth_and_falls_to_almost_nothing(
+    backbone: FrozenCLIP, schedule: str
+) -> None:
+    training = FinetuneConfig().changed({"training.schedule": schedule}).training
+    optimizer = make_optimizer(matcher_for(backbone), training)
+    steps = make_schedule(optimizer, training, 100)
+    rates = []
+    for _ in range(100):
+        rates.append(optimizer.param_groups[1]["lr"])
+        optimizer.step()
+        steps.step() if len(rates) < 100 else None
+    assert max(rates) == pytest.approx(training.learning_rate, rel=1e-3)
+    assert 18 <= int(np.argmax(rates)) <= 21
+    assert rates[0] < 0.1 * training.learning_rate
+    assert rates[-1] < 0.01 * training.learning_rate
+
+
+def test_frozen_prompts_are_left_out_of_the_optimizer(backbone: FrozenCLIP) -> None:
+    training = FinetuneConfig().changed({"training.train_prompts": False}).training
+    model = matcher_for(backbone)
+    optimizer = make_optimizer(model, training)
+    trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    names = {name for name, p in model.named_parameters() if id(p) in trained}
+    assert "regions.category_queries" in names
+    assert not [name for name in names if "prompts" in name or "backbone" in name]
+
+
+def test_averaged_weights_follow_and_swap_back() -> None:
+    layer = torch.nn.Linear(3, 2)
+    average = AveragedWeights(layer, decay=0.9)
+    start, plain = layer.weight.detach().clone(), layer.weight.detach().clone()
+    for step in range(30):
+        with torch.no_grad():
+            layer.weight.add_(1.0)
+        average.update()
+        decay = min(0.9, (1 + step) / (10 + step))
+        plain = decay * plain + (1 - decay) * (start + step + 1)
+    torch.testing.assert_close(average.averages["weight"], plain)
+    average.swap()
+    torch.testing.assert_close(layer.weight, plain)
+    average.swap()
+    torch.testing.assert_close(layer.weight, start + 30)
