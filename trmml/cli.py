@@ -7,6 +7,7 @@ usage or setting, 3 model or backbone, 4 data. Nothing here imports torch before
 import json
 import sys
 import tomllib
+import warnings
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -172,8 +173,7 @@ def finetune(
         dataset = dataset.keep_single_positive(hide_seed)
     held_out = None
     if val is not None or val_split is not None:
-        names = labels or ",".join(dataset.category_names)
-        held_out = _read(val or table, images, names, label_encoding, unlabeled, val_split)
+        held_out = _read(val or table, images, None, label_encoding, unlabeled, val_split)
     summary = dataset.summary()
     typer.echo(summary, err=True)
     from trmml.training import finetune as run
@@ -304,6 +304,8 @@ def env(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command; expected errors become one line on stderr and an exit code."""
+    # Pillow's remarks on damaged EXIF blocks: the photos themselves are fine.
+    warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
     try:
         app(args=None if arguments is None else list(arguments))
     except TrmmlError as error:

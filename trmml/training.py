@@ -90,7 +90,7 @@ def finetune(
     settings = _resolved(config)
     run = None if output is None else _Run(Path(output).expanduser(), resume)
     train = _dataset(data, images, labels, label_encoding, unlabeled)
-    held_out = None if val is None else _dataset(val, images, labels, label_encoding, unlabeled)
+    held_out = None if val is None else _dataset(val, images, None, label_encoding, unlabeled)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     matcher = _starting_model(model, backbone, train, settings, device)
     # A trained matcher brings its own way of matching.
@@ -102,7 +102,7 @@ def finetune(
             train, settings.training.val_fraction, settings.training.seed
         )
     else:
-        held_out = held_out.with_categories(train.category_names)
+        held_out = held_out.aligned_to(train.category_names)
     _check_learnable(train)
     fingerprint = _fingerprint(settings, matcher, train, held_out)
     if run is not None:

@@ -41,6 +41,11 @@ class MultiLabelDataset:
                 f"{self.source}: labels have the shape {self.labels.shape}, but there are "
                 f"{shape[0]} photos and {shape[1]} categories."
             )
+        if not np.isin(self.labels, (POSITIVE, NEGATIVE, UNKNOWN)).all():
+            raise DataError(
+                f"{self.source}: labels must be {POSITIVE} (positive), {NEGATIVE} (negative) or "
+                f"{UNKNOWN} (unknown)."
+            )
         if len(set(self.category_names)) != shape[1]:
             raise DataError(f"{self.source}: category names must all be different.")
 
@@ -77,6 +82,19 @@ class MultiLabelDataset:
             category_names=tuple(names),
             hidden_labels=None if hidden is None else hidden[:, columns],
         )
+
+    def aligned_to(self, names: Sequence[str]) -> "MultiLabelDataset":
+        """Return the same photos with exactly these categories; those not stated here are unknown."""
+        missing = [name for name in names if name not in self.category_names]
+        blank = np.full((len(self), len(missing)), UNKNOWN, dtype=np.int8)
+        hidden = self.hidden_labels
+        wider = replace(
+            self,
+            labels=np.hstack([self.labels, blank]),
+            category_names=(*self.category_names, *missing),
+            hidden_labels=None if hidden is None else np.hstack([hidden, blank]),
+        )
+        return wider.with_categories(names)
 
     def hide_labels(self, fraction: float, seed: int = 0) -> "MultiLabelDataset":
         """Keep each label with probability `fraction`, for experiments; see `labels.hide_labels`."""

@@ -264,8 +264,9 @@ def _bad_cell(
         if sum(value in known for value in values) < len(values) / 2
         else ""
     )
+    negative = "-1" if label_encoding == "1/-1/0" else "0"
     return DataError(
-        f"{place}: {cell!r} is not a label; write 1, 0 or leave it blank"
+        f"{place}: {cell!r} is not a label; write 1, {negative} or leave it blank"
         f"{'' if label_encoding is None else f' (label_encoding is {label_encoding})'}{hint}."
     )
 
@@ -367,7 +368,8 @@ def _merge_duplicates(table: _Table, path: Path) -> list[_Row]:
     for row in table.rows:
         if not row.image:
             raise DataError(f"{path}, line {row.line}: the photo is not named.")
-        earlier = merged.setdefault(row.image, row)
+        photo = str(Path(row.image))  # ./a.jpg is a.jpg
+        earlier = merged.setdefault(photo, row)
         if earlier is row:
             continue
         for name in sorted(earlier.states.keys() | row.states.keys()):
@@ -378,7 +380,7 @@ def _merge_duplicates(table: _Table, path: Path) -> list[_Row]:
                     f"{path}: lines {earlier.line} and {row.line} disagree about {name!r} "
                     f"in {row.image}; keep one of them."
                 )
-        merged[row.image] = _Row(earlier.line, row.image, earlier.states | row.states)
+        merged[photo] = _Row(earlier.line, row.image, earlier.states | row.states)
     return list(merged.values())
 
 

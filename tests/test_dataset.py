@@ -1,0 +1,151 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from trmml import labels as states
+from trmml.data.dataset import MultiLabelDataset
+from trmml.errors import DataError
+from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
+
+P, N, U = POSITIVE, NEGATIVE, UNKNOWN
+NAMES = ("dog", "日本語", "<b>")
+ROWS = [[P, N, U], [P, U, P], [P, N, P], [P, U, U], [P, N, N]]
+
+
+def make(rows: list[list[int]] = ROWS, names: tuple[str, ...] = NAMES) -> MultiLabelDataset:
+    return MultiLabelDataset(
+        photos=tuple(Path(f"photos/{i}.png") for i in range(len(rows))),
+        labels=np.array(rows, dtype=np.int8),
+        category_names=names,
+        source="t.csv",
+        interpretation="As written.",
+    )
+
+
+def test_labels_photos_and_names_must_fit_together() -> None:
+    with pytest.raises(DataError, match=r"t\.csv: labels have the shape \(5, 3\), .*2 categories"):
+        make(names=("dog", "cat"))
+    with pytest.raises(DataError, match=r"t\.csv: category names must all be different"):
+        make(names=("dog", "cat", "dog"))
+
+
+def test_hidden_labels_keep_what_was_known() -> None:
+    dataset = make()
+    hidden = dataset.hide_labels(0.4, seed=3)
+    np.testing.assert_array_equal(hidden.labels, states.hide_labels(dataset.labels, 0.4, 3))
+    assert hidden.hidden_labels is dataset.labels
+    assert (
+        hidden.interpretation == "As written. 40 % of the labels kept for an experiment (seed 3)."
+    )
+    assert dataset.labels.tolist() == ROWS
+    assert dataset.hidden_labels is None
+
+
+def test_a_single_positive_keeps_the_other_labels_aside() -> None:
+    dataset = make()
+    single = dataset.keep_single_positive(seed=3)
+    np.testing.assert_array_equal(single.labels, states.keep_single_positive(dataset.labels, 3))
+    assert single.hidden_labels is dataset.labels
+    assert single.interpretation.endswith("One positive kept per photo for an experiment (seed 3).")
+
+
+def test_hiding_twice_remembers_the_first_labels() -> None:
+    dataset = make()
+    twice = dataset.hide_labels(0.5).keep_single_positive()
+    assert twice.hidden_labels is dataset.labels
+
+
+def test_a_subset_follows_its_positions() -> None:
+    chosen = make().hide_labels(0.4).subset(np.array([4, 1]))
+    assert chosen.photos == (Path("photos/4.png"), Path("photos/1.png"))
+    np.testing.assert_array_equal(chosen.labels, make().hide_labels(0.4).labels[[4, 1]])
+    assert chosen.hidden_labels is not None
+    assert chosen.hidden_labels.tolist() == [ROWS[4], ROWS[1]]
+    assert len(chosen) == 2
+
+
+def test_categories_are_chosen_and_ordered() -> None:
+    chosen = make().hide_labels(0.4).with_categories(["<b>", "dog"])
+    assert chosen.category_names == ("<b>", "dog")
+    np.testing.assert_array_equal(chosen.labels, make().hide_labels(0.4).labels[:, [2, 0]])
+    assert chosen.hidden_labels is not None
+    assert chosen.hidden_labels.tolist() == [[row[2], row[0]] for row in ROWS]
+
+
+def test_a_category_that_does_not_exist_is_answered_with_those_that_do() -> None:
+    with pytest.raises(DataError, match=r"no category 'dgo'\. Did you mean 'dog'\? Known: dog, 日"):
+        make().with_categories(["<b>", "dgo"])
+
+
+def test_a_summary_counts_each_state() -> None:
+    summary = make().summary()
+    assert summary.positives == (5, 0, 2)
+    assert summary.negatives == (0, 3, 1)
+    assert summary.unknown == (0, 2, 2)
+    assert summary.known_share == pytest.approx(11 / 15)
+    assert summary.examples == (
+        "0.png: positive dog; negative 日本語; unknown <b>",
+        "1.png: positive dog, <b>; negative none; unknown 日本語",
+        "2.png: positive dog, <b>; negative 日本語; unknown none",
+    )
+
+
+def test_a_summary_names_what_cannot_be_learned() -> None:
+    assert make().summary().problems == (
+        "'dog' has no known negative: unknown labels stand in for them.",
+        "'日本語' has no known positive: it cannot be learned.",
+    )
+
+
+def test_an_example_shows_four_names_and_the_count() -> None:
+    dataset = make([[P] * 7], tuple("abcdefg"))
+    expected = "0.png: positive a, b, c, d … (7); negative none; unknown none"
+    assert dataset.summary().examples == (expected,)
+
+
+def test_a_summary_reads_as_a_table() -> None:
+    assert str(make().summary()).splitlines() == [
+        "t.csv: 5 photos, 3 labels, 73.3 % of the cells known.",
+        "As written.",
+        "  0.png: positive dog; negative 日本語; unknown <b>",
+        "  1.png: positive dog, <b>; negative none; unknown 日本語",
+        "  2.png: positive dog, <b>; negative 日本語; unknown none",
+        "",
+        "label  positive  negative   unknown",
+        "dog           5         0         0",
+        "日本語           0         3         2",
+        "<b>           2         1         2",
+        "problem: 'dog' has no known negative: unknown labels stand in for them.",
+        "problem: '日本語' has no known positive: it cannot be learned.",
+    ]
+
+
+def test_a_summary_survives_json() -> None:
+    values = make().summary().to_dict()
+    assert json.loads(json.dumps(values)) == values
+    assert values["images"] == 5
+    assert values["known_share"] == 0.733333
+    assert values["labels"]["<b>"] == {"positive": 2, "negative": 1, "unknown": 2}
+
+
+def test_a_data_set_without_photos_can_still_be_summed_up() -> None:
+    empty = make().subset(np.array([], dtype=np.int64)).summary()
+    assert empty.known_share == 0
+    assert empty.positives == (0, 0, 0)
+
+
+def test_categories_that_are_not_stated_are_unknown_after_alignment() -> None:
+    photos = (Path("a.png"), Path("b.png"))
+    labels = np.array([[POSITIVE, NEGATIVE], [UNKNOWN, POSITIVE]], dtype=np.int8)
+    dataset = MultiLabelDataset(photos, labels, ("dog", "cat"))
+    aligned = dataset.aligned_to(("bus", "dog"))
+    assert aligned.category_names == ("bus", "dog")
+    assert aligned.labels.tolist() == [[UNKNOWN, POSITIVE], [UNKNOWN, UNKNOWN]]
+
+
+def test_other_integers_are_no_labels() -> None:
+    labels = np.array([[2]], dtype=np.int8)
+    with pytest.raises(DataError, match="labels must be 1 \\(positive\\)"):
+        MultiLabelDataset((Path("a.png"),), labels, ("dog",))
