@@ -8,13 +8,13 @@ import csv
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from trmml.data.dataset import MultiLabelDataset
+from trmml.data.rows import Row, Table, find_table_photos, merge_duplicates
 from trmml.errors import DataError, nearest
 from trmml.labels import (
     DEFAULT_ENCODING,
@@ -29,28 +29,8 @@ IMAGE_COLUMNS = ("image", "filename", "file_name", "file", "path", "photo", "ima
 LIST_COLUMNS = ("labels", "tags")
 SPLIT_COLUMN = "split"
 SEPARATOR = "|"
-MAX_NAMED = 10
 
 Unlabeled = Literal["unknown", "negative"]
-
-
-@dataclass(frozen=True)
-class _Row:
-    """One line of a table: where it stands, which photo, and what it states by category."""
-
-    line: int
-    image: str
-    states: dict[str, int]
-
-
-@dataclass(frozen=True)
-class _Table:
-    """All rows, and what a category that a row does not mention is in it."""
-
-    rows: list[_Row]
-    category_names: list[str]
-    interpretation: str
-    unmentioned: int = UNKNOWN
 
 
 def read_dataset(
@@ -99,8 +79,8 @@ def read_dataset(
     names = names if labels is None else list(labels)
     if not names:
         raise DataError(f"{path} names no label; a wide table has one column per label.")
-    merged = _merge_duplicates(parsed, path)
-    photos = _find_photos([row.image for row in merged], path, images)
+    merged = merge_duplicates(parsed, path)
+    photos = find_table_photos([row.image for row in merged], path, images)
     array = np.full((len(merged), len(names)), parsed.unmentioned, dtype=np.int8)
     column = {name: i for i, name in enumerate(names)}
     for cells, row in zip(array, merged, strict=True):
@@ -143,7 +123,7 @@ def _read_csv(
     unlabeled: Unlabeled | None,
     label_encoding: str | None,
     labels: Sequence[str] | None,
-) -> _Table:
+) -> Table:
     delimiter = max(",;\t", key=lambda mark: _has_image_column(text, mark))
     lines = _csv_lines(text, path, delimiter)
     header = [name.strip() for name in lines[0][1]]
@@ -223,7 +203,7 @@ def _wide_rows(
     path: Path,
     label_encoding: str | None,
     labels: Sequence[str] | None,
-) -> _Table:
+) -> Table:
     chosen = [i for i in label_columns if labels is None or header[i] in labels]
     encoding_name = label_encoding or DEFAULT_ENCODING
     encoding = encoding_named(encoding_name)
@@ -236,9 +216,9 @@ def _wide_rows(
                 raise _bad_cell(path, line, header[i], cells[i].strip(), label_encoding, rows, i)
             if state != UNKNOWN:
                 states[header[i]] = state
-        parsed.append(_Row(line, cells[image_at].strip(), states))
+        parsed.append(Row(line, cells[image_at].strip(), states))
     meaning = f"Wide table, cells as {encoding_name} (positive/negative/unknown); blank is unknown."
-    return _Table(parsed, [header[i] for i in label_columns], meaning)
+    return Table(parsed, [header[i] for i in label_columns], meaning)
 
 
 def _bad_cell(
@@ -279,7 +259,7 @@ def _list_rows(
     path: Path,
     unlabeled: Unlabeled | None,
     label_encoding: str | None,
-) -> _Table:
+) -> Table:
     unmentioned = _unmentioned(unlabeled, path)
     if label_encoding is not None:
         raise DataError(f"{path} lists labels by name; `label_encoding` does not apply.")
@@ -288,13 +268,13 @@ def _list_rows(
             f"{path}: labels in one cell are separated by '{SEPARATOR}', as in dog{SEPARATOR}cat."
         )
     parsed = [
-        _Row(line, row[image_at].strip(), dict.fromkeys(_listed_names(row[list_at]), POSITIVE))
+        Row(line, row[image_at].strip(), dict.fromkeys(_listed_names(row[list_at]), POSITIVE))
         for line, row in rows
     ]
     # As in a wide table, every split has the labels of the whole table.
     names = dict.fromkeys(name for cell in listed for name in _listed_names(cell))
     meaning = f"Table that lists positives; a label that is not listed is {unlabeled}."
-    return _Table(parsed, list(names), meaning, unmentioned)
+    return Table(parsed, list(names), meaning, unmentioned)
 
 
 def _listed_names(cell: str) -> list[str]:
@@ -316,7 +296,7 @@ def _read_jsonl(
     split: str | None,
     unlabeled: Unlabeled | None,
     label_encoding: str | None,
-) -> _Table:
+) -> Table:
     if label_encoding is not None:
         raise DataError(f"{path} is JSONL; `label_encoding` does not apply.")
     rows, names, lists_negatives = [], {}, False
@@ -334,12 +314,12 @@ def _read_jsonl(
         lists_negatives |= "negative" in record
         names |= dict.fromkeys(states)
         if split is None or record.get(SPLIT_COLUMN) == split:
-            rows.append(_Row(line, record["image"], states))
+            rows.append(Row(line, record["image"], states))
     if lists_negatives and unlabeled is None:
         meaning = "JSONL of positives and negatives; a label that is not listed is unknown."
-        return _Table(rows, list(names), meaning)
+        return Table(rows, list(names), meaning)
     meaning = f"JSONL; a label that is not listed is {unlabeled}."
-    return _Table(rows, list(names), meaning, _unmentioned(unlabeled, path))
+    return Table(rows, list(names), meaning, _unmentioned(unlabeled, path))
 
 
 def _json_record(text: str, path: Path, line: int) -> dict[str, Any]:
@@ -360,63 +340,3 @@ def _name_list(value: Any, key: str, path: Path, line: int) -> list[str]:
     if not isinstance(value, list) or not all(isinstance(name, str) and name for name in value):
         raise DataError(f"{path}, line {line}: {key!r} must be a list of label names.")
     return value
-
-
-def _merge_duplicates(table: _Table, path: Path) -> list[_Row]:
-    """Join rows of the same photo; two that state different things are an error."""
-    merged: dict[str, _Row] = {}
-    for row in table.rows:
-        if not row.image:
-            raise DataError(f"{path}, line {row.line}: the photo is not named.")
-        photo = str(Path(row.image))  # ./a.jpg is a.jpg
-        earlier = merged.setdefault(photo, row)
-        if earlier is row:
-            continue
-        for name in sorted(earlier.states.keys() | row.states.keys()):
-            first = earlier.states.get(name, table.unmentioned)
-            second = row.states.get(name, table.unmentioned)
-            if UNKNOWN not in (first, second) and first != second:
-                raise DataError(
-                    f"{path}: lines {earlier.line} and {row.line} disagree about {name!r} "
-                    f"in {row.image}; keep one of them."
-                )
-        merged[photo] = _Row(earlier.line, row.image, earlier.states | row.states)
-    return list(merged.values())
-
-
-def _find_photos(names: list[str], table: Path, images: str | Path | None) -> list[Path]:
-    """Resolve photo paths; all that are missing or empty are named in one error."""
-    folders = [table.parent]
-    if images is not None:
-        folders.insert(0, Path(images).expanduser())
-        if not folders[0].is_dir():
-            raise DataError(f"The photo folder {folders[0]} does not exist.")
-    photos, missing, empty = [], [], []
-    for name in names:
-        for folder in folders:
-            photo = folder / name
-            try:
-                size = photo.stat().st_size if photo.is_file() else None
-            except (OSError, ValueError):
-                size = None
-            if size is not None:
-                photos.append(photo)
-                if size == 0:
-                    empty.append(name)
-                break
-        else:
-            missing.append(name)
-    if missing or empty:
-        looked = " and ".join(str(folder) for folder in folders)
-        problems = []
-        if missing:
-            problems.append(f"{len(missing)} of {len(names)} photos not found: {_some(missing)}")
-        if empty:
-            problems.append(f"{len(empty)} photos are empty (0 bytes): {_some(empty)}")
-        raise DataError(f"{table}: {'; '.join(problems)}. Looked in {looked}.")
-    return photos
-
-
-def _some(names: list[str]) -> str:
-    more = f" … and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
-    return ", ".join(names[:MAX_NAMED]) + more
