@@ -203,7 +203,7 @@ def test_pseudo_labels_need_a_prototype_and_a_comparison_unless_they_are_off() -
     for pair in (("visual", "text"), ("intra_category", "inter_category")):
         settings = dict.fromkeys(pair, False)
         with pytest.raises(ConfigError, match=rf"{pair[0]} or \.{pair[1]} must be true"):
-            PseudoLabelConfig(**settings)
+            PseudoLabelConfig(enabled=True, **settings)
         assert not PseudoLabelConfig(enabled=False, **settings).enabled
 
 

@@ -32,6 +32,7 @@ QUICK = {
     "training.val_fraction": 0.3,
     "model.num_context_tokens": 2,
     "model.num_heads": 2,
+    "pseudo_labels.enabled": True,
     "pseudo_labels.start_epoch": 1,
     "pseudo_labels.positive_threshold": 0.6,
     "pseudo_labels.negative_threshold": 0.4,

@@ -190,15 +190,15 @@ class ModelConfig(_Settings):
 class TrainingConfig(_Settings):
     """Optimisation: AdamW with a warm-up, gradient clipping and an average of the weights."""
 
-    epochs: int = 10
-    batch_size: int = 64
+    epochs: int = 12
+    batch_size: int = 256
     learning_rate: float = 1e-3
     """Peak for the region module, the logit scale and the logit bias."""
-    prompt_learning_rate: float = 1e-3
+    prompt_learning_rate: float = 3e-3
     weight_decay: float = 1e-2
     schedule: Literal["one-cycle", "cosine"] = "one-cycle"
     train_prompts: bool = True
-    ema_decay: float = 0.998
+    ema_decay: float = 0.99
     """Share of the old averaged weights kept per step; 0 turns averaging off."""
     max_gradient_norm: float = 1.0
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -233,13 +233,13 @@ class TrainingConfig(_Settings):
 class LossConfig(_Settings):
     """Weights and shapes of the three losses; a weight of 0 turns a loss off."""
 
-    gamma_positive: float = 1.0
-    gamma_negative: float = 2.0
-    clip: float = 0.05
+    gamma_positive: float = 0.0
+    gamma_negative: float = 0.0
+    clip: float = 0.0
     """Probability below which a negative costs nothing."""
     distillation: float = 0.0
     distillation_temperature: float = 4.0
-    contrastive: float = 0.1
+    contrastive: float = 0.0
     contrastive_temperature: float = 0.07
     weak_negative: float = 0.1
     """Weight of an unknown label as a negative one, for categories without any known negative."""
@@ -258,7 +258,7 @@ class LossConfig(_Settings):
 class PseudoLabelConfig(_Settings):
     """Prototypes, and how they estimate unknown labels."""
 
-    enabled: bool = True
+    enabled: bool = False
     visual: bool = True
     text: bool = True
     intra_category: bool = True
