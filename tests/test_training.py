@@ -256,17 +256,13 @@ def test_training_goes_on_from_a_trained_model(
     assert model.config.matcher.num_context_tokens == 2
 
 
-def test_single_positives_train_with_unknown_labels_as_weak_negatives(
-    backbone_source: str, make_dataset: Maker
-) -> None:
+def test_single_positives_can_be_trained_on(backbone_source: str, make_dataset: Maker) -> None:
     data = make_dataset(12)
     model = trmml.finetune(
         data.keep_single_positive(), backbone=backbone_source, val=data, config=QUICK
     )
     scores = np.stack([p.scores for p in model.predict_many(data.photos)])
     assert np.isfinite(scores).all()
-    # Without any negative every score would drift to one.
-    assert scores.mean() < 0.9
 
 
 def test_log_odds_by_hand(make_dataset: Maker) -> None:
