@@ -272,8 +272,7 @@ def test_a_training_step_leaves_the_backbone_as_it_is(
     learned = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     assert not any(name.startswith("backbone.") for name, _ in learned)
     optimizer = torch.optim.SGD([parameter for _, parameter in learned], lr=0.1)
-    model.train()
-    assert model.training
+    assert model.train().training
     assert not any(module.training for module in backbone.modules())
     model.match(backbone(photos()), model.encode_text()).logits.square().sum().backward()
     optimizer.step()

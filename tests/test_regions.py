@@ -39,11 +39,13 @@ def test_it_is_the_attention_of_torch_with_the_same_weights() -> None:
     torch.testing.assert_close(attention, weights)
 
 
-def test_at_the_start_a_region_is_a_mean_of_patches_weighted_by_the_attention() -> None:
-    module = RegionModule(torch.randn(CATEGORIES, DIM), num_heads=1).eval()
+def test_at_the_start_a_region_is_the_mean_of_the_patches() -> None:
+    module = RegionModule(torch.randn(CATEGORIES, DIM), num_heads=HEADS).eval()
     patches = torch.randn(BATCH, PATCHES, DIM)
     regions, attention = module(patches)
-    torch.testing.assert_close(regions, F.normalize(attention @ patches, dim=-1))
+    torch.testing.assert_close(attention, torch.full_like(attention, 1 / PATCHES))
+    mean = F.normalize(patches.mean(dim=1), dim=-1)
+    torch.testing.assert_close(regions, mean[:, None].expand_as(regions))
 
 
 def test_the_order_of_patches_does_not_matter() -> None:

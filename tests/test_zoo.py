@@ -162,7 +162,9 @@ def test_new_labels_leave_the_known_ones_as_they_are(
     for name, tensor in before.items():
         kept = after[name] if after[name].shape == tensor.shape else after[name][1:4]
         assert torch.equal(kept, tensor), name
-    torch.testing.assert_close(changed.encode_text().positive, changed.text_features)
+    text = changed.encode_text()
+    torch.testing.assert_close(text.positive, changed.text_features)
+    torch.testing.assert_close(text.negative, changed.negative_text_features)
 
 
 @CONTEXTS
@@ -177,8 +179,13 @@ def test_new_labels_start_from_text_and_what_all_have_learned(
         torch.testing.assert_close(changed.prompts.context[3:], mean.expand(2, -1, -1))
     by_hand = changed.hand_written_text()[3:]
     torch.testing.assert_close(changed.regions.category_queries[3:], by_hand)
-    for prototypes in (changed.prototypes.text, changed.prototypes.visual):
-        torch.testing.assert_close(prototypes[3:], changed.encode_text().positive[3:])
+    text = changed.encode_text()
+    for prototypes, expected in (
+        (changed.prototypes, text.positive),
+        (changed.negative_prototypes, text.negative),
+    ):
+        torch.testing.assert_close(prototypes.text[3:], expected[3:])
+        torch.testing.assert_close(prototypes.visual[3:], expected[3:])
     torch.testing.assert_close(changed.text_features.norm(dim=1)[3:], torch.ones(2))
     assert changed.config.prompt_names[3:] == ("traffic light", "dog")
 

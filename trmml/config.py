@@ -192,7 +192,7 @@ class TrainingConfig(_Settings):
 
     epochs: int = 12
     batch_size: int = 256
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-4
     """Peak for the region module, the logit scale and the logit bias."""
     prompt_learning_rate: float = 3e-3
     weight_decay: float = 1e-2

@@ -1,7 +1,7 @@
 """Category-aware regions: one query per category reads one region feature from the patches.
 
 Paper: the "category-aware region learning module" of TRM-ML. Stated: category queries, cross-modal
-attention, a simple MLP, one region per category. Our choices: one layer, identity start, and no path
+attention, a simple MLP, one region per category. Our choices: one layer, even start, and no path
 from the query into the region feature, so that a region stays a mix of what is in the photo.
 """
 
@@ -17,8 +17,8 @@ from torch import Tensor, nn
 class RegionModule(nn.Module):
     """Cross-attention from category queries to patch features, and an MLP on what they read.
 
-    At the start the value and output maps are identities and the MLP adds nothing: a region feature
-    is then a softmax-weighted mean of CLIP's own patch features.
+    At the start the attention is even, the value and output maps are identities and the MLP adds
+    nothing: a region feature is then the mean of CLIP's own patch features.
     """
 
     def __init__(
@@ -61,11 +61,16 @@ class RegionModule(nn.Module):
     def start(
         self, category_queries: Float[Tensor, "category dim"], generator: torch.Generator
     ) -> None:
-        """Set the queries, identities for the four maps and noise for the MLP's first layer."""
+        """Set the queries, the maps, and noise for the MLP's first layer.
+
+        The query map starts at zero, so that every category first attends to all patches alike and
+        learns from there where to look; the other maps start as identities.
+        """
         self.category_queries.copy_(category_queries)
         for linear in (self.query_map, self.key_map, self.value_map, self.output_map):
             nn.init.eye_(linear.weight)
             nn.init.zeros_(linear.bias)
+        nn.init.zeros_(self.query_map.weight)
         if self.mlp is not None:
             first: Any = self.mlp[0]
             last: Any = self.mlp[-1]
