@@ -5,6 +5,8 @@ import os
 
 # Read by huggingface_hub when it is imported, which happens below.
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Toy networks are slower on several threads than on one; subprocesses inherit this.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 from collections.abc import Callable
 from pathlib import Path

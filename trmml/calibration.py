@@ -71,7 +71,7 @@ class Calibration:
                 known_positives=tuple(int(values["known_positives"][n]) for n in category_names),
                 method=str(values["method"]),
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
             if isinstance(error, ArtifactError):
                 raise
             raise ArtifactError(f"{where} is not a calibration: {error!r}.") from error
