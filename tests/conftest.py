@@ -37,6 +37,8 @@ VISION = {
 }
 DIM = 16
 
+torch.set_num_threads(1)
+
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (40, 40, 230)}
 CATEGORIES = tuple(COLOURS)
 

@@ -29,6 +29,9 @@ def model(backbone: FrozenCLIP) -> TextRegionMatcher:
     config = make_config(backbone, LABELS, MatchingConfig(num_heads=2, num_context_tokens=2))
     model = TextRegionMatcher(config, backbone)
     model.start_from_text()
+    with torch.no_grad():  # a fresh model attends to all patches alike
+        generator = torch.Generator().manual_seed(0)
+        torch.nn.init.normal_(model.regions.query_map.weight, generator=generator)
     return model
 
 
