@@ -1,0 +1,60 @@
+"""The `trmml` command: parses, calls one function, prints.
+
+Results go to stdout, everything else to stderr. Exit codes: 0 fine, 1 some inputs failed, 2 wrong
+usage or setting, 3 model or backbone, 4 data. Nothing here imports torch before a command needs it.
+"""
+
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+import trmml
+from trmml.cli import data, env, learn, models, predict
+from trmml.cli.exits import DATA, MODEL, USAGE
+from trmml.errors import ConfigError, DataError, ImageError, TrmmlError
+
+app = typer.Typer(
+    name="trmml",
+    help="Multi-label image recognition when most labels are missing.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+for command in (predict.predict, learn.finetune, learn.evaluate):
+    app.command()(command)
+app.add_typer(models.app, name="models")
+app.add_typer(data.app, name="data")
+app.command()(env.env)
+
+
+def _version(wanted: bool | None) -> None:
+    if wanted:
+        typer.echo(f"trmml {trmml.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool | None,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = None,
+) -> None:
+    del version
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command; expected errors become one line on stderr and an exit code."""
+    # Pillow's remarks on damaged EXIF blocks: the photos themselves are fine.
+    warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
+    try:
+        app(args=None if arguments is None else list(arguments))
+    except TrmmlError as error:
+        typer.echo(f"trmml: {' '.join(str(error).split())}", err=True)
+        if isinstance(error, ConfigError):
+            sys.exit(USAGE)
+        sys.exit(DATA if isinstance(error, DataError | ImageError) else MODEL)

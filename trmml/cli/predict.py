@@ -1,0 +1,114 @@
+"""`trmml predict`."""
+
+import csv
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from trmml.cli.exits import DATA, SOME_FAILED
+from trmml.cli.options import Backbone, Format, Labels, Quiet, as_json, names_of, no_bars
+from trmml.errors import ConfigError
+
+if TYPE_CHECKING:
+    from trmml.predictions import Prediction
+
+
+def predict(
+    photos: Annotated[list[Path], typer.Argument(help="Photos or folders of photos.")],
+    model: Annotated[str | None, typer.Option(help="Model folder or name.")] = None,
+    labels: Labels = None,
+    backbone: Backbone = None,
+    threshold: Annotated[
+        float | None, typer.Option(min=0, max=1, help="One for all labels.")
+    ] = None,
+    top_k: Annotated[int | None, typer.Option(min=1, help="At most so many labels.")] = None,
+    heatmaps: Annotated[
+        Path | None,
+        typer.Option(help="Folder for pictures of where each label lies: one sheet per photo."),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1)] = 16,
+    format: Annotated[Format, typer.Option(help="How to print.")] = Format.table,
+    quiet: Quiet = False,
+) -> None:
+    """Tag photos.
+
+    Example: trmml predict holiday/ --model runs/shop --format csv > tags.csv
+    """
+    from tqdm import tqdm
+
+    from trmml.inference import photos_of
+    from trmml.zoo import DEFAULT_MODEL, ZERO_SHOT, load_model
+
+    paths = [path for place in photos for path in (photos_of(place) if place.is_dir() else [place])]
+    name = model or (ZERO_SHOT if backbone else DEFAULT_MODEL)
+    matcher = load_model(name, labels=names_of(labels), backbone=backbone)
+    if heatmaps is not None and matcher.config.matcher.matching == "text-image":
+        raise ConfigError(
+            "This model matches text with the whole photo; heatmaps need a model that matches text "
+            "with regions."
+        )
+    predictions = matcher.predict_many(
+        paths,
+        threshold=threshold,
+        top_k=top_k,
+        batch_size=batch_size,
+        heatmaps=heatmaps is not None,
+    )
+    if heatmaps is not None:
+        predictions = _saving_heatmaps(predictions, heatmaps)
+    bar = tqdm(predictions, total=len(paths), unit="photo", disable=no_bars(quiet))
+    failed = _print_predictions(bar, matcher.labels, format, len(paths))
+    if failed:
+        typer.echo(f"{failed} of {len(paths)} photos could not be read.", err=True)
+        raise typer.Exit(SOME_FAILED if failed < len(paths) else DATA)
+
+
+def _saving_heatmaps(predictions: "Iterator[Prediction]", folder: Path) -> "Iterator[Prediction]":
+    """Write the pictures of each prediction; a name that comes again gets a number."""
+    names: Counter[str] = Counter()
+    for prediction in predictions:
+        if prediction.error is None:
+            stem = Path(prediction.source or "photo").stem
+            names[stem] += 1
+            name = stem if names[stem] == 1 else f"{stem} {names[stem]}"
+            try:
+                prediction.save_heatmaps(folder, name)
+            except OSError as error:
+                raise ConfigError(f"Cannot write to {folder}: {error.strerror}.") from error
+        yield prediction
+
+
+def _print_predictions(
+    predictions: "Iterable[Prediction]",
+    labels: tuple[str, ...],
+    format: Format,
+    num_photos: int,
+) -> int:
+    """Print predictions as they come; errors go to stderr. Returns how many failed."""
+    failed = 0
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    if format is Format.csv:
+        writer.writerow(["image", "positive", *labels])
+    collected = []
+    for prediction in predictions:
+        if prediction.error is not None:
+            failed += 1
+            typer.echo(f"skipped: {prediction.error}", err=True)
+        elif format is Format.table:
+            typer.echo(str(prediction))
+        elif format is Format.jsonl:
+            typer.echo(json.dumps(prediction.to_dict(), ensure_ascii=False))
+        elif format is Format.csv:
+            tags = "|".join(tag.label for tag in prediction.positive)
+            writer.writerow([prediction.source, tags, *(f"{s:.6f}" for s in prediction.scores)])
+        else:
+            collected.append(prediction.to_dict())
+    if format is Format.json:
+        only = num_photos == 1 and len(collected) == 1
+        typer.echo(as_json(collected[0] if only else collected))
+    return failed
