@@ -124,6 +124,44 @@ def test_a_bad_photo_is_reported_skipped_and_shown_in_the_exit_code(
         assert set(json.loads(shown.out)[0]["scores"]) == {"red", "green", "blue"}
 
 
+def test_heatmaps_get_a_number_where_photos_share_a_name(
+    model: Path, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    photo = next(table.parent.glob("*.png"))
+    for place in ("a", "b"):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "x.png").write_bytes(photo.read_bytes())
+    where = tmp_path / "seen"
+    photos = (tmp_path / "a", tmp_path / "b")
+    assert run("predict", *photos, "--model", model, "--heatmaps", where, "--threshold", 1) == 0
+    assert sorted(path.name for path in where.iterdir()) == ["x 2.png", "x.png"]
+    (tmp_path / "file").touch()
+    inside = tmp_path / "file" / "seen"
+    assert run("predict", photos[0], "--model", model, "--heatmaps", inside) == 2
+    assert f"Cannot write to {inside}" in capsys.readouterr().err
+
+
+def test_heatmaps_need_regions(
+    backbone_source: str, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    options = ("--labels", "red,blue", "--backbone", backbone_source, "--heatmaps", tmp_path / "h")
+    assert run("predict", table.parent, *options) == 2
+    assert "heatmaps need a model that matches text with regions" in capsys.readouterr().err
+
+
+def test_a_measurement_is_kept_in_the_folder_and_its_card(
+    model: Path, table: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert run("evaluate", model, table, "--save-as", "test", "--format", "json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert json.loads((model / "metrics.json").read_text())["test"] == report
+    assert f"| test | 16 | {100 * report['mAP']:.1f} |" in (model / "README.md").read_text()
+    assert run("models", "info", model, "--format", "json") == 0
+    assert json.loads(capsys.readouterr().out)["test_map"] == report["mAP"]
+    assert run("models", "info", model) == 0
+    assert f"test mAP        {100 * report['mAP']:.1f}\n" in capsys.readouterr().out
+
+
 def test_no_readable_photo_at_all_is_a_data_error(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

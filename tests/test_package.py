@@ -14,7 +14,16 @@ ROOT = Path(trmml.__file__).parent
 LAYERS = [
     {"", "errors"},
     {"config", "explain", "files", "labels", "prompts", "prototypes", "regions"},
-    {"backbone", "calibration", "data", "losses", "metrics", "predictions", "pseudo_labels"},
+    {
+        "backbone",
+        "calibration",
+        "cards",
+        "data",
+        "losses",
+        "metrics",
+        "predictions",
+        "pseudo_labels",
+    },
     {"features", "model"},
     {"batches", "evaluation", "model_folder", "objective", "optimization"},
     {"trainer", "zoo"},

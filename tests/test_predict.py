@@ -84,6 +84,41 @@ def test_a_heatmap_has_the_size_of_the_photo_and_peaks_where_the_attention_does(
     assert not np.array_equal(shown[row, column], plain[row, column])
 
 
+def test_heatmaps_are_written_as_a_sheet_and_a_picture_for_each_positive_label(
+    model: TextRegionMatcher, tmp_path: Path
+) -> None:
+    photo = Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 90, 3), dtype=np.uint8))
+    photo.save(tmp_path / "a b.png")
+    prediction = trmml.predict(tmp_path / "a b.png", model, heatmaps=True, top_k=2)
+    sheet, *overlays = prediction.save_heatmaps(tmp_path / "seen")
+    assert sheet.name == "a b.png"
+    assert [path.name for path in overlays] == [f"a b-{tag.label}.png" for tag in prediction.top(2)]
+    with Image.open(overlays[0]) as picture:
+        # Enlarged so that the caption can be read, and with a colour scale below.
+        assert picture.size == (320 + 24, round(320 * 50 / 90) + 46 + 24)
+        scale = np.asarray(picture)[-20, 60:200].astype(int)
+    assert (np.diff(scale.sum(axis=1)) >= -1).all()
+    assert scale[-1].sum() > scale[0].sum() + 200
+    with Image.open(sheet) as picture:
+        assert picture.size == (2 * (320 + 12) + 12, 2 * (178 + 46 + 12) + 12)
+
+
+def test_file_names_of_heatmaps_stay_in_their_folder(tmp_path: Path) -> None:
+    attention = np.eye(4, dtype=np.float32)[None]
+    labels, ones = ("../cat/dog",), np.ones(1, dtype=np.float32)
+    prediction = Prediction(
+        labels, ones, ones, _attention=attention, _photo=Image.new("RGB", (40, 40))
+    )
+    files = prediction.save_heatmaps(tmp_path / "seen", name="/etc/x")
+    assert {path.parent for path in files} == {tmp_path / "seen"}
+    assert sorted(path.name for path in files) == ["_etc_x-_cat_dog.png", "_etc_x.png"]
+
+
+def test_a_caption_too_long_for_its_picture_is_shortened() -> None:
+    wide = explain.captioned(Image.new("RGB", (400, 100)), "label " * 60)
+    assert wide.width == 400 + 24
+
+
 def test_even_attention_has_no_heat() -> None:
     assert not explain.heatmap(np.full((3, 3), 1 / 9, dtype=np.float32), 10, 20).any()
 

@@ -275,7 +275,6 @@ def test_log_odds_by_hand(make_dataset: Maker) -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"backbone": None}, ConfigError, "Name the CLIP to start from"),
         ({"model": "x"}, ConfigError, "exclude each other"),
         ({"config": {"training.epoch": 1}}, ConfigError, "Did you mean 'training.epochs'"),
         ({"labels": ["pink"]}, DataError, "no category 'pink'"),

@@ -131,7 +131,8 @@ class BackboneConfig(_Settings):
     """Which CLIP, where its weights come from, and how to know that they are the same ones."""
 
     source: str
-    """`<open_clip name>/<pretrained tag>`, `<open_clip name>/file:<path>` or `local-dir:<folder>`."""
+    """`<open_clip name>/<pretrained tag>`, `<open_clip name>/file:<path>`, `local-dir:<folder>`, or
+    `small-clip` for the one that comes with the package."""
     quick_gelu: bool
     sha256: str
 

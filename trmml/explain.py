@@ -1,14 +1,30 @@
 """Seeing: region attention as a heatmap over the photo. Attention, not segmentation."""
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import numpy as np
 from jaxtyping import Float
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 OPACITY = 0.65
+SMALLEST_SIDE = 320
+"""Overlays of smaller photos are enlarged to this, or their text could not be read."""
+LARGEST_SIDE = 640
+"""Panels of a contact sheet are no larger than this."""
 # Anchor colours of the scale, from no attention to the most: perceptually ordered, readable in grey.
 _COLOURS = np.array(
     [[0, 0, 4], [81, 18, 124], [183, 55, 121], [252, 137, 97], [252, 253, 191]], dtype=np.float32
 )
+_PAPER, _INK, _QUIET = (255, 255, 255), (20, 20, 20), (110, 110, 110)
+
+
+class Panel(NamedTuple):
+    """A picture of a contact sheet with its caption."""
+
+    picture: Image.Image
+    caption: str
+    has_scale: bool
 
 
 def heatmap(
@@ -31,10 +47,75 @@ def heatmap(
 
 def overlay(photo: Image.Image, heat: Float[np.ndarray, "height width"]) -> Image.Image:
     """Lay a heatmap over a photo: the more attention, the more colour."""
+    opacity = OPACITY * heat[..., None]
+    picture = np.asarray(photo.convert("RGB"), dtype=np.float32)
+    mixed = picture * (1 - opacity) + _colours_of(heat) * opacity
+    return Image.fromarray(mixed.round().clip(0, 255).astype(np.uint8))
+
+
+def captioned(picture: Image.Image, caption: str) -> Image.Image:
+    """Put an overlay above its label and a colour scale, large enough to read."""
+    width, height = picture.size
+    factor = max(1.0, SMALLEST_SIDE / max(width, height))
+    return contact_sheet([Panel(picture, caption, True)], max(width, height) * factor, columns=1)
+
+
+def contact_sheet(
+    panels: Sequence[Panel], side: float = SMALLEST_SIDE, *, columns: int | None = None
+) -> Image.Image:
+    """Arrange pictures of one photo in a grid, each above its caption.
+
+    Args:
+        panels: Pictures of the same size, with captions.
+        side: Longer side of a picture, in pixels; at most 640 are used.
+        columns: How many stand beside each other; by default nearly as many as below each other.
+    """
+    columns = columns or min(len(panels), max(2, round(len(panels) ** 0.5)))
+    width, height = panels[0].picture.size
+    scale = min(side, LARGEST_SIDE) / max(width, height)
+    size = (max(round(width * scale), 96), max(round(height * scale), 1))
+    gap, band = 12, 46
+    rows = -(-len(panels) // columns)
+    cell = (size[0] + gap, size[1] + band + gap)
+    sheet = Image.new("RGB", (columns * cell[0] + gap, rows * cell[1] + gap), _PAPER)
+    draw = ImageDraw.Draw(sheet)
+    for i, panel in enumerate(panels):
+        left, top = gap + i % columns * cell[0], gap + i // columns * cell[1]
+        sheet.paste(panel.picture.resize(size, Image.Resampling.BICUBIC), (left, top))
+        draw.text((left, top + size[1] + 4), _fitting(panel.caption, size[0]), _INK, _font(17))
+        if panel.has_scale:
+            _draw_scale(sheet, left, top + size[1] + 28, size[0])
+    return sheet
+
+
+def _draw_scale(sheet: Image.Image, left: int, top: int, width: int) -> None:
+    """Draw the colour scale with its ends named."""
+    draw, font = ImageDraw.Draw(sheet), _font(11)
+    less, more = "less", "more attention"
+    start = left + round(font.getlength(less)) + 6
+    end = max(start + 8, left + width - round(font.getlength(more)) - 6)
+    colours = _colours_of(np.linspace(0, 1, end - start, dtype=np.float32)[None].repeat(8, axis=0))
+    sheet.paste(Image.fromarray(colours.round().astype(np.uint8)), (start, top + 4))
+    draw.text((left, top), less, _QUIET, font)
+    draw.text((end + 6, top), more, _QUIET, font)
+
+
+def _colours_of(heat: Float[np.ndarray, "height width"]) -> Float[np.ndarray, "height width 3"]:
     places = heat * (len(_COLOURS) - 1)
     low = np.floor(places).astype(int).clip(0, len(_COLOURS) - 2)
     part = (places - low)[..., None]
-    colours = _COLOURS[low] * (1 - part) + _COLOURS[low + 1] * part
-    opacity = OPACITY * heat[..., None]
-    mixed = np.asarray(photo.convert("RGB"), dtype=np.float32) * (1 - opacity) + colours * opacity
-    return Image.fromarray(mixed.round().clip(0, 255).astype(np.uint8))
+    return _COLOURS[low] * (1 - part) + _COLOURS[low + 1] * part
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)
+
+
+def _fitting(text: str, width: int) -> str:
+    """Shorten a caption to the width of its picture."""
+    font = _font(17)
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "…") > width:
+        text = text[:-1]
+    return text + "…"

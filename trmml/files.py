@@ -12,6 +12,8 @@ from typing import Any
 from trmml.errors import ArtifactError
 
 MAX_JSON_BYTES = 64 * 2**20
+BUNDLED = Path(__file__).parent / "weights"
+"""Folder of the models, and of the CLIP, that come with the package."""
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:

@@ -6,6 +6,8 @@
 | `model.safetensors` | the learned tensors and the final text features; nothing of the backbone |
 | `calibration.json` | thresholds |
 | `metrics.json`, `finetune.json` | what was measured, and how it was trained |
+| `about.json` | optional, written by a person: summary, license, data, intended use |
+| `README.md` | the model card, rendered from the files above |
 """
 
 import contextlib
@@ -24,13 +26,15 @@ from torch import Tensor
 import trmml
 from trmml.backbone import FrozenCLIP
 from trmml.calibration import Calibration
+from trmml.cards import CardFacts, model_card
 from trmml.config import ModelConfig
 from trmml.errors import ArtifactError, ConfigError, ModelNotFoundError
-from trmml.files import read_json, write_atomically, write_json
+from trmml.files import read_json, write_atomically, write_json, write_text
 from trmml.model import TextRegionMatcher
 
 FORMAT_VERSION = 1
 CONFIG, WEIGHTS, CALIBRATION = "config.json", "model.safetensors", "calibration.json"
+CARD = "README.md"
 MAX_WEIGHTS_BYTES = 4 * 2**30
 
 
@@ -99,14 +103,18 @@ def save_model(
     """
     folder = Path(folder).expanduser()
     with new_folder(folder) as temporary:
-        write_model_files(model, temporary, facts)
+        write_model_files(model, temporary, facts, card_name=str(folder))
     return folder
 
 
 def write_model_files(
-    model: TextRegionMatcher, folder: Path, facts: Mapping[str, Any] | None = None
+    model: TextRegionMatcher,
+    folder: Path,
+    facts: Mapping[str, Any] | None = None,
+    *,
+    card_name: str | None = None,
 ) -> None:
-    """Write the files of a model into a folder that is not yet in its place."""
+    """Write the files of a model into a folder that is not yet in its place, by its later name."""
     # Clones, since safetensors refuses tensors that share memory.
     tensors = {name: t.detach().cpu().clone() for name, t in model.learned_state().items()}
     write_atomically(folder / WEIGHTS, lambda path: save_file(tensors, path))
@@ -115,6 +123,26 @@ def write_model_files(
     write_json(folder / CALIBRATION, model.calibration.to_dict(model.labels))
     for name, values in (facts or {}).items():
         write_json(folder / f"{name}.json", values)
+    write_card(folder, name=card_name or folder.name)
+
+
+def write_card(folder: Path, name: str) -> str:
+    """Render `README.md` of a model folder from its JSON files and return it.
+
+    Args:
+        folder: The model folder.
+        name: What `load_model` takes to load it.
+
+    Raises:
+        ArtifactError: If a file is damaged or does not have the form that `trmml` writes.
+    """
+    facts = CardFacts(
+        **{part: read_facts(folder, part) for part in ("config", "calibration", "metrics")},
+        **{part: read_facts(folder, part) for part in ("finetune", "about")},
+    )
+    card = model_card(facts, name)
+    write_text(folder / CARD, card)
+    return card
 
 
 def read_config(folder: Path) -> ModelConfig:
@@ -240,3 +268,17 @@ def read_facts(folder: Path, name: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ArtifactError(f"{path} must hold an object.")
     return values
+
+
+def add_metrics(folder: Path, name: str, values: Mapping[str, Any]) -> None:
+    """Keep a measurement in `metrics.json` under a name, and render the card anew.
+
+    Raises:
+        ConfigError: If the folder cannot be written to.
+    """
+    metrics = read_facts(folder, "metrics") | {name: dict(values)}
+    try:
+        write_json(folder / "metrics.json", metrics)
+        write_card(folder, str(folder))
+    except OSError as error:
+        raise ConfigError(f"Cannot write to {folder}: {error.strerror}.") from error

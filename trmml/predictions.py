@@ -1,6 +1,8 @@
 """What a model says about one photo."""
 
+import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,6 +11,7 @@ from PIL import Image
 
 from trmml import explain
 from trmml.errors import nearest
+from trmml.files import write_atomically
 
 
 class Tag(NamedTuple):
@@ -81,6 +84,42 @@ class Prediction:
         assert self._photo is not None  # heatmap has checked it
         return explain.overlay(self._photo, heat)
 
+    def contact_sheet(self) -> Image.Image:
+        """Return one picture of the photo and the overlays of its positive labels.
+
+        Without a positive label it shows the nearest one. Errors as `heatmap`.
+        """
+        tags = self.positive or self.top(1)
+        panels = [
+            explain.Panel(self.overlay(tag.label), f"{tag.label} {tag.score:.2f}", True)
+            for tag in tags
+        ]
+        assert self._photo is not None  # overlay has checked it
+        count = f"{len(self.positive)} of {len(self.labels)} labels"
+        return explain.contact_sheet([explain.Panel(self._photo, count, False), *panels])
+
+    def save_heatmaps(self, folder: str | Path, name: str | None = None) -> list[Path]:
+        """Write an overlay per positive label, with its score, and the contact sheet, as PNG.
+
+        Args:
+            folder: Made if it is missing.
+            name: Files are called `<name>.png` and `<name>-<label>.png`; the photo's name by
+                default.
+
+        Returns:
+            The files, the contact sheet first.
+        """
+        folder = Path(folder).expanduser()
+        stem = _file_name(name or (Path(self.source).stem if self.source else "photo"))
+        pictures = {f"{stem}.png": self.contact_sheet()}
+        for tag in self.positive:
+            caption = f"{tag.label} {tag.score:.2f}"
+            overlay = explain.captioned(self.overlay(tag.label), caption)
+            pictures[f"{stem}-{_file_name(tag.label)}.png"] = overlay
+        for file, picture in pictures.items():
+            write_atomically(folder / file, lambda path, p=picture: p.save(path, "PNG"))
+        return [folder / file for file in pictures]
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON: all scores, thresholds, and the positive labels."""
         if self.error is not None:
@@ -114,3 +153,8 @@ class Prediction:
     def _is_positive(self, label: str) -> bool:
         index = self._index(label)
         return bool(self.scores[index] >= self.thresholds[index])  # false for NaN
+
+
+def _file_name(text: str) -> str:
+    """Return a text as part of a file name: what a file system could object to becomes `_`."""
+    return re.sub(r"[^\w. -]", "_", text).strip(" .")[:80] or "_"

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 import trmml
-from trmml.backbone import FORMS, FrozenCLIP
+from trmml.backbone import SMALL_CLIP, FrozenCLIP
 from trmml.batches import AugmentedPhotos, CachedFeatures
 from trmml.calibration import calibrate
 from trmml.config import FinetuneConfig
@@ -66,7 +66,8 @@ def finetune(
         images: Folder that photo paths of a table are relative to.
         model: A trained matcher to start from: a folder, a name or the model itself.
         backbone: Or a bare CLIP to start from: `<open_clip name>/<pretrained tag>`,
-            `<open_clip name>/file:<path>` or `local-dir:<folder>`.
+            `<open_clip name>/file:<path>` or `local-dir:<folder>`; by default the small CLIP that
+            comes with the package. A larger one gives better results.
         labels: Categories to learn; all of the data set by default.
         val: Validation photos; by default a share of the data is held out.
         label_encoding: See `read_dataset`.
@@ -175,7 +176,7 @@ class _Run:
 
     def finish(self, model: TextRegionMatcher, facts: Mapping[str, Any]) -> None:
         """Turn the working folder into the output."""
-        write_model_files(model, self.working, facts)
+        write_model_files(model, self.working, facts, card_name=str(self.output))
         # The checkpoint goes last: a process killed before this point can still be resumed.
         move_into_place(self.working, self.output)
         (self.output / CHECKPOINT).unlink(missing_ok=True)
@@ -217,10 +218,8 @@ def _starting_model(
         if matcher.labels != train.category_names:
             matcher = with_labels(matcher, train.category_names)
         return matcher.to(device)
-    if backbone is None:
-        raise ConfigError(f"Name the CLIP to start from: backbone= as {FORMS}, or model=.")
     if not isinstance(backbone, FrozenCLIP):
-        backbone = FrozenCLIP.load(backbone, image_size=settings.image_size)
+        backbone = FrozenCLIP.load(backbone or SMALL_CLIP, image_size=settings.image_size)
     matcher = TextRegionMatcher(
         make_config(backbone, train.category_names, settings.model), backbone
     )

@@ -1,17 +1,20 @@
 """Models by name: folders, and zero-shot matching for any list of labels."""
 
+import copy
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from trmml.backbone import FrozenCLIP
+from trmml.backbone import SMALL_CLIP, FrozenCLIP
 from trmml.config import MatchingConfig, ModelConfig
 from trmml.errors import ConfigError, ModelNotFoundError, nearest
+from trmml.files import BUNDLED
 from trmml.model import TextRegionMatcher
-from trmml.model_folder import CONFIG, load_folder
+from trmml.model_folder import CONFIG, load_folder, read_config, read_facts
 from trmml.prompts import HAND_WRITTEN
 
 DEFAULT_MODEL = "coco18-tiny"
@@ -20,17 +23,74 @@ ZERO_SHOT = "zero-shot"
 
 @dataclass(frozen=True, kw_only=True)
 class ModelInfo:
-    """A model that can be loaded by name."""
+    """What a model folder says about itself, read without loading the model.
+
+    Attributes:
+        name: What `load_model` takes.
+        folder: Where it lies.
+        summary: One sentence.
+        labels: Its categories.
+        backbone: Source of its CLIP.
+        image_size: Side of the square photos.
+        matching: How text meets the image.
+        license: Of the weights.
+        validation_map: mAP on the photos that chose the epoch, in [0, 1], if measured.
+        test_map: mAP on test photos, if measured.
+        megabytes: Size of the folder, without the backbone.
+    """
 
     name: str
     folder: Path
+    summary: str
+    labels: tuple[str, ...]
+    backbone: str
+    image_size: int
+    matching: str
+    license: str | None
+    validation_map: float | None
+    test_map: float | None
+    megabytes: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return {**dataclasses.asdict(self), "folder": str(self.folder)}
 
 
 def list_models() -> list[ModelInfo]:
     """Return the models that come with the package, by name."""
-    folder = Path(__file__).parent / "weights"
-    found = sorted(folder.glob(f"*/{CONFIG}")) if folder.is_dir() else []
-    return [ModelInfo(name=path.parent.name, folder=path.parent) for path in found]
+    return [model_info(name) for name in sorted(_bundled())]
+
+
+def model_info(source: str | Path) -> ModelInfo:
+    """Read what a model says about itself.
+
+    Args:
+        source: A name from `list_models()` or a folder.
+
+    Raises:
+        ModelNotFoundError: If there is no such model.
+        ArtifactError: If a file is damaged.
+    """
+    folder = _folder_of(source, None)
+    config = read_config(folder)
+    about, metrics = read_facts(folder, "about"), read_facts(folder, "metrics")
+    return ModelInfo(
+        name=str(source),
+        folder=folder,
+        summary=str(about.get("summary", "")),
+        labels=config.category_names,
+        backbone=config.backbone.source,
+        image_size=config.photo.image_size,
+        matching=config.matcher.matching,
+        license=about.get("license"),
+        validation_map=metrics.get("validation", {}).get("mAP"),
+        test_map=metrics.get("test", {}).get("mAP"),
+        megabytes=sum(path.stat().st_size for path in folder.glob("*.*")) / 1e6,
+    )
+
+
+def _bundled() -> dict[str, Path]:
+    return {path.parent.name: path.parent for path in BUNDLED.glob(f"*/{CONFIG}")}
 
 
 def load_model(
@@ -48,11 +108,12 @@ def load_model(
     """Load a model for prediction, in evaluation mode and frozen.
 
     Args:
-        source: A folder, a name from `list_models()`, or `"zero-shot"` with `labels` and `backbone`.
+        source: A folder, a name from `list_models()`, or `"zero-shot"` with `labels`.
         revision: For models on the Hub, which this version cannot load yet.
         labels: Categories to score. With a trained model, what was learned about those it knows is
             kept, and the others start from text, which needs the text tower.
-        backbone: For zero-shot: the CLIP. For a folder: where its backbone is now, if it moved.
+        backbone: For zero-shot: the CLIP, by default the small one that comes with the package.
+            For a folder: where its backbone is now, if it moved.
         image_size: For zero-shot: side of the square photos; the CLIP's own by default.
         device: Where to run; a GPU if there is one, else the CPU.
         cache_dir: Hugging Face cache folder for backbones.
@@ -69,13 +130,13 @@ def load_model(
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     cache = None if cache_dir is None else Path(cache_dir).expanduser()
     if str(source) == ZERO_SHOT:
-        if backbone is None or not labels:
+        if not labels:
             raise ConfigError(
-                'Zero-shot needs labels and a CLIP: load_model("zero-shot", labels=["dog", "cat"], '
+                'Zero-shot needs labels: load_model("zero-shot", labels=["dog", "cat"], '
                 'backbone="ViT-B-16-quickgelu/openai").'
             )
         frozen = FrozenCLIP.load(
-            backbone,
+            backbone or SMALL_CLIP,
             image_size=image_size,
             cache_dir=cache,
             local_files_only=local_files_only,
@@ -102,7 +163,7 @@ def _folder_of(source: str | Path, revision: str | None) -> Path:
     folder = Path(source).expanduser()
     if folder.is_dir():
         return folder
-    bundled = {info.name: info.folder for info in list_models()}
+    bundled = _bundled()
     if str(source) in bundled:
         return bundled[str(source)]
     if isinstance(source, str) and (revision or source.count("/") == 1):
@@ -124,7 +185,8 @@ def load_for_training(model: str | Path | TextRegionMatcher) -> TextRegionMatche
     """
     if isinstance(model, TextRegionMatcher):
         if model.backbone.text_tower is not None:
-            return model
+            # The caller's model stays as it is; the frozen backbone can be shared.
+            return copy.deepcopy(model, {id(model.backbone): model.backbone})
         if model.source is None:
             raise ConfigError("This model has no text tower; save it and pass the folder.")
         model = model.source

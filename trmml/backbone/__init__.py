@@ -22,12 +22,12 @@ except RuntimeError as error:
         "pip install --force-reinstall torch torchvision."
     ) from error
 
-from trmml.backbone.loading import FORMS, LoadedCLIP, load_clip
+from trmml.backbone.loading import FORMS, SMALL_CLIP, LoadedCLIP, load_clip
 from trmml.backbone.text import TextTower
 from trmml.backbone.towers import image_tower
 from trmml.config import BackboneConfig, PhotoConfig
 
-__all__ = ["FORMS", "FrozenCLIP", "ImageFeatures", "TextTower"]
+__all__ = ["FORMS", "SMALL_CLIP", "FrozenCLIP", "ImageFeatures", "TextTower"]
 
 
 class ImageFeatures(NamedTuple):

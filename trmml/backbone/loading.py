@@ -36,11 +36,14 @@ from trmml.errors import (
     UnsupportedBackboneError,
     nearest,
 )
-from trmml.files import sha256_of
+from trmml.files import BUNDLED, sha256_of
 
 WEIGHTS_NAME = "open_clip_model.safetensors"
+SMALL_CLIP = "small-clip"
+"""The CLIP that comes with the package, in `trmml/weights`."""
 FORMS = (
-    "`<open_clip name>/<pretrained tag>`, `<open_clip name>/file:<path>` or `local-dir:<folder>`"
+    "`<open_clip name>/<pretrained tag>`, `<open_clip name>/file:<path>`, `local-dir:<folder>` or "
+    f"`{SMALL_CLIP}`"
 )
 _CLIP_FIELDS = {"embed_dim", "vision_cfg", "text_cfg", "quick_gelu"}
 # A connection that breaks off shows as an error of the HTTP library, which differs by version of
@@ -68,7 +71,8 @@ def load_clip(
     """Build a CLIP model and load its weights.
 
     Args:
-        source: An open_clip name with a pretrained tag or a file, or a `local-dir:` folder.
+        source: An open_clip name with a pretrained tag or a file, a `local-dir:` folder, or
+            `small-clip`, which comes with the package.
         text: Whether to load the text tower; without it only images can be encoded.
         expected: Checksum and activation that the weights must have.
         cache_dir: Hugging Face cache folder for a pretrained tag.
@@ -82,8 +86,11 @@ def load_clip(
         ArtifactError: If the weights are damaged, of another model or of another checksum.
         UnsupportedBackboneError: If it is no plain CLIP with open_clip's own tokenizer.
     """
-    if source.startswith("local-dir:"):
-        settings, photo, weights = _local_folder(source)
+    if source == SMALL_CLIP:
+        settings, photo, weights = _local_folder(BUNDLED / SMALL_CLIP)
+    elif source.startswith("local-dir:"):
+        folder = Path(source.removeprefix("local-dir:")).expanduser()
+        settings, photo, weights = _local_folder(folder)
     else:
         settings, photo, weights = _built_in(source, cache_dir, local_files_only, token)
     checksum = sha256_of(weights)
@@ -106,8 +113,7 @@ def load_clip(
     )
 
 
-def _local_folder(source: str) -> tuple[dict[str, Any], PhotoConfig, Path]:
-    folder = Path(source.removeprefix("local-dir:")).expanduser()
+def _local_folder(folder: Path) -> tuple[dict[str, Any], PhotoConfig, Path]:
     config_path = folder / "open_clip_config.json"
     if not config_path.is_file():
         raise ModelNotFoundError(
@@ -119,7 +125,7 @@ def _local_folder(source: str) -> tuple[dict[str, Any], PhotoConfig, Path]:
         settings, prepared = dict(values["model_cfg"]), values.get("preprocess_cfg", {})
         size = prepared.get("size", settings["vision_cfg"]["image_size"])
         photo = _photo_config(size, prepared)
-        _check_is_plain(settings, source)
+        _check_is_plain(settings, str(folder))
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise ArtifactError(
             f"{config_path} is not an open_clip configuration: {error!r}."
