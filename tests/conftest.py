@@ -1,10 +1,19 @@
-"""Real models of toy size and photos that the tests make themselves. No network, no shared data."""
+"""Real models of toy size and photos that the tests make themselves. No network, no shared data.
+
+Whatever the tests ask of the Hugging Face Hub goes to a server in this process; see `hub_server.py`.
+"""
 
 import json
 import os
 
-# Read by huggingface_hub when it is imported, which happens below.
-os.environ["HF_HUB_OFFLINE"] = "1"
+from hub_server import HUB, HubServer
+
+# Read by huggingface_hub when it is imported, which happens below; subprocesses inherit them.
+os.environ["HF_ENDPOINT"] = HUB.url
+os.environ["HF_HUB_DISABLE_XET"] = "1"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ["HF_HUB_DISABLE_IMPLICIT_TOKEN"] = "1"
+os.environ["HF_HUB_OFFLINE"] = "0"
 # Toy networks are slower on several threads than on one; subprocesses inherit this.
 os.environ["OMP_NUM_THREADS"] = "1"
 
@@ -88,6 +97,14 @@ def backbone(backbone_source: str) -> FrozenCLIP:
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRMML_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> HubServer:
+    """An empty loopback Hub, and an empty cache for what is fetched from it."""
+    HUB.reset()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    return HUB
 
 
 @pytest.fixture

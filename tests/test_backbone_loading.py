@@ -5,11 +5,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub.errors as hub
 import open_clip
 import pytest
 import torch
 from conftest import DIM, TEXT, VISION, write_clip
+from hub_server import HubServer
 from open_clip.pretrained import _PRETRAINED
 from safetensors.torch import load_file, save_file
 
@@ -18,14 +18,13 @@ from trmml.backbone.loading import load_clip
 from trmml.errors import (
     ArtifactError,
     ConfigError,
-    ModelAccessError,
     ModelNotFoundError,
     OfflineError,
     UnsupportedBackboneError,
 )
+from trmml.hub import Access
 
 WEIGHTS = "open_clip_model.safetensors"
-COMMIT = "0123456789" * 4
 ARCHITECTURE = {"embed_dim": DIM, "vision_cfg": VISION["vit"], "text_cfg": TEXT}
 BOTH = pytest.mark.parametrize("text", [True, False])
 
@@ -74,6 +73,7 @@ def test_a_folder_says_how_photos_are_prepared_and_what_its_weights_are(folder: 
         "source": f"local-dir:{folder}",
         "quick_gelu": False,
         "sha256": hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest(),
+        **dict.fromkeys(("repository", "revision", "file")),
     }
 
 
@@ -107,65 +107,53 @@ def test_weights_of_another_photo_size_get_their_positions_resized(
     torch.testing.assert_close(clip(photos()).image_features, same(photos()).image_features)
 
 
-def test_a_published_tag_is_read_from_the_cache(
-    tmp_path: Path, published: dict, weights: Path
+def test_a_published_tag_is_fetched_and_its_commit_remembered(
+    hub: HubServer, published: dict, weights: Path
 ) -> None:
-    repository = tmp_path / "models--somebody--tiny"
-    snapshot = repository / "snapshots" / COMMIT
-    snapshot.mkdir(parents=True)
-    shutil.copy(weights, snapshot)
-    (repository / "refs").mkdir()
-    (repository / "refs" / "main").write_text(COMMIT)
-    clip = FrozenCLIP.load("Tiny/colours", cache_dir=tmp_path)
+    commit = hub.add("somebody/tiny", {WEIGHTS: weights.read_bytes()})
+    clip = FrozenCLIP.load("Tiny/colours")
     assert (clip.photo.mean, clip.photo.interpolation) == ((0.1, 0.2, 0.3), "bilinear")
     assert clip.config.source == "Tiny/colours"
     expected = FrozenCLIP.load(f"local-dir:{weights.parent}")
     assert clip.config.sha256 == expected.config.sha256
     assert torch.equal(clip(photos()).image_features, expected(photos()).image_features)
+    origin = (clip.config.repository, clip.config.revision, clip.config.file)
+    assert origin == ("somebody/tiny", commit, WEIGHTS)
+    hub.add("somebody/tiny", {WEIGHTS: b"others, later"})
+    again = FrozenCLIP.load("Tiny/colours", expected=clip.config)
+    assert again.config == clip.config
 
 
-def test_a_tag_that_is_not_in_the_cache_needs_the_network(tmp_path: Path) -> None:
-    with pytest.raises(OfflineError, match=r"openai.*safetensors\) are not in the cache"):
-        load_clip("ViT-B-16-quickgelu/openai", cache_dir=tmp_path)
+@BOTH
+def test_a_folder_on_the_hub_is_fetched_whole(hub: HubServer, folder: Path, text: bool) -> None:
+    commit = hub.add("acme/clip", {path.name: path.read_bytes() for path in folder.iterdir()})
+    clip = FrozenCLIP.load("hf-hub:acme/clip", text=text)
+    expected = FrozenCLIP.load(f"local-dir:{folder}")
+    assert torch.equal(clip(photos()).image_features, expected(photos()).image_features)
+    assert clip.config.revision == commit
+    assert clip.photo == expected.photo
+    with pytest.raises(ModelNotFoundError, match="acme/clip has no revision 'v2'"):
+        FrozenCLIP.load("hf-hub:acme/clip@v2")
+
+
+def test_a_tag_that_is_not_in_the_cache_needs_the_network(hub: HubServer) -> None:
+    with pytest.raises(OfflineError, match=r"openai is not in the cache and cannot be fetched"):
+        load_clip("ViT-B-16-quickgelu/openai", access=Access(local_files_only=True))
 
 
 def test_a_tag_with_the_other_activation_names_the_right_architecture(
-    tmp_path: Path, published: dict
+    published: dict,
 ) -> None:
     with pytest.raises(ConfigError, match="use ViT-B-16-quickgelu/openai"):
-        load_clip("ViT-B-16/openai", cache_dir=tmp_path)
+        load_clip("ViT-B-16/openai")
     published["quick_gelu"] = True
     with pytest.raises(ConfigError, match="another activation than Tiny has"):
-        load_clip("Tiny/colours", cache_dir=tmp_path)
+        load_clip("Tiny/colours")
 
 
 def test_weights_published_without_safetensors_are_refused(published: dict) -> None:
     published["hf_hub"] = ""
     with pytest.raises(UnsupportedBackboneError, match="convert them once and use Tiny/file:"):
-        load_clip("Tiny/colours")
-
-
-@pytest.mark.parametrize(
-    ("error", "meaning", "message"),
-    [
-        (hub.GatedRepoError, ModelAccessError, "accept its terms"),
-        (hub.RepositoryNotFoundError, ModelNotFoundError, "does not exist .* or is private"),
-        (hub.EntryNotFoundError, ModelNotFoundError, f"has no file {WEIGHTS}"),
-        (hub.LocalEntryNotFoundError, OfflineError, "not in the cache"),
-        (hub.OfflineModeIsEnabled, OfflineError, "connect once"),
-        (hub.HTTPError, OfflineError, f"Fetching somebody/tiny/{WEIGHTS} failed"),
-        (RuntimeError, OfflineError, "failed: the reason"),
-        (hub.HfHubHTTPError, OfflineError, f"Fetching somebody/tiny/{WEIGHTS} failed"),
-    ],
-)
-def test_what_the_hub_says_is_told_apart(
-    monkeypatch: pytest.MonkeyPatch, published: dict, error: type, meaning: type, message: str
-) -> None:
-    def fail(*_: Any, **__: Any) -> None:
-        raise error.__new__(error, "the reason")  # some can only be made from a response
-
-    monkeypatch.setattr("trmml.backbone.loading.hf_hub_download", fail)
-    with pytest.raises(meaning, match=message):
         load_clip("Tiny/colours")
 
 
@@ -180,11 +168,12 @@ def test_what_the_hub_says_is_told_apart(
     ],
 )
 def test_what_is_no_plain_clip_is_refused_before_a_download(
-    tmp_path: Path, source: str, reason: str
+    hub: HubServer, source: str, reason: str
 ) -> None:
     # Offline and with an empty cache, a download would be an OfflineError.
     with pytest.raises(UnsupportedBackboneError, match=reason):
-        load_clip(source, cache_dir=tmp_path)
+        load_clip(source)
+    assert not hub.requests
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ ROOT = Path(trmml.__file__).parent
 # A module imports only from rows above its own; within `data` and `backbone` files are one room.
 LAYERS = [
     {"", "errors"},
-    {"config", "explain", "files", "labels", "prompts", "prototypes", "regions"},
+    {"config", "explain", "files", "hub", "labels", "prompts", "prototypes", "regions"},
     {
         "backbone",
         "calibration",
@@ -27,7 +27,7 @@ LAYERS = [
     {"features", "model"},
     {"batches", "evaluation", "model_folder", "objective", "optimization"},
     {"trainer", "zoo"},
-    {"inference", "training"},
+    {"inference", "publishing", "training"},
     {"cli"},
     {"__main__"},
 ]

@@ -110,12 +110,6 @@ def test_an_unknown_name_brings_the_nearest_and_the_way_out(tmp_path: Path) -> N
         load_model(tmp_path / "elsewhere")
 
 
-@pytest.mark.parametrize("source", ["somebody/shop", "somebody/shop@v1"])
-def test_models_on_the_hub_are_not_supported_yet(source: str) -> None:
-    with pytest.raises(ModelNotFoundError, match=f"'{source}', .*Hugging Face Hub yet; download"):
-        load_model(source)
-
-
 def test_bundled_models_are_found_by_name(
     backbone: FrozenCLIP, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -133,7 +127,7 @@ def test_bundled_models_are_found_by_name(
     assert garden.labels == model.labels
     assert garden.to_dict()["backbone"] == model.config.backbone.source
     loaded = load_model("shop", device="cpu")
-    assert loaded.source == str(tmp_path / "weights" / "shop")
+    assert loaded.source == "shop"
     assert torch.equal(scores(loaded), scores(model))
     with pytest.raises(ModelNotFoundError, match="Did you mean 'shop'"):
         load_model("shp")

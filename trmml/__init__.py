@@ -19,6 +19,7 @@ _HOME = {
     "list_models": "zoo",
     "load_model": "zoo",
     "predict": "inference",
+    "push_to_hub": "publishing",
     "read_dataset": "data.tables",
     "save_model": "model_folder",
     **dict.fromkeys(
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
     from trmml.model import TextRegionMatcher
     from trmml.model_folder import save_model
     from trmml.predictions import Prediction
+    from trmml.publishing import push_to_hub
     from trmml.training import finetune
     from trmml.zoo import list_models, load_model
 

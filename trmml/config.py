@@ -5,6 +5,7 @@ trained. The defaults that are open choices of the method were measured on valid
 """
 
 import dataclasses
+import re
 import sys
 import tomllib
 import types
@@ -131,15 +132,33 @@ class BackboneConfig(_Settings):
     """Which CLIP, where its weights come from, and how to know that they are the same ones."""
 
     source: str
-    """`<open_clip name>/<pretrained tag>`, `<open_clip name>/file:<path>`, `local-dir:<folder>`, or
-    `small-clip` for the one that comes with the package."""
+    """`<open_clip name>/<pretrained tag>`, `<open_clip name>/file:<path>`, `local-dir:<folder>`,
+    `hf-hub:<org/name@revision>`, or `small-clip` for the one that comes with the package."""
     quick_gelu: bool
     sha256: str
+    repository: str | None = None
+    """For weights from the Hub: where they were fetched, so that the same ones are fetched again."""
+    revision: str | None = None
+    """Commit of the repository."""
+    file: str | None = None
+    """Name of the weight file in the repository."""
 
     def __post_init__(self) -> None:
-        """Check the form of the checksum."""
-        is_hex = len(self.sha256) == 64 and set(self.sha256) <= set("0123456789abcdef")
-        _require(is_hex, "backbone.sha256", "64 hexadecimal digits", self.sha256)
+        """Check the forms of checksum, commit and names."""
+        _require(_is_hex(self.sha256, 64), "backbone.sha256", "64 hexadecimal digits", self.sha256)
+        _require(self.revision is None or _is_hex(self.revision, 40), "backbone.revision",
+                 "a commit of 40 hexadecimal digits", self.revision)  # fmt: skip
+        is_name = self.repository is None or re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", self.repository)
+        _require(bool(is_name), "backbone.repository", "org/name", self.repository)
+        _require(self.file is None or re.fullmatch(r"[\w.-]+\.safetensors", self.file) is not None,
+                 "backbone.file", "the name of a .safetensors file", self.file)  # fmt: skip
+        _require((self.repository is None) == (self.revision is None) == (self.file is None),
+                 "backbone.repository, .revision and .file", "given together",
+                 (self.repository, self.revision, self.file))  # fmt: skip
+
+
+def _is_hex(text: str, length: int) -> bool:
+    return len(text) == length and set(text) <= set("0123456789abcdef")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,13 +29,20 @@ from trmml.calibration import Calibration
 from trmml.cards import CardFacts, model_card
 from trmml.config import ModelConfig
 from trmml.errors import ArtifactError, ConfigError, ModelNotFoundError
-from trmml.files import read_json, write_atomically, write_json, write_text
+from trmml.files import MAX_JSON_BYTES, read_json, write_atomically, write_json, write_text
+from trmml.hub import Access
 from trmml.model import TextRegionMatcher
 
 FORMAT_VERSION = 1
 CONFIG, WEIGHTS, CALIBRATION = "config.json", "model.safetensors", "calibration.json"
 CARD = "README.md"
 MAX_WEIGHTS_BYTES = 4 * 2**30
+REQUIRED_FILES = {CONFIG: MAX_JSON_BYTES, CALIBRATION: MAX_JSON_BYTES, WEIGHTS: MAX_WEIGHTS_BYTES}
+"""What makes a model, and the largest size that is read, in bytes."""
+OPTIONAL_FILES: dict[str, int] = {
+    name: MAX_JSON_BYTES for name in (CARD, "metrics.json", "finetune.json", "about.json")
+}
+"""What else is published with it."""
 
 
 @contextlib.contextmanager
@@ -105,6 +112,18 @@ def save_model(
     with new_folder(folder) as temporary:
         write_model_files(model, temporary, facts, card_name=str(folder))
     return folder
+
+
+def copy_folder(source: Path, folder: Path) -> None:
+    """Copy the files of a model into a new folder, all or none.
+
+    Raises:
+        ConfigError: If the folder exists or cannot be written.
+    """
+    with new_folder(folder) as temporary:
+        for name in (*REQUIRED_FILES, *OPTIONAL_FILES):
+            if (source / name).is_file():
+                shutil.copyfile(source / name, temporary / name)
 
 
 def write_model_files(
@@ -186,9 +205,7 @@ def load_folder(
     *,
     backbone: str | None = None,
     text: bool = False,
-    cache_dir: Path | None = None,
-    local_files_only: bool = False,
-    token: str | None = None,
+    access: Access | None = None,
 ) -> TextRegionMatcher:
     """Read a model folder, strictly: every tensor, no other, and the shapes of the configuration.
 
@@ -196,9 +213,7 @@ def load_folder(
         folder: The model folder.
         backbone: Where the backbone is, if it has moved; its checksum must be the same.
         text: Whether to load the text tower as well; prediction does not need it.
-        cache_dir: Hugging Face cache folder for the backbone.
-        local_files_only: Whether to use the cache alone.
-        token: Hugging Face token.
+        access: How to reach the Hugging Face Hub, for the backbone.
 
     Raises:
         ModelNotFoundError: If a file is missing.
@@ -211,9 +226,7 @@ def load_folder(
         image_size=config.photo.image_size,
         text=text,
         expected=config.backbone,
-        cache_dir=cache_dir,
-        local_files_only=local_files_only,
-        token=token,
+        access=access,
     )
     try:
         model = TextRegionMatcher(config, frozen)

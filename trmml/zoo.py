@@ -5,16 +5,24 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from trmml.backbone import SMALL_CLIP, FrozenCLIP
 from trmml.config import MatchingConfig, ModelConfig
 from trmml.errors import ConfigError, ModelNotFoundError, nearest
-from trmml.files import BUNDLED
+from trmml.files import BUNDLED, read_json, sha256_of
+from trmml.hub import Access, fetch_files, has_its_checksum, split_name
 from trmml.model import TextRegionMatcher
-from trmml.model_folder import CONFIG, load_folder, read_config, read_facts
+from trmml.model_folder import (
+    CONFIG,
+    OPTIONAL_FILES,
+    REQUIRED_FILES,
+    load_folder,
+    read_config,
+    read_facts,
+)
 from trmml.prompts import HAND_WRITTEN
 
 DEFAULT_MODEL = "coco18-tiny"
@@ -26,7 +34,7 @@ class ModelInfo:
     """What a model folder says about itself, read without loading the model.
 
     Attributes:
-        name: What `load_model` takes.
+        name: What `load_model` takes; for a model on the Hub with its commit.
         folder: Where it lies.
         summary: One sentence.
         labels: Its categories.
@@ -61,21 +69,15 @@ def list_models() -> list[ModelInfo]:
     return [model_info(name) for name in sorted(_bundled())]
 
 
-def model_info(source: str | Path) -> ModelInfo:
-    """Read what a model says about itself.
-
-    Args:
-        source: A name from `list_models()` or a folder.
-
-    Raises:
-        ModelNotFoundError: If there is no such model.
-        ArtifactError: If a file is damaged.
-    """
-    folder = _folder_of(source, None)
+def model_info(
+    source: str | Path, *, revision: str | None = None, access: Access | None = None
+) -> ModelInfo:
+    """Read what a model says about itself; arguments and errors as `model_folder_of`."""
+    folder, name = model_folder_of(source, revision, access)
     config = read_config(folder)
     about, metrics = read_facts(folder, "about"), read_facts(folder, "metrics")
     return ModelInfo(
-        name=str(source),
+        name=name,
         folder=folder,
         summary=str(about.get("summary", "")),
         labels=config.category_names,
@@ -87,6 +89,41 @@ def model_info(source: str | Path) -> ModelInfo:
         test_map=metrics.get("test", {}).get("mAP"),
         megabytes=sum(path.stat().st_size for path in folder.glob("*.*")) / 1e6,
     )
+
+
+class FileCheck(NamedTuple):
+    """Whether a file has the bytes that were published."""
+
+    name: str
+    is_intact: bool
+
+
+def verify_model(source: str | Path, *, access: Access | None = None) -> list[FileCheck]:
+    """Compute the checksums of a model's files anew and compare them with the published ones.
+
+    Args:
+        source: A bundled name, or `org/name@revision` on the Hub.
+        access: How to reach the Hub.
+
+    Raises:
+        ConfigError: If it is a folder, for which nothing was published.
+        ModelNotFoundError: If there is no such model.
+    """
+    if str(source) in _bundled():
+        published = read_json(BUNDLED / "checksums.json")
+        mine = {n: s for n, s in published.items() if n.partition("/")[0] in (source, SMALL_CLIP)}
+        return [FileCheck(n, _has_sha256(BUNDLED / n, digest)) for n, digest in mine.items()]
+    if Path(source).expanduser().is_dir():
+        raise ConfigError(
+            f"{source} is a folder; checksums are published for bundled models and on the Hub."
+        )
+    folder, _ = model_folder_of(source, None, access)
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    return [FileCheck(path.name, has_its_checksum(path)) for path in files]
+
+
+def _has_sha256(path: Path, digest: str) -> bool:
+    return path.is_file() and sha256_of(path) == digest
 
 
 def _bundled() -> dict[str, Path]:
@@ -108,20 +145,23 @@ def load_model(
     """Load a model for prediction, in evaluation mode and frozen.
 
     Args:
-        source: A folder, a name from `list_models()`, or `"zero-shot"` with `labels`.
-        revision: For models on the Hub, which this version cannot load yet.
+        source: A folder, a name from `list_models()`, `"org/name"` or `"org/name@revision"` on the
+            Hugging Face Hub, or `"zero-shot"` with `labels`.
+        revision: Branch, tag or commit of a model on the Hub. A commit never changes.
         labels: Categories to score. With a trained model, what was learned about those it knows is
             kept, and the others start from text, which needs the text tower.
         backbone: For zero-shot: the CLIP, by default the small one that comes with the package.
             For a folder: where its backbone is now, if it moved.
         image_size: For zero-shot: side of the square photos; the CLIP's own by default.
         device: Where to run; a GPU if there is one, else the CPU.
-        cache_dir: Hugging Face cache folder for backbones.
+        cache_dir: Hugging Face cache folder, for models and backbones.
         local_files_only: Whether to use the cache alone.
         token: Hugging Face token.
 
     Raises:
         ModelNotFoundError: If there is no such model.
+        ModelAccessError: If it may not be read.
+        OfflineError: If it must be fetched and cannot be.
         ArtifactError: If a file is damaged.
         ConfigError: If the arguments do not go together.
     """
@@ -129,6 +169,7 @@ def load_model(
         raise ConfigError(f"labels must be a list of names, got the text {labels!r}.")
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     cache = None if cache_dir is None else Path(cache_dir).expanduser()
+    access = Access(cache, local_files_only, token)
     if str(source) == ZERO_SHOT:
         if not labels:
             raise ConfigError(
@@ -138,42 +179,57 @@ def load_model(
         frozen = FrozenCLIP.load(
             backbone or SMALL_CLIP,
             image_size=image_size,
-            cache_dir=cache,
-            local_files_only=local_files_only,
-            token=token,
+            access=access,
         )
         return zero_shot_model(frozen, labels).to(place)
     if image_size is not None:
         raise ConfigError("image_size is for zero-shot; a trained model has its own.")
-    folder = _folder_of(source, revision)
-    model = load_folder(
-        folder,
-        backbone=backbone,
-        text=labels is not None,
-        cache_dir=cache,
-        local_files_only=local_files_only,
-        token=token,
-    )
+    folder, name = model_folder_of(source, revision, access)
+    model = load_folder(folder, backbone=backbone, text=labels is not None, access=access)
+    model.source = name
     if labels is not None:
         model = with_labels(model, labels)
     return model.to(place)
 
 
-def _folder_of(source: str | Path, revision: str | None) -> Path:
-    folder = Path(source).expanduser()
+def model_folder_of(
+    source: str | Path, revision: str | None = None, access: Access | None = None
+) -> tuple[Path, str]:
+    """Return the folder of a model and its full name, fetching it from the Hub if need be.
+
+    Args:
+        source: A folder, a name from `list_models()`, or `org/name@revision`.
+        revision: Branch, tag or commit of a model on the Hub.
+        access: How to reach the Hub.
+
+    Raises:
+        ModelNotFoundError: If there is no such model.
+        ModelAccessError: If it may not be read.
+        OfflineError: If it must be fetched and cannot be.
+        ArtifactError: If a file on the Hub is too large or damaged.
+    """
+    folder, bundled = Path(source).expanduser(), _bundled()
+    is_local = folder.is_dir() or str(source) in bundled
+    if is_local and revision is not None:
+        raise ConfigError(f"revision= is for models on the Hub, and {str(source)!r} is a folder.")
     if folder.is_dir():
-        return folder
-    bundled = _bundled()
+        return folder, str(folder)
     if str(source) in bundled:
-        return bundled[str(source)]
-    if isinstance(source, str) and (revision or source.count("/") == 1):
-        raise ModelNotFoundError(
-            f"There is no folder {source!r}, and this version of trmml does not load models from the "
-            "Hugging Face Hub yet; download the folder and pass its path."
+        return bundled[str(source)], str(source)
+    if isinstance(source, str) and source.partition("@")[0].count("/") == 1:
+        repository, revision = split_name(source, revision)
+        files = fetch_files(
+            repository,
+            revision,
+            access or Access(),
+            required=REQUIRED_FILES,
+            optional=OPTIONAL_FILES,
         )
+        first = files[0]
+        return first.path.parent, f"{repository}@{first.revision}"
     raise ModelNotFoundError(
         f"No model {str(source)!r}. {nearest(str(source), [*bundled, ZERO_SHOT])} "
-        "A folder made by `trmml finetune` works too."
+        "A folder made by `trmml finetune` works too, and `org/name` on the Hugging Face Hub."
     )
 
 
@@ -190,7 +246,10 @@ def load_for_training(model: str | Path | TextRegionMatcher) -> TextRegionMatche
         if model.source is None:
             raise ConfigError("This model has no text tower; save it and pass the folder.")
         model = model.source
-    return load_folder(_folder_of(model, None), text=True)
+    folder, name = model_folder_of(model)
+    loaded = load_folder(folder, text=True)
+    loaded.source = name
+    return loaded
 
 
 def make_config(

@@ -5,7 +5,6 @@ prompts into text features. It never trains, batch-norm statistics included.
 """
 
 from dataclasses import replace
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -26,6 +25,7 @@ from trmml.backbone.loading import FORMS, SMALL_CLIP, LoadedCLIP, load_clip
 from trmml.backbone.text import TextTower
 from trmml.backbone.towers import image_tower
 from trmml.config import BackboneConfig, PhotoConfig
+from trmml.hub import Access
 
 __all__ = ["FORMS", "SMALL_CLIP", "FrozenCLIP", "ImageFeatures", "TextTower"]
 
@@ -87,18 +87,14 @@ class FrozenCLIP(nn.Module):
         image_size: int | None = None,
         text: bool = True,
         expected: BackboneConfig | None = None,
-        cache_dir: Path | None = None,
-        local_files_only: bool = False,
-        token: str | None = None,
+        access: Access | None = None,
     ) -> "FrozenCLIP":
         """Load by name; see `trmml.backbone.loading.load_clip` for sources and errors."""
         loaded = load_clip(
             source,
             text=text,
             expected=expected,
-            cache_dir=cache_dir,
-            local_files_only=local_files_only,
-            token=token,
+            access=access,
         )
         return cls(loaded, image_size=image_size, text=text)
 

@@ -4,21 +4,11 @@ Weights come from safetensors files only. open_clip's own loading path would fal
 files, go on with random weights or only warn of a wrong activation, so each step is done here.
 """
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import open_clip
 import torch
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    GatedRepoError,
-    HfHubHTTPError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-)
 from open_clip.factory import load_checkpoint
 from open_clip.model import resize_pos_embed
 from open_clip.pretrained import list_pretrained_tags_by_model
@@ -30,25 +20,22 @@ from trmml.config import BackboneConfig, PhotoConfig
 from trmml.errors import (
     ArtifactError,
     ConfigError,
-    ModelAccessError,
     ModelNotFoundError,
-    OfflineError,
     UnsupportedBackboneError,
     nearest,
 )
-from trmml.files import BUNDLED, sha256_of
+from trmml.files import BUNDLED, MAX_JSON_BYTES, read_json, sha256_of
+from trmml.hub import Access, RepositoryFile, fetch_files, split_name
 
-WEIGHTS_NAME = "open_clip_model.safetensors"
+CONFIG_NAME, WEIGHTS_NAME = "open_clip_config.json", "open_clip_model.safetensors"
+MAX_WEIGHTS_BYTES = 32 * 2**30
 SMALL_CLIP = "small-clip"
 """The CLIP that comes with the package, in `trmml/weights`."""
 FORMS = (
-    "`<open_clip name>/<pretrained tag>`, `<open_clip name>/file:<path>`, `local-dir:<folder>` or "
-    f"`{SMALL_CLIP}`"
+    "`<open_clip name>/<pretrained tag>`, `<open_clip name>/file:<path>`, `local-dir:<folder>`, "
+    f"`hf-hub:<org/name>` or `{SMALL_CLIP}`"
 )
 _CLIP_FIELDS = {"embed_dim", "vision_cfg", "text_cfg", "quick_gelu"}
-# A connection that breaks off shows as an error of the HTTP library, which differs by version of
-# huggingface_hub and is known by its root, or as a RuntimeError of the Xet client.
-_NETWORK_ERRORS: Any = (HfHubHTTPError.__bases__[0], OSError, RuntimeError)
 
 
 class LoadedCLIP(NamedTuple):
@@ -59,25 +46,31 @@ class LoadedCLIP(NamedTuple):
     photo: PhotoConfig
 
 
+class _Found(NamedTuple):
+    """An architecture and its weights on disk; `origin` if they came from the Hub."""
+
+    settings: dict[str, Any]
+    photo: PhotoConfig
+    weights: Path
+    origin: RepositoryFile | None = None
+
+
 def load_clip(
     source: str,
     *,
     text: bool = True,
     expected: BackboneConfig | None = None,
-    cache_dir: Path | None = None,
-    local_files_only: bool = False,
-    token: str | None = None,
+    access: Access | None = None,
 ) -> LoadedCLIP:
     """Build a CLIP model and load its weights.
 
     Args:
-        source: An open_clip name with a pretrained tag or a file, a `local-dir:` folder, or
-            `small-clip`, which comes with the package.
+        source: An open_clip name with a pretrained tag or a file, a `local-dir:` folder, a
+            repository in the same form as `hf-hub:<org/name@revision>`, or `small-clip`, which comes
+            with the package.
         text: Whether to load the text tower; without it only images can be encoded.
-        expected: Checksum and activation that the weights must have.
-        cache_dir: Hugging Face cache folder for a pretrained tag.
-        local_files_only: Whether to use the cache alone.
-        token: Hugging Face token.
+        expected: Checksum and activation that the weights must have, and the commit to fetch.
+        access: How to reach the Hugging Face Hub.
 
     Raises:
         ConfigError: If `source` has another form or names an unknown architecture or tag.
@@ -86,13 +79,17 @@ def load_clip(
         ArtifactError: If the weights are damaged, of another model or of another checksum.
         UnsupportedBackboneError: If it is no plain CLIP with open_clip's own tokenizer.
     """
+    access = access or Access()
+    pinned = expected if expected is not None and expected.source == source else None
     if source == SMALL_CLIP:
-        settings, photo, weights = _local_folder(BUNDLED / SMALL_CLIP)
+        found = _local_folder(BUNDLED / SMALL_CLIP)
     elif source.startswith("local-dir:"):
-        folder = Path(source.removeprefix("local-dir:")).expanduser()
-        settings, photo, weights = _local_folder(folder)
+        found = _local_folder(Path(source.removeprefix("local-dir:")).expanduser())
+    elif source.startswith("hf-hub:"):
+        found = _hub_folder(source.removeprefix("hf-hub:"), pinned, access)
     else:
-        settings, photo, weights = _built_in(source, cache_dir, local_files_only, token)
+        found = _built_in(source, pinned, access)
+    settings, photo, weights, origin = found
     checksum = sha256_of(weights)
     quick_gelu = bool(settings.get("quick_gelu", False))
     if expected is not None and checksum != expected.sha256:
@@ -108,20 +105,36 @@ def load_clip(
     clip = _built(settings, text, source)
     _load_weights(clip, weights, text)
     _check_activation(clip, quick_gelu, source)
-    return LoadedCLIP(
-        clip, BackboneConfig(source=source, quick_gelu=quick_gelu, sha256=checksum), photo
+    config = BackboneConfig(
+        source=source,
+        quick_gelu=quick_gelu,
+        sha256=checksum,
+        repository=origin.repository if origin else None,
+        revision=origin.revision if origin else None,
+        file=origin.name if origin else None,
     )
+    return LoadedCLIP(clip, config, photo)
 
 
-def _local_folder(folder: Path) -> tuple[dict[str, Any], PhotoConfig, Path]:
-    config_path = folder / "open_clip_config.json"
+def _hub_folder(name: str, pinned: BackboneConfig | None, access: Access) -> _Found:
+    repository, revision = split_name(name)
+    if pinned is not None and pinned.revision is not None:
+        revision = pinned.revision
+    limits = {CONFIG_NAME: MAX_JSON_BYTES, WEIGHTS_NAME: MAX_WEIGHTS_BYTES}
+    files = fetch_files(repository, revision, access, required=limits)
+    weights = next(file for file in files if file.name == WEIGHTS_NAME)
+    return _local_folder(weights.path.parent)._replace(origin=weights)
+
+
+def _local_folder(folder: Path) -> _Found:
+    config_path = folder / CONFIG_NAME
     if not config_path.is_file():
         raise ModelNotFoundError(
-            f"There is no open_clip_config.json in {folder}; `local-dir:` takes a folder "
+            f"There is no {CONFIG_NAME} in {folder}; `local-dir:` takes a folder "
             "in open_clip's form. A moved backbone is named with `backbone=`."
         )
     try:
-        values = json.loads(config_path.read_text(encoding="utf-8"))
+        values = read_json(config_path)
         settings, prepared = dict(values["model_cfg"]), values.get("preprocess_cfg", {})
         size = prepared.get("size", settings["vision_cfg"]["image_size"])
         photo = _photo_config(size, prepared)
@@ -133,12 +146,10 @@ def _local_folder(folder: Path) -> tuple[dict[str, Any], PhotoConfig, Path]:
     weights = folder / WEIGHTS_NAME
     if not weights.is_file():
         raise ModelNotFoundError(f"There is no {WEIGHTS_NAME} in {folder}.")
-    return settings, photo, weights
+    return _Found(settings, photo, weights)
 
 
-def _built_in(
-    source: str, cache_dir: Path | None, local_files_only: bool, token: str | None
-) -> tuple[dict[str, Any], PhotoConfig, Path]:
+def _built_in(source: str, pinned: BackboneConfig | None, access: Access) -> _Found:
     name, slash, tag = source.partition("/")
     if not slash or not tag:
         raise ConfigError(f"The backbone {source!r} must have the form {FORMS}.")
@@ -155,7 +166,7 @@ def _built_in(
             raise ArtifactError(f"{weights} is not a .safetensors file; others are not read.")
         if not weights.is_file():
             raise ModelNotFoundError(f"There is no weight file {weights}.")
-        return settings, _photo_config(size, {}), weights
+        return _Found(settings, _photo_config(size, {}), weights)
     published = open_clip.get_pretrained_cfg(name, tag)
     if not published:
         tags = list_pretrained_tags_by_model(name)
@@ -168,8 +179,8 @@ def _built_in(
             f"The weights {tag!r} were trained with another activation than {name} has; "
             f"use {other}/{tag}."
         )
-    weights = _download(published.get("hf_hub", ""), source, cache_dir, local_files_only, token)
-    return settings, _photo_config(size, published), weights
+    fetched = _published_weights(published.get("hf_hub", ""), source, pinned, access)
+    return _Found(settings, _photo_config(size, published), fetched.path, fetched)
 
 
 def _photo_config(size: Any, values: dict[str, Any]) -> PhotoConfig:
@@ -183,46 +194,21 @@ def _photo_config(size: Any, values: dict[str, Any]) -> PhotoConfig:
     )
 
 
-def _download(
-    place: str, source: str, cache_dir: Path | None, local_files_only: bool, token: str | None
-) -> Path:
-    """Fetch the safetensors file of a pretrained tag into the Hugging Face cache."""
-    repository, _, filename = place.rpartition("/")
+def _published_weights(
+    place: str, source: str, pinned: BackboneConfig | None, access: Access
+) -> RepositoryFile:
+    """Fetch the safetensors file of a pretrained tag, at the commit that a model was trained with."""
+    repository, _, name = place.rpartition("/")
+    name = name if name.endswith(".safetensors") else WEIGHTS_NAME
+    revision = None
+    if pinned is not None and pinned.repository is not None and pinned.file is not None:
+        repository, name, revision = pinned.repository, pinned.file, pinned.revision
     if not repository:
         raise UnsupportedBackboneError(
             f"The weights of {source} are not published as safetensors; convert them once and use "
             f"{source.partition('/')[0]}/file:<path>."
         )
-    filename = filename if filename.endswith(".safetensors") else WEIGHTS_NAME
-    try:
-        return Path(
-            hf_hub_download(
-                repository,
-                filename,
-                cache_dir=cache_dir,
-                local_files_only=local_files_only,
-                token=token,
-                library_name="trmml",
-            )
-        )
-    except GatedRepoError as error:
-        raise ModelAccessError(
-            f"{repository} is gated: accept its terms on the Hugging Face Hub and pass a token."
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise ModelNotFoundError(
-            f"{repository} does not exist on the Hugging Face Hub, or is private and needs a token."
-        ) from error
-    # Offline comes first: huggingface_hub derives its "not in the cache" from "no such entry".
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
-        raise OfflineError(
-            f"The weights of {source} ({repository}/{filename}) are not in the cache and cannot be "
-            "fetched; connect once, or use a local backbone."
-        ) from error
-    except EntryNotFoundError as error:
-        raise ModelNotFoundError(f"{repository} on the Hub has no file {filename}.") from error
-    except _NETWORK_ERRORS as error:
-        raise OfflineError(f"Fetching {repository}/{filename} failed: {error}") from error
+    return fetch_files(repository, revision, access, required={name: MAX_WEIGHTS_BYTES})[0]
 
 
 def _check_is_plain(settings: dict[str, Any], source: str) -> None:

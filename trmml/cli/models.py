@@ -1,12 +1,17 @@
 """`trmml models`: what can be loaded by name, and what is in a model."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from trmml.cli.exits import MODEL
 from trmml.cli.options import Report, as_json
 
-app = typer.Typer(help="List models and look into them.", no_args_is_help=True)
+app = typer.Typer(help="List models, look into them, fetch and verify them.", no_args_is_help=True)
+
+Model = Annotated[str, typer.Argument(help="Name, org/name@revision on the Hub, or folder.")]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub.")]
 
 
 @app.command("list")
@@ -34,7 +39,8 @@ def list_(
 
 @app.command("info")
 def info(
-    model: Annotated[str, typer.Argument(help="Model name or folder.")],
+    model: Model,
+    revision: Revision = None,
     format: Annotated[Report, typer.Option(help="How to print.")] = Report.table,
 ) -> None:
     """Say what a model knows, what it was trained on and how good it is.
@@ -43,7 +49,7 @@ def info(
     """
     from trmml.zoo import model_info
 
-    found = model_info(model)
+    found = model_info(model, revision=revision)
     if format is Report.json:
         typer.echo(as_json(found.to_dict()))
         return
@@ -61,6 +67,44 @@ def info(
     }
     for name, value in rows.items():
         typer.echo(f"{name:<16}{value}")
+
+
+@app.command("download")
+def download(
+    model: Model,
+    to: Annotated[Path, typer.Option(help="Folder for the model; new.")],
+    revision: Revision = None,
+) -> None:
+    """Fetch a model and the weights of its CLIP, for use without a network.
+
+    The model goes to a folder of its own; the CLIP stays in the Hugging Face cache.
+
+    Example: trmml models download acme/shop-tags --to models/shop
+    """
+    from trmml.model_folder import copy_folder
+    from trmml.zoo import load_model, model_folder_of
+
+    folder, name = model_folder_of(model, revision)
+    loaded = load_model(model, revision=revision, device="cpu")
+    copy_folder(folder, to)
+    typer.echo(f"{to}: {name}, backbone {loaded.config.backbone.source}")
+
+
+@app.command("verify")
+def verify(
+    model: Annotated[str, typer.Argument(help="Bundled name or org/name@revision on the Hub.")],
+) -> None:
+    """Compute the checksums of a model's files anew and compare them with the published ones.
+
+    Example: trmml models verify coco18-tiny
+    """
+    from trmml.zoo import verify_model
+
+    checks = verify_model(model)
+    for check in checks:
+        typer.echo(f"{'intact' if check.is_intact else 'DAMAGED'}  {check.name}")
+    if not all(check.is_intact for check in checks):
+        raise typer.Exit(MODEL)
 
 
 def _per_cent(share: float | None) -> str:

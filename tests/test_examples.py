@@ -1,0 +1,79 @@
+"""Every example, run as a user runs it, with the bundled model and photos that the test makes."""
+
+import csv
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from skimage import data as sample
+
+import trmml
+from trmml.data.dataset import MultiLabelDataset
+from trmml.labels import UNKNOWN
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+Maker = Callable[..., MultiLabelDataset]
+
+
+def run(name: str, *arguments: object, where: Path) -> str:
+    command = [sys.executable, str(EXAMPLES / name), *map(str, arguments)]
+    done = subprocess.run(command, cwd=where, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture
+def cat(tmp_path: Path) -> Path:
+    path = tmp_path / "chelsea.png"
+    Image.fromarray(sample.chelsea()).save(path)
+    return path
+
+
+def test_a_photo_is_tagged_at_once(tmp_path: Path) -> None:
+    shown = run("predict_photo.py", where=tmp_path)
+    assert shown.splitlines()[0].startswith("cat 0.")
+    with Image.open(tmp_path / "heatmaps" / "chelsea.png") as sheet:
+        assert sheet.width > 600
+
+
+def test_a_folder_is_tagged_into_a_table(cat: Path, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    cat.rename(photos / "cat.png")
+    (photos / "broken.jpg").write_bytes(b"no photo")
+    run("predict_folder.py", photos, "tags.csv", where=tmp_path)
+    with (tmp_path / "tags.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert row["image"] == str(photos / "cat.png")
+    assert "cat" in row["tags"].split("|")
+    assert float(row["cat"]) > float(row["bus"])
+
+
+def test_own_labels_are_learned_and_measured(make_dataset: Maker, tmp_path: Path) -> None:
+    dataset = make_dataset(24).hide_labels(0.7)
+    photos = dataset.photos[0].parent
+    with (tmp_path / "labels.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image", *dataset.category_names])
+        for photo, labels in zip(dataset.photos, dataset.labels, strict=True):
+            writer.writerow([photo.name, *("" if x == UNKNOWN else int(x) for x in labels)])
+    shown = run("finetune_own_photos.py", "labels.csv", photos, "runs/mine", where=tmp_path)
+    assert shown.endswith('Later: trmml.load_model("runs/mine")\n')
+    measured = run("evaluate_model.py", "labels.csv", photos, "runs/mine", where=tmp_path)
+    assert "over 3 labels, 24 photos" in measured
+    assert measured.splitlines()[-1] in {f"Hardest: {name}" for name in dataset.category_names}
+
+
+def test_a_label_is_explained(cat: Path, tmp_path: Path) -> None:
+    shown = run("explain_prediction.py", cat, "cat", "seen.png", where=tmp_path)
+    assert shown.startswith(f"cat {trmml.predict(cat)['cat']:.2f}, most attention at x=")
+    with Image.open(tmp_path / "seen.png") as overlay, Image.open(cat) as photo:
+        assert overlay.size == photo.size
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
+def test_an_example_is_short(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) < 40

@@ -1,0 +1,31 @@
+"""`trmml push`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def push(
+    folder: Annotated[Path, typer.Argument(help="Model folder.")],
+    name: Annotated[str, typer.Argument(help="org/name on the Hugging Face Hub.")],
+    private: Annotated[bool, typer.Option(help="Make a new repository private.")] = False,
+    create_pr: Annotated[bool, typer.Option(help="Open a pull request.")] = False,
+    revision: Annotated[str | None, typer.Option(help="Branch; main by default.")] = None,
+    message: Annotated[str, typer.Option(help="Of the commit.")] = "Upload a trmml model",
+) -> None:
+    """Share a model on the Hugging Face Hub, with its card, in one commit.
+
+    Example: trmml push runs/shop acme/shop-tags --private
+    """
+    from trmml.publishing import has_local_backbone, push_to_hub
+
+    done = push_to_hub(
+        folder, name, private=private, create_pr=create_pr, revision=revision, message=message
+    )
+    if has_local_backbone(folder):
+        typer.echo(
+            "Its CLIP is a local one: who loads the model must have it and pass backbone=.",
+            err=True,
+        )
+    typer.echo(f'{done.url}\nload it with: trmml.load_model("{name}@{done.commit}")')
