@@ -170,7 +170,6 @@ def test_weights_published_without_safetensors_are_refused(published: dict) -> N
 def test_what_is_no_plain_clip_is_refused_before_a_download(
     hub: HubServer, source: str, reason: str
 ) -> None:
-    # Offline and with an empty cache, a download would be an OfflineError.
     with pytest.raises(UnsupportedBackboneError, match=reason):
         load_clip(source)
     assert not hub.requests

@@ -42,6 +42,7 @@ def made(**changes: Any) -> CardFacts:
                 "labels": {"dog": {"positive": 5, "negative": 15, "unknown": 80}},
             },
         },
+        "speed": {"megabytes": 12.34, "milliseconds_per_photo": 45.6, "machine": "a | b"},
         "about": {"license": "mit", "title": "Dogs: and more", "dataset_name": "my photos"},
     }
     return CardFacts(**copy.deepcopy(parts | changes))
@@ -61,6 +62,7 @@ def test_a_label_has_its_threshold_counts_and_precision_in_one_row() -> None:
     card = model_card(made(), "acme/dogs")
     assert "\n| dog | 0.25 | 5 | 20.0 % | 75.0 | 3 |\n" in card
     assert 'trmml.load_model("acme/dogs")' in card
+    assert "Size: 12.3 MB with its CLIP. Speed: 46 ms a photo on one core of a \\| b" in card
 
 
 def test_every_label_is_one_row_of_six_cells_whatever_its_name() -> None:
@@ -78,7 +80,7 @@ def test_text_is_shown_as_it_is() -> None:
 
 
 def test_a_model_without_any_other_file_has_a_card() -> None:
-    card = ModelCard(model_card(made(metrics={}, finetune={}, about={}), "runs/shop"))
+    card = ModelCard(model_card(made(metrics={}, finetune={}, speed={}, about={}), "runs/shop"))
     assert card.data.eval_results is None
     assert "Nothing was measured." in card.text
     assert "The publisher has stated no license." in card.text

@@ -74,6 +74,9 @@ def test_a_label_is_explained(cat: Path, tmp_path: Path) -> None:
         assert overlay.size == photo.size
 
 
-@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
+SHORT = sorted(EXAMPLES.glob("*.py"))
+
+
+@pytest.mark.parametrize("path", SHORT, ids=lambda path: path.name)
 def test_an_example_is_short(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) < 40

@@ -21,6 +21,7 @@ ABOUT_FIELDS = (
     "title",
     "summary",
     "license",
+    "license_note",
     "data",
     "backbone",
     "intended_use",
@@ -40,6 +41,7 @@ class CardFacts:
     calibration: Mapping[str, Any]
     metrics: Mapping[str, Any]
     finetune: Mapping[str, Any]
+    speed: Mapping[str, Any]
     about: Mapping[str, Any]
 
 
@@ -93,6 +95,7 @@ def _render(facts: CardFacts, name: str) -> str:
         calibration=facts.calibration,
         metrics=facts.metrics,
         finetune=facts.finetune,
+        speed=facts.speed,
         rows=rows,
         num_labels=len(labels),
         measured_on="test" if facts.metrics.get("test") else "validation",

@@ -6,6 +6,7 @@
 | `model.safetensors` | the learned tensors and the final text features; nothing of the backbone |
 | `calibration.json` | thresholds |
 | `metrics.json`, `finetune.json` | what was measured, and how it was trained |
+| `speed.json` | optional: size and time per photo |
 | `about.json` | optional, written by a person: summary, license, data, intended use |
 | `README.md` | the model card, rendered from the files above |
 """
@@ -40,7 +41,8 @@ MAX_WEIGHTS_BYTES = 4 * 2**30
 REQUIRED_FILES = {CONFIG: MAX_JSON_BYTES, CALIBRATION: MAX_JSON_BYTES, WEIGHTS: MAX_WEIGHTS_BYTES}
 """What makes a model, and the largest size that is read, in bytes."""
 OPTIONAL_FILES: dict[str, int] = {
-    name: MAX_JSON_BYTES for name in (CARD, "metrics.json", "finetune.json", "about.json")
+    name: MAX_JSON_BYTES
+    for name in (CARD, "metrics.json", "finetune.json", "about.json", "speed.json")
 }
 """What else is published with it."""
 
@@ -157,7 +159,7 @@ def write_card(folder: Path, name: str) -> str:
     """
     facts = CardFacts(
         **{part: read_facts(folder, part) for part in ("config", "calibration", "metrics")},
-        **{part: read_facts(folder, part) for part in ("finetune", "about")},
+        **{part: read_facts(folder, part) for part in ("finetune", "speed", "about")},
     )
     card = model_card(facts, name)
     write_text(folder / CARD, card)

@@ -62,13 +62,7 @@ def push_to_hub(
     load_folder(folder)  # what does not load is not shared
     with tempfile.TemporaryDirectory() as place:
         staged = Path(place)
-        for file in (*REQUIRED_FILES, *OPTIONAL_FILES):
-            if (folder / file).is_file():
-                shutil.copyfile(folder / file, staged / file)
-        write_json(staged / CONFIG, _public_config(read_facts(staged, "config")))
-        if (staged / "finetune.json").is_file():
-            write_json(staged / "finetune.json", _public_run(read_facts(staged, "finetune")))
-        write_card(staged, repository)
+        stage(folder, staged, repository)
         return upload_files(
             repository,
             {path.name: path for path in sorted(staged.iterdir())},
@@ -79,6 +73,23 @@ def push_to_hub(
             revision=revision,
             token=token,
         )
+
+
+def stage(folder: Path, place: Path, name: str) -> None:
+    """Copy what others may see of a model folder, with a card that says how to load it by name.
+
+    Args:
+        folder: The model folder.
+        place: An existing folder; files of the same names are replaced.
+        name: What `load_model` will take.
+    """
+    for file in (*REQUIRED_FILES, *OPTIONAL_FILES):
+        if folder != place and (folder / file).is_file():
+            shutil.copyfile(folder / file, place / file)
+    write_json(place / CONFIG, _public_config(read_facts(place, "config")))
+    if (place / "finetune.json").is_file():
+        write_json(place / "finetune.json", _public_run(read_facts(place, "finetune")))
+    write_card(place, name)
 
 
 def has_local_backbone(folder: Path) -> bool:
