@@ -83,6 +83,22 @@ def test_the_whole_path(
     assert set(rows[0]) == {"image", "positive", "red", "green", "blue"}
 
 
+def test_a_table_of_another_form_is_converted(
+    table: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    photo = next(table.parent.glob("*.png")).name
+    coco = {
+        "images": [{"id": 1, "file_name": photo}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 2}],
+        "categories": [{"id": 1, "name": "red"}, {"id": 2, "name": "blue"}],
+    }
+    (tmp_path / "c.json").write_text(json.dumps(coco))
+    options = ("--images", table.parent, "--unlabeled", "unknown")
+    assert run("data", "convert", tmp_path / "c.json", tmp_path / "c.csv", *options) == 0
+    assert (tmp_path / "c.csv").read_text() == f"image,red,blue\n{photo},,1\n"
+    assert "50.0 % of the cells known" in capsys.readouterr().out
+
+
 def test_settings_come_from_a_recipe_and_are_overruled_on_the_command_line(
     table: Path, backbone_source: str, tmp_path: Path
 ) -> None:

@@ -254,7 +254,7 @@ class Training:
             {"params": decayed, "weight_decay": self.recipe["weight_decay"]},
             {"params": rest, "weight_decay": 0.0},
         ]
-        return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98))
+        return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98), fused=True)
 
     def _save(self) -> None:
         state = {"learner": self.learner.state_dict(), "ema": self.ema.module.state_dict()}

@@ -14,8 +14,10 @@ from trmml.cli.options import (
     Labels,
     Quiet,
     Report,
+    Separator,
     Split,
     Table,
+    TableFormatOption,
     UnlabeledOption,
     as_json,
     assignments_of,
@@ -35,6 +37,8 @@ def finetune(
     label_encoding: Encoding = None,
     unlabeled: UnlabeledOption = None,
     split: Split = None,
+    table_format: TableFormatOption = None,
+    separator: Separator = None,
     val: Annotated[Path | None, typer.Option(help="Table of validation photos.")] = None,
     val_split: Annotated[
         str | None, typer.Option(help="Validation rows by column 'split'.")
@@ -62,14 +66,19 @@ def finetune(
 
     settings = FinetuneConfig.from_toml(recipe) if recipe else FinetuneConfig()
     settings = settings.changed(assignments_of(set_ or []))
-    dataset = read_table(table, images, labels, label_encoding, unlabeled, split)
+    dataset = read_table(
+        table, images, labels, label_encoding, unlabeled, split, table_format, separator
+    )
     if known_fraction is not None:
         dataset = dataset.hide_labels(known_fraction, hide_seed)
     if single_positive:
         dataset = dataset.keep_single_positive(hide_seed)
     held_out = None
     if val is not None or val_split is not None:
-        held_out = read_table(val or table, images, None, label_encoding, unlabeled, val_split)
+        held_out = read_table(
+            *(val or table, images, None, label_encoding, unlabeled, val_split),
+            *(table_format, separator),
+        )
     summary = dataset.summary()
     typer.echo(summary, err=True)
     from trmml.training import finetune as run
@@ -99,6 +108,8 @@ def evaluate(
     label_encoding: Encoding = None,
     unlabeled: UnlabeledOption = None,
     split: Split = None,
+    table_format: TableFormatOption = None,
+    separator: Separator = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 32,
     dump_scores: Annotated[Path | None, typer.Option(help="CSV of all scores and labels.")] = None,
     save_as: Annotated[
@@ -112,7 +123,9 @@ def evaluate(
 
     Example: trmml evaluate runs/shop test.csv --images photos/ --format json
     """
-    dataset = read_table(table, images, labels, label_encoding, unlabeled, split)
+    dataset = read_table(
+        table, images, labels, label_encoding, unlabeled, split, table_format, separator
+    )
     from trmml.evaluation import dump_scores as write_scores
     from trmml.evaluation import evaluate as measure
     from trmml.model_folder import add_metrics

@@ -38,7 +38,7 @@ class Unlisted(StrEnum):
     negative = "negative"
 
 
-Table = Annotated[Path, typer.Argument(help="Label table: wide CSV, list CSV or JSONL.")]
+Table = Annotated[Path, typer.Argument(help="Label table: CSV, JSONL, COCO, VOC, … or a folder.")]
 Images = Annotated[Path | None, typer.Option(help="Folder that photo paths are relative to.")]
 Labels = Annotated[str | None, typer.Option(help="Labels to use, separated by commas.")]
 Encoding = Annotated[
@@ -48,6 +48,10 @@ Encoding = Annotated[
 UnlabeledOption = Annotated[
     Unlisted | None, typer.Option(help="What a label means that a list of positives leaves out.")
 ]
+TableFormatOption = Annotated[
+    str | None, typer.Option(help="Of the table, if the guess is wrong: wide, list, long, coco, …")
+]
+Separator = Annotated[str | None, typer.Option(help="Between labels in one cell; | by default.")]
 Split = Annotated[str | None, typer.Option(help="Use only rows with this text in column 'split'.")]
 Backbone = Annotated[
     str | None, typer.Option(help="CLIP, e.g. ViT-B-16-quickgelu/openai or local-dir:FOLDER.")
@@ -62,6 +66,8 @@ def read_table(
     label_encoding: str | None,
     unlabeled: Unlisted | None,
     split: str | None,
+    table_format: str | None = None,
+    separator: str | None = None,
 ) -> "MultiLabelDataset":
     """Read a label table with the options that all commands share."""
     from trmml.data.tables import read_dataset
@@ -76,6 +82,8 @@ def read_table(
         label_encoding=label_encoding,
         unlabeled=meaning,
         split=split,
+        format=table_format,
+        separator=separator,
     )
 
 

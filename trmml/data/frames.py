@@ -1,0 +1,80 @@
+"""Tables in memory: a pandas DataFrame or a Hugging Face dataset, taken for what they can do."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from trmml.data.csv_tables import IMAGE_COLUMNS, LIST_COLUMNS, Line, read_lines
+from trmml.data.rows import Options, Row, Table, refuse_encoding, unmentioned_state
+from trmml.errors import DataError
+from trmml.labels import POSITIVE, UNKNOWN
+
+HERE = Path("the table")
+
+
+def is_frame(table: Any) -> bool:
+    """Say whether a value is a DataFrame or a Hugging Face dataset, without importing either."""
+    return hasattr(table, "columns") or hasattr(table, "column_names")
+
+
+def read_frame(table: Any, options: Options, form: str | None) -> Table:
+    """Read columns as the columns of a CSV; lists of class labels as lists of positives."""
+    names = [str(name) for name in getattr(table, "column_names", None) or table.columns]
+    features = getattr(table, "features", None) or {}
+    lists = [
+        name
+        for name in names
+        if name.lower() in LIST_COLUMNS and len(table) and isinstance(table[name][0], list | tuple)
+    ]
+    if lists:
+        return _listed(table, names, lists[0], features, options)
+    # A class label is a number there; a negative one stands for a missing label.
+    coded = {name for name in names if hasattr(features.get(name), "names")}
+    columns = [[_cell(value, name in coded) for value in table[name]] for name in names]
+    lines: list[Line] = [(0, names)]
+    lines += [(i, list(cells)) for i, cells in enumerate(zip(*columns, strict=True), start=1)]
+    return read_lines(lines, HERE, options, form)
+
+
+def _listed(table: Any, names: list[str], column: str, features: Any, options: Options) -> Table:
+    refuse_encoding(options, HERE, "lists labels")
+    unmentioned = unmentioned_state(options.unlabeled, HERE)
+    image = next((name for name in names if name.lower() in IMAGE_COLUMNS), None)
+    if image is None:
+        raise DataError(f"{HERE} has no column for the photo; name it 'image'.")
+    inner = getattr(features.get(column), "feature", None)
+    known: list[str] = list(getattr(inner, "names", None) or ())
+    rows, found = [], dict.fromkeys(known)
+    for number, (place, labels) in enumerate(
+        zip(table[image], table[column], strict=True), start=1
+    ):
+        stated = [known[label] if known else str(label) for label in labels]
+        found |= dict.fromkeys(stated)
+        rows.append(Row(number, _path(place, number), dict.fromkeys(stated, POSITIVE)))
+    meaning = f"Lists of positives; a label that is not listed is {options.unlabeled}."
+    return Table(rows, list(found), meaning, unmentioned, unit="row")
+
+
+def _cell(value: Any, is_class: bool) -> str:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, bool):
+        return str(int(value))
+    if is_class and value == UNKNOWN:
+        return ""
+    if isinstance(value, dict):
+        return _path(value, 0)
+    text = str(value)
+    return {"<NA>": "", "True": "1", "False": "0"}.get(text, text)
+
+
+def _path(value: Any, number: int) -> str:
+    """Return where a photo lies: a path, or what a Hugging Face dataset says without decoding."""
+    place = value.get("path") if isinstance(value, dict) else value
+    if not isinstance(place, str | Path):
+        raise DataError(
+            f"{HERE}, row {number}: the photo is a {type(value).__name__}, not a path. For a Hugging "
+            'Face dataset use cast_column("image", Image(decode=False)), and save photos that are '
+            "kept inside of it to files."
+        )
+    return str(place)

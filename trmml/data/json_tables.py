@@ -1,0 +1,198 @@
+"""Labels in JSON: JSONL, COCO and LVIS, Label Studio."""
+
+import io
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from trmml.data.rows import Options, Row, Table, refuse_encoding, unmentioned_state
+from trmml.errors import DataError, nearest
+from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
+
+SPLIT_COLUMN = "split"
+
+
+def read_jsonl(text: str, path: Path, options: Options) -> Table:
+    """Read one object per line: `image`, `positive` and `negative`."""
+    refuse_encoding(options, path, "is JSONL")
+    split, unlabeled = options.split, options.unlabeled
+    rows, names, lists_negatives = [], {}, False
+    # Not splitlines: JSON strings may hold other line separators of Unicode.
+    for line, record_text in enumerate(io.StringIO(text, newline=None), start=1):
+        if not record_text.strip():
+            continue
+        record = _json_record(record_text, path, line)
+        states: dict[str, int] = {}
+        for key, state in (("positive", POSITIVE), ("negative", NEGATIVE)):
+            for name in _name_list(record.get(key, []), key, path, line):
+                if states.get(name, state) != state:
+                    raise DataError(f"{path}, line {line}: {name!r} is both positive and negative.")
+                states[name] = state
+        lists_negatives |= "negative" in record
+        names |= dict.fromkeys(states)
+        if split is None or record.get(SPLIT_COLUMN) == split:
+            rows.append(Row(line, record["image"], states))
+    if lists_negatives and unlabeled is None:
+        meaning = "JSONL of positives and negatives; a label that is not listed is unknown."
+        return Table(rows, list(names), meaning)
+    meaning = f"JSONL; a label that is not listed is {unlabeled}."
+    return Table(rows, list(names), meaning, unmentioned_state(unlabeled, path))
+
+
+def _json_record(text: str, path: Path, line: int) -> dict[str, Any]:
+    try:
+        record = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}, line {line} is not JSON: {error}.") from error
+    if not isinstance(record, dict) or not isinstance(record.get("image"), str):
+        raise DataError(f'{path}, line {line} must be an object with "image": "<path>".')
+    known = ("image", "positive", "negative", SPLIT_COLUMN)
+    for key in record:
+        if key not in known:
+            raise DataError(f"{path}, line {line}: unknown key {key!r}. {nearest(key, known)}")
+    return record
+
+
+def _name_list(value: Any, key: str, path: Path, line: int) -> list[str]:
+    if not isinstance(value, list) or not all(isinstance(name, str) and name for name in value):
+        raise DataError(f"{path}, line {line}: {key!r} must be a list of label names.")
+    return value
+
+
+def read_json(text: str, path: Path, options: Options, form: str | None) -> Table:
+    """Read a JSON file; `form` says whose, else its keys do."""
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} is not JSON: {error}.") from error
+    refuse_encoding(options, path, "is JSON")
+    if options.split is not None:
+        raise DataError(f"{path} has no splits; give each split a file of its own.")
+    form = form or _guessed_form(values)
+    try:
+        if form == "coco":
+            return _coco(values, path, options)
+        if form == "label-studio":
+            return _label_studio(values, path, options)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path} is not what {form} writes: {error!r}.") from error
+    raise DataError(
+        f"{path} is neither COCO (images, annotations, categories) nor Label Studio (a list of "
+        "tasks); name the format if it is one of them."
+    )
+
+
+def _guessed_form(values: Any) -> str | None:
+    if isinstance(values, dict) and {"images", "categories"} <= values.keys():
+        return "coco"
+    if isinstance(values, list) and values and isinstance(values[0], dict):
+        keys = values[0].keys()
+        if "data" in keys or "annotations" in keys or {"annotator", "lead_time"} & keys:
+            return "label-studio"
+    return None
+
+
+def _coco(values: dict[str, Any], path: Path, options: Options) -> Table:
+    """Read image-level labels from boxes: a category with a box, crowds counted, is positive.
+
+    LVIS lists for every photo which categories are known to be absent; what neither has a box nor is
+    listed is unknown there.
+    """
+    categories = sorted(values["categories"], key=lambda category: category["id"])
+    names = {category["id"]: str(category["name"]) for category in categories}
+    states: dict[Any, dict[str, int]] = {image["id"]: {} for image in values["images"]}
+    lists_negatives = any("neg_category_ids" in image for image in values["images"])
+    for image in values["images"]:
+        for category in image.get("neg_category_ids", ()):
+            states[image["id"]][names[category]] = NEGATIVE
+    for annotation in values.get("annotations", ()):
+        if annotation["image_id"] not in states:
+            raise DataError(
+                f"{path}: annotation {annotation.get('id')} is of image {annotation['image_id']}, "
+                "which is not listed."
+            )
+        if annotation["category_id"] not in names:
+            raise DataError(
+                f"{path}: annotation {annotation.get('id')} is of category "
+                f"{annotation['category_id']}, which is not listed."
+            )
+        stated, name = states[annotation["image_id"]], names[annotation["category_id"]]
+        if stated.get(name) == NEGATIVE:
+            raise DataError(
+                f"{path}: image {annotation['image_id']} has a box of {name!r} and lists it as absent."
+            )
+        stated[name] = POSITIVE
+    rows = []
+    for number, image in enumerate(values["images"], start=1):
+        place = image.get("file_name") or urlsplit(image["coco_url"]).path
+        # LVIS names photos by their address, of which the folder and the file are kept.
+        name = place if image.get("file_name") else "/".join(Path(place).parts[-2:])
+        rows.append(Row(number, name, states[image["id"]], other_names=(Path(name).name,)))
+    if lists_negatives:
+        if options.unlabeled is not None:
+            raise DataError(
+                f"{path} lists the categories that are absent (LVIS); `unlabeled` does not apply."
+            )
+        meaning = "LVIS: a box is positive, a category listed as absent negative, others unknown."
+        return Table(rows, list(names.values()), meaning, unit="image")
+    unmentioned = unmentioned_state(options.unlabeled, path)
+    meaning = f"COCO: a box is positive; a category without one is {options.unlabeled}."
+    return Table(rows, list(names.values()), meaning, unmentioned, unit="image")
+
+
+def _label_studio(tasks: list[dict[str, Any]], path: Path, options: Options) -> Table:
+    """Read choices of Label Studio, from its JSON or JSON_MIN export.
+
+    A choice that only some of the annotators of a photo made is unknown, and so is all of a photo
+    that nobody annotated.
+    """
+    unmentioned = unmentioned_state(options.unlabeled, path)
+    rows, names = [], {}
+    for number, task in enumerate(tasks, start=1):
+        answers = _answers(task)
+        place = _task_image(task, number, path)
+        counts = [name for answer in answers for name in dict.fromkeys(answer)]
+        states = {n: POSITIVE if counts.count(n) == len(answers) else UNKNOWN for n in counts}
+        names |= dict.fromkeys(states)
+        # An upload is stored under its name behind eight digits of a hash.
+        plain = re.sub(r"^[0-9a-f]{8}-", "", Path(place).name)
+        others = (Path(place).name, plain)
+        rows.append(Row(number, place, states, None if answers else UNKNOWN, others))
+    meaning = f"Label Studio: a choice is positive; one that was not made is {options.unlabeled}."
+    return Table(rows, list(names), meaning, unmentioned, unit="task")
+
+
+def _answers(task: dict[str, Any]) -> list[list[str]]:
+    """Return the choices of each annotator."""
+    if "annotations" not in task and "completions" not in task:  # JSON_MIN: one answer, flat
+        chosen = [choices for key, choices in _flat_choices(task) if key != "image"]
+        return [[name for choices in chosen for name in choices]] if chosen else []
+    answers = []
+    for annotation in task.get("annotations") or task.get("completions") or ():
+        if annotation.get("was_cancelled"):
+            continue
+        results = [r for r in annotation.get("result", ()) if r.get("type") == "choices"]
+        answers.append([str(name) for r in results for name in r["value"]["choices"]])
+    return answers
+
+
+def _flat_choices(task: dict[str, Any]) -> Iterable[tuple[str, list[str]]]:
+    facts = ("id", "annotator", "annotation_id", "created_at", "updated_at", "lead_time")
+    for key, value in task.items():
+        if isinstance(value, dict) and isinstance(value.get("choices"), list):
+            yield key, [str(name) for name in value["choices"]]
+        elif isinstance(value, str) and key not in facts and not re.search(r"[/\\]", value):
+            yield key, [value]
+
+
+def _task_image(task: dict[str, Any], number: int, path: Path) -> str:
+    data = task.get("data", task)
+    for value in (data.get("image"), *data.values()):
+        if isinstance(value, str) and re.search(r"\.(jpe?g|png|webp|bmp|gif|tiff?)$", value, re.I):
+            address = urlsplit(value)
+            local = re.search(r"(?:^|&)d=([^&]+)", address.query)
+            return unquote(local[1]) if local else unquote(address.path).lstrip("/")
+    raise DataError(f"{path}, task {number}: no photo among its data.")

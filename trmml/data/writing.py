@@ -1,0 +1,67 @@
+"""Writers of the two native forms: wide CSV and JSONL. What is read again is what was written."""
+
+import csv
+import io
+import json
+import os
+from pathlib import Path
+
+from trmml.data.dataset import MultiLabelDataset
+from trmml.errors import DataError
+from trmml.files import write_text
+from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
+
+_CELLS = {POSITIVE: "1", NEGATIVE: "0", UNKNOWN: ""}
+
+
+def write_dataset(
+    dataset: MultiLabelDataset, path: str | Path, *, images: str | Path | None = None
+) -> None:
+    """Write a data set as a wide CSV or as JSONL, by the ending of the path.
+
+    Args:
+        dataset: What to write.
+        path: A `.csv` or `.jsonl` file; replaced as a whole if it exists.
+        images: Folder that photo paths are written relative to; by default the file's own.
+
+    Raises:
+        DataError: If the ending is another, a label cannot be a column, or the file not be written.
+    """
+    path = Path(path).expanduser()
+    base = path.parent if images is None else Path(images).expanduser()
+    names = [_relative(photo, base) for photo in dataset.photos]
+    kind = path.suffix.lower()
+    if kind not in (".csv", ".jsonl"):
+        raise DataError(f"{path}: a label table ends in .csv (wide) or .jsonl.")
+    text = _wide(dataset, names) if kind == ".csv" else _jsonl(dataset, names)
+    try:
+        write_text(path, text)
+    except OSError as error:
+        raise DataError(f"Cannot write {path}: {error.strerror}.") from error
+
+
+def _relative(photo: Path, base: Path) -> str:
+    return Path(os.path.relpath(photo, base)).as_posix()
+
+
+def _wide(dataset: MultiLabelDataset, names: list[str]) -> str:
+    for name in dataset.category_names:
+        if name != name.strip() or name.lower() in ("image", "split"):
+            raise DataError(f"The label {name!r} cannot be a column of a wide CSV; write .jsonl.")
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["image", *dataset.category_names])
+    for name, labels in zip(names, dataset.labels.tolist(), strict=True):
+        writer.writerow([name, *(_CELLS[label] for label in labels)])
+    return buffer.getvalue()
+
+
+def _jsonl(dataset: MultiLabelDataset, names: list[str]) -> str:
+    lines = []
+    for name, labels in zip(names, dataset.labels.tolist(), strict=True):
+        record: dict[str, object] = {"image": name}
+        for key, state in (("positive", POSITIVE), ("negative", NEGATIVE)):
+            pairs = zip(dataset.category_names, labels, strict=True)
+            record[key] = [category for category, label in pairs if label == state]
+        lines.append(json.dumps(record, ensure_ascii=False) + "\n")
+    return "".join(lines)
