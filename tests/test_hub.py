@@ -1,5 +1,6 @@
 """Loading from and pushing to a Hub, over a real client and a loopback server."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ from hub_server import TOKEN, HubServer
 from PIL import Image
 
 import trmml
+from trmml.catalog import model_info
 from trmml.cli import main
 from trmml.data.dataset import MultiLabelDataset
 from trmml.errors import (
@@ -26,7 +28,6 @@ from trmml.errors import (
     ModelNotFoundError,
     OfflineError,
 )
-from trmml.zoo import model_info
 
 Maker = Callable[..., MultiLabelDataset]
 QUICK = {"training.epochs": 1, "model.num_heads": 2, "model.num_context_tokens": 2}
@@ -352,7 +353,7 @@ def test_a_file_too_large_is_not_fetched(
     world: HubServer, trained: tuple[Path, list[Path]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world.add(NAME, contents(trained[0]))
-    monkeypatch.setitem(trmml.zoo.REQUIRED_FILES, WEIGHTS, 1000)
+    monkeypatch.setitem(trmml.catalog.REQUIRED_FILES, WEIGHTS, 1000)
     with pytest.raises(ArtifactError, match=r"acme/shop/model\.safetensors has"):
         trmml.load_model(NAME)
     assert not any(request.startswith("GET /cdn") for request in world.requests)
@@ -442,3 +443,27 @@ def test_a_token_is_shown_nowhere(
                    for content in c.values()]  # fmt: skip
     everywhere += [path.read_text(errors="ignore") for path in trained[0].iterdir()]
     assert not any(TOKEN in text for text in everywhere)
+
+
+def test_a_pinned_model_has_a_short_name_and_only_its_own_bytes(
+    shop: HubServer,
+    trained: tuple[Path, list[Path]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("trmml.catalog.BUNDLED", tmp_path)
+    commit = shop.repositories[NAME].branches["main"]
+    sums = {n: hashlib.sha256(c).hexdigest() for n, c in contents(trained[0]).items()}
+    entry = {"repository": NAME, "revision": commit, "sha256": sums}
+    (tmp_path / "registry.json").write_text(json.dumps({"shop-tags": entry}))
+    (listed,) = trmml.list_models()
+    assert (listed.name, listed.folder) == ("shop-tags", None)
+    shop.add(NAME, contents(trained[0]) | {WEIGHTS: b"later"})
+    assert trmml.load_model("shop-tags").source == f"{NAME}@{commit}"
+    assert trmml.list_models()[0].labels == ("red", "green", "blue")
+    entry["sha256"] = sums | {WEIGHTS: "0" * 64}
+    (tmp_path / "registry.json").write_text(json.dumps({"shop-tags": entry}))
+    with pytest.raises(ArtifactError, match="is not the file that this version of trmml knows"):
+        trmml.load_model("shop-tags")
+    with pytest.raises(ModelNotFoundError, match="Did you mean 'shop-tags'"):
+        trmml.load_model("shop-tag")

@@ -9,12 +9,13 @@ from conftest import CATEGORIES
 
 from trmml.backbone import FrozenCLIP
 from trmml.calibration import Calibration
+from trmml.catalog import list_models
 from trmml.config import MatchingConfig
 from trmml.errors import ConfigError, ModelNotFoundError
 from trmml.files import write_json
 from trmml.model import TextRegionMatcher
 from trmml.model_folder import add_metrics, save_model
-from trmml.zoo import list_models, load_for_training, load_model, make_config, with_labels
+from trmml.zoo import load_for_training, load_model, make_config, with_labels
 
 NEW = ("traffic_light", "dog")
 
@@ -113,7 +114,7 @@ def test_an_unknown_name_brings_the_nearest_and_the_way_out(tmp_path: Path) -> N
 def test_bundled_models_are_found_by_name(
     backbone: FrozenCLIP, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trmml.zoo.BUNDLED", tmp_path / "weights")
+    monkeypatch.setattr("trmml.catalog.BUNDLED", tmp_path / "weights")
     assert list_models() == []
     model = trained_like(backbone)
     for name in ("shop", "garden"):

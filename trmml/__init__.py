@@ -16,7 +16,7 @@ _HOME = {
     "TextRegionMatcher": "model",
     "evaluate": "evaluation",
     "finetune": "training",
-    "list_models": "zoo",
+    "list_models": "catalog",
     "load_model": "zoo",
     "predict": "inference",
     "push_to_hub": "publishing",
@@ -42,6 +42,7 @@ _HOME = {
 __all__ = ["__version__", *sorted(_HOME)]  # pyright: ignore[reportUnsupportedDunderAll]
 
 if TYPE_CHECKING:
+    from trmml.catalog import list_models
     from trmml.config import FinetuneConfig, ModelConfig
     from trmml.data.dataset import MultiLabelDataset
     from trmml.data.tables import read_dataset
@@ -64,7 +65,7 @@ if TYPE_CHECKING:
     from trmml.predictions import Prediction
     from trmml.publishing import push_to_hub
     from trmml.training import finetune
-    from trmml.zoo import list_models, load_model
+    from trmml.zoo import load_model
 
 
 def __getattr__(name: str) -> Any:

@@ -1,133 +1,24 @@
-"""Models by name: folders, and zero-shot matching for any list of labels."""
+"""Loading: a trained model by name, zero-shot matching for any labels, and other labels for a model."""
 
 import copy
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import torch
 
 from trmml.backbone import SMALL_CLIP, FrozenCLIP
+from trmml.catalog import ZERO_SHOT, model_folder_of
 from trmml.config import MatchingConfig, ModelConfig
-from trmml.errors import ConfigError, ModelNotFoundError, nearest
-from trmml.files import BUNDLED, read_json, sha256_of
-from trmml.hub import Access, fetch_files, has_its_checksum, split_name
+from trmml.errors import ConfigError
+from trmml.hub import Access
 from trmml.model import TextRegionMatcher
 from trmml.model_folder import (
-    CONFIG,
-    OPTIONAL_FILES,
-    REQUIRED_FILES,
     load_folder,
-    read_config,
-    read_facts,
 )
 from trmml.prompts import HAND_WRITTEN
 
 DEFAULT_MODEL = "coco18-tiny"
-ZERO_SHOT = "zero-shot"
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelInfo:
-    """What a model folder says about itself, read without loading the model.
-
-    Attributes:
-        name: What `load_model` takes; for a model on the Hub with its commit.
-        folder: Where it lies.
-        summary: One sentence.
-        labels: Its categories.
-        backbone: Source of its CLIP.
-        image_size: Side of the square photos.
-        matching: How text meets the image.
-        license: Of the weights.
-        validation_map: mAP on the photos that chose the epoch, in [0, 1], if measured.
-        test_map: mAP on test photos, if measured.
-        megabytes: Size of the folder, without the backbone.
-    """
-
-    name: str
-    folder: Path
-    summary: str
-    labels: tuple[str, ...]
-    backbone: str
-    image_size: int
-    matching: str
-    license: str | None
-    validation_map: float | None
-    test_map: float | None
-    megabytes: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return {**dataclasses.asdict(self), "folder": str(self.folder)}
-
-
-def list_models() -> list[ModelInfo]:
-    """Return the models that come with the package, by name."""
-    return [model_info(name) for name in sorted(_bundled())]
-
-
-def model_info(
-    source: str | Path, *, revision: str | None = None, access: Access | None = None
-) -> ModelInfo:
-    """Read what a model says about itself; arguments and errors as `model_folder_of`."""
-    folder, name = model_folder_of(source, revision, access)
-    config = read_config(folder)
-    about, metrics = read_facts(folder, "about"), read_facts(folder, "metrics")
-    return ModelInfo(
-        name=name,
-        folder=folder,
-        summary=str(about.get("summary", "")),
-        labels=config.category_names,
-        backbone=config.backbone.source,
-        image_size=config.photo.image_size,
-        matching=config.matcher.matching,
-        license=about.get("license"),
-        validation_map=metrics.get("validation", {}).get("mAP"),
-        test_map=metrics.get("test", {}).get("mAP"),
-        megabytes=sum(path.stat().st_size for path in folder.glob("*.*")) / 1e6,
-    )
-
-
-class FileCheck(NamedTuple):
-    """Whether a file has the bytes that were published."""
-
-    name: str
-    is_intact: bool
-
-
-def verify_model(source: str | Path, *, access: Access | None = None) -> list[FileCheck]:
-    """Compute the checksums of a model's files anew and compare them with the published ones.
-
-    Args:
-        source: A bundled name, or `org/name@revision` on the Hub.
-        access: How to reach the Hub.
-
-    Raises:
-        ConfigError: If it is a folder, for which nothing was published.
-        ModelNotFoundError: If there is no such model.
-    """
-    if str(source) in _bundled():
-        published = read_json(BUNDLED / "checksums.json")
-        mine = {n: s for n, s in published.items() if n.partition("/")[0] in (source, SMALL_CLIP)}
-        return [FileCheck(n, _has_sha256(BUNDLED / n, digest)) for n, digest in mine.items()]
-    if Path(source).expanduser().is_dir():
-        raise ConfigError(
-            f"{source} is a folder; checksums are published for bundled models and on the Hub."
-        )
-    folder, _ = model_folder_of(source, None, access)
-    files = sorted(path for path in folder.iterdir() if path.is_file())
-    return [FileCheck(path.name, has_its_checksum(path)) for path in files]
-
-
-def _has_sha256(path: Path, digest: str) -> bool:
-    return path.is_file() and sha256_of(path) == digest
-
-
-def _bundled() -> dict[str, Path]:
-    return {path.parent.name: path.parent for path in BUNDLED.glob(f"*/{CONFIG}")}
 
 
 def load_model(
@@ -190,47 +81,6 @@ def load_model(
     if labels is not None:
         model = with_labels(model, labels)
     return model.to(place)
-
-
-def model_folder_of(
-    source: str | Path, revision: str | None = None, access: Access | None = None
-) -> tuple[Path, str]:
-    """Return the folder of a model and its full name, fetching it from the Hub if need be.
-
-    Args:
-        source: A folder, a name from `list_models()`, or `org/name@revision`.
-        revision: Branch, tag or commit of a model on the Hub.
-        access: How to reach the Hub.
-
-    Raises:
-        ModelNotFoundError: If there is no such model.
-        ModelAccessError: If it may not be read.
-        OfflineError: If it must be fetched and cannot be.
-        ArtifactError: If a file on the Hub is too large or damaged.
-    """
-    folder, bundled = Path(source).expanduser(), _bundled()
-    is_local = folder.is_dir() or str(source) in bundled
-    if is_local and revision is not None:
-        raise ConfigError(f"revision= is for models on the Hub, and {str(source)!r} is a folder.")
-    if folder.is_dir():
-        return folder, str(folder)
-    if str(source) in bundled:
-        return bundled[str(source)], str(source)
-    if isinstance(source, str) and source.partition("@")[0].count("/") == 1:
-        repository, revision = split_name(source, revision)
-        files = fetch_files(
-            repository,
-            revision,
-            access or Access(),
-            required=REQUIRED_FILES,
-            optional=OPTIONAL_FILES,
-        )
-        first = files[0]
-        return first.path.parent, f"{repository}@{first.revision}"
-    raise ModelNotFoundError(
-        f"No model {str(source)!r}. {nearest(str(source), [*bundled, ZERO_SHOT])} "
-        "A folder made by `trmml finetune` works too, and `org/name` on the Hugging Face Hub."
-    )
 
 
 def load_for_training(model: str | Path | TextRegionMatcher) -> TextRegionMatcher:

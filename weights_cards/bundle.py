@@ -14,7 +14,7 @@ import torch
 from skimage import data
 
 import trmml
-from trmml.files import BUNDLED, sha256_of, write_json
+from trmml.files import BUNDLED, read_json, sha256_of, write_json
 from trmml.publishing import stage
 
 CARDS = Path(__file__).parent
@@ -48,14 +48,17 @@ def bundle_model(source: Path, name: str) -> None:
 
 
 def main(source: str, name: str) -> None:
-    """Copy and write the checksums of all that is bundled."""
+    """Copy and write the checksums of all that is bundled; pinned models stay as they are."""
     if (Path(source) / "config.json").is_file():
         bundle_model(Path(source), name)
     else:
         shutil.copytree(source, BUNDLED / name, dirs_exist_ok=True)
-    files = sorted(path for path in BUNDLED.glob("*/*") if path.is_file())
-    sums = {str(path.relative_to(BUNDLED)): sha256_of(path) for path in files}
-    write_json(BUNDLED / "checksums.json", sums)
+    path = BUNDLED / "registry.json"
+    registry = read_json(path) if path.is_file() else {}
+    for folder in sorted(place for place in BUNDLED.iterdir() if place.is_dir()):
+        files = sorted(file for file in folder.iterdir() if file.is_file())
+        registry[folder.name] = {"sha256": {file.name: sha256_of(file) for file in files}}
+    write_json(path, registry)
 
 
 if __name__ == "__main__":

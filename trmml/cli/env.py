@@ -21,8 +21,8 @@ def env(
     import torch
     from huggingface_hub import constants
 
+    from trmml.catalog import list_models
     from trmml.features import cache_folder
-    from trmml.zoo import list_models
 
     facts: dict[str, Any] = {"trmml": trmml.__version__, "python": platform.python_version()}
     facts["platform"] = platform.platform()

@@ -126,10 +126,11 @@ def evaluate(
     dataset = read_table(
         table, images, labels, label_encoding, unlabeled, split, table_format, separator
     )
+    from trmml.catalog import ZERO_SHOT
     from trmml.evaluation import dump_scores as write_scores
     from trmml.evaluation import evaluate as measure
     from trmml.model_folder import add_metrics
-    from trmml.zoo import ZERO_SHOT, load_model
+    from trmml.zoo import load_model
 
     matcher = load_model(
         model,

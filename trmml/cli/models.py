@@ -22,7 +22,7 @@ def list_(
 
     Example: trmml models list
     """
-    from trmml.zoo import list_models
+    from trmml.catalog import list_models
 
     models = list_models()
     if format is Report.json:
@@ -47,7 +47,7 @@ def info(
 
     Example: trmml models info coco18-tiny
     """
-    from trmml.zoo import model_info
+    from trmml.catalog import model_info
 
     found = model_info(model, revision=revision)
     if format is Report.json:
@@ -81,8 +81,9 @@ def download(
 
     Example: trmml models download acme/shop-tags --to models/shop
     """
+    from trmml.catalog import model_folder_of
     from trmml.model_folder import copy_folder
-    from trmml.zoo import load_model, model_folder_of
+    from trmml.zoo import load_model
 
     folder, name = model_folder_of(model, revision)
     loaded = load_model(model, revision=revision, device="cpu")
@@ -98,7 +99,7 @@ def verify(
 
     Example: trmml models verify coco18-tiny
     """
-    from trmml.zoo import verify_model
+    from trmml.catalog import verify_model
 
     checks = verify_model(model)
     for check in checks:

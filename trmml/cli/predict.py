@@ -41,8 +41,9 @@ def predict(
     """
     from tqdm import tqdm
 
+    from trmml.catalog import ZERO_SHOT
     from trmml.inference import photos_of
-    from trmml.zoo import DEFAULT_MODEL, ZERO_SHOT, load_model
+    from trmml.zoo import DEFAULT_MODEL, load_model
 
     paths = [path for place in photos for path in (photos_of(place) if place.is_dir() else [place])]
     name = model or (ZERO_SHOT if backbone else DEFAULT_MODEL)
