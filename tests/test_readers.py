@@ -194,8 +194,8 @@ def test_voc(tmp_path: Path, photo: Callable) -> None:
     (sets / "car_trainval.txt").write_text("000005 -1\n000007  1\n")
     data = read_dataset(root, split="trainval", unlabeled="negative")
     assert cells(data) == {
-        "000005.jpg": {"car": N, "chair": P, "dog": U},
-        "000007.jpg": {"car": P, "chair": N, "dog": N},
+        "000005.jpg": {"car": N, "chair": P, "dog": U, "horse": N},
+        "000007.jpg": {"car": P, "chair": N, "dog": N, "horse": N},
     }
     assert len(read_dataset(root, unlabeled="unknown")) == 3
     assert len(read_dataset(root / "Annotations", unlabeled="unknown", images=root)) == 3

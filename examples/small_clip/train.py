@@ -196,6 +196,8 @@ class Training:
         seconds = time.monotonic() - seconds
         means = {key: float(np.mean([loss[key] for loss in losses])) for key in losses[0]}
         self.ema.eval()
+        # The mean of minus infinity with itself is no number.
+        self.ema.module.clip.attn_mask = self.learner.clip.attn_mask
         line = {"stage": stage["name"], "epoch": epoch + 1, "steps": self.step.total}
         line |= {"size": stage["size"], "seconds": round(seconds, 1)}
         line |= {"photos_per_second": round(len(losses) * batches.batch_size / seconds, 1), **means}
@@ -269,6 +271,8 @@ class Training:
         self.ema.module.load_state_dict(state["ema"])
         self.ema.n_averaged.copy_(state["averaged"])
         self.optimizer.load_state_dict(state["optimizer"])
+        for group in self.optimizer.param_groups:
+            group["fused"] = True
         self.step = Step(*state["step"])
 
 

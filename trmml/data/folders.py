@@ -26,7 +26,7 @@ def read_folder(folder: Path, options: Options, form: str | None) -> Table:
 
 def _voc(folder: Path, annotations: Path, options: Options) -> Table:
     """Read objects of PASCAL VOC; a class whose every object is marked difficult is unknown."""
-    files = sorted(annotations.glob("*.xml"))
+    every = files = sorted(annotations.glob("*.xml"))
     if options.split is not None:
         listed = folder / "ImageSets" / "Main" / f"{options.split}.txt"
         if not listed.is_file():
@@ -39,18 +39,12 @@ def _voc(folder: Path, annotations: Path, options: Options) -> Table:
     if not files:
         raise DataError(f"{annotations} holds no XML file.")
     unmentioned = unmentioned_state(options.unlabeled, folder)
-    rows, names = [], set()
+    rows = []
+    # As in a table, every split has the classes of the whole folder.
+    names = {name for file in set(every) - set(files) for name in _objects(file, _parsed(file))}
     for number, file in enumerate(files, start=1):
         root = _parsed(file)
-        states: dict[str, int] = {}
-        for thing in root.iter("object"):
-            name = (thing.findtext("name") or "").strip()
-            if not name:
-                raise DataError(f"{file}: an object has no name.")
-            if (thing.findtext("difficult") or "0").strip() != "1":
-                states[name] = POSITIVE
-            else:
-                states.setdefault(name, UNKNOWN)
+        states = _objects(file, root)
         names |= states.keys()
         image = (root.findtext("filename") or f"{file.stem}.jpg").strip()
         place = f"JPEGImages/{image}"
@@ -60,6 +54,19 @@ def _voc(folder: Path, annotations: Path, options: Options) -> Table:
         f"a class without object is {options.unlabeled}."
     )
     return Table(rows, sorted(names), meaning, unmentioned, unit="file")
+
+
+def _objects(file: Path, root: ElementTree.Element) -> dict[str, int]:
+    states: dict[str, int] = {}
+    for thing in root.iter("object"):
+        name = (thing.findtext("name") or "").strip()
+        if not name:
+            raise DataError(f"{file}: an object has no name.")
+        if (thing.findtext("difficult") or "0").strip() != "1":
+            states[name] = POSITIVE
+        else:
+            states.setdefault(name, UNKNOWN)
+    return states
 
 
 def _parsed(file: Path) -> ElementTree.Element:
