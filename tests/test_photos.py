@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from trmml.config import PhotoConfig
-from trmml.data.photos import find_photos, load_photo, photo_tensor, unreadable_photos
+from trmml.data.photos import find_photos, load_photo, photo_tensor
 from trmml.errors import ImageError
 
 HEIGHT, WIDTH = 5, 7
@@ -223,20 +223,6 @@ def test_photos_are_found_below_a_folder_in_order(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     found = [path.relative_to(tmp_path).as_posix() for path in find_photos(tmp_path)]
     assert found == ["a.png", "b.JPG", "d.png/e.gif", "sub/c.webp"]
-
-
-def test_unreadable_photos_are_reported_in_order(pixels: np.ndarray, tmp_path: Path) -> None:
-    photos = [tmp_path / f"{i}.png" for i in range(29)]
-    for photo in photos:
-        photo.write_bytes(encoded(pixels))
-    photos[23].write_bytes(b"")
-    photos[3].write_bytes(encoded(pixels)[:50])
-    photos[11].unlink()
-    filters = list(warnings.filters)
-    reasons = unreadable_photos(photos)
-    assert [reason.split(".png")[0][-2:].strip("/") for reason in reasons] == ["3", "11", "23"]
-    # They belong to the process, and photos are read by several threads.
-    assert warnings.filters == filters
 
 
 def test_a_photo_is_squashed_to_the_square_and_nothing_is_cut_off() -> None:

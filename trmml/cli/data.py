@@ -21,6 +21,7 @@ from trmml.cli.options import (
     no_bars,
     read_table,
 )
+from trmml.errors import ConfigError
 
 app = typer.Typer(help="Look at label tables, and convert them.", no_args_is_help=True)
 
@@ -35,27 +36,40 @@ def check(
     split: Split = None,
     table_format: TableFormatOption = None,
     separator: Separator = None,
+    val: Annotated[Path | None, typer.Option(help="Table of validation photos.")] = None,
+    val_split: Annotated[
+        str | None, typer.Option(help="Validation rows by column 'split'.")
+    ] = None,
+    rule: Annotated[
+        list[str] | None, typer.Option(help="'puppy implies dog' or 'day excludes night'.")
+    ] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page with bars and photos.")] = None,
     format: Annotated[Report, typer.Option(help="How to print.")] = Report.table,
     quiet: Quiet = False,
 ) -> None:
     """Say how a table is understood, and whether `finetune` would take it; opens every photo.
 
-    Example: trmml data check labels.csv --images photos/
+    Example: trmml data check labels.csv --images photos/ --html check.html
     """
-    from trmml.data.photos import unreadable_photos
+    from trmml.data.checks import check_dataset
 
-    dataset = read_table(
-        table, images, labels, label_encoding, unlabeled, split, table_format, separator
-    )
-    summary = dataset.summary()
-    unreadable = unreadable_photos(dataset.photos, progress=not no_bars(quiet))
-    if format is Report.json:
-        typer.echo(as_json(summary.to_dict() | {"unreadable": unreadable}))
-    else:
-        typer.echo(summary)
-        for reason in unreadable:
-            typer.echo(f"problem: {reason}")
-    if unreadable or 0 in summary.positives:
+    rest = (table_format, separator)
+    dataset = read_table(table, images, labels, label_encoding, unlabeled, split, *rest)
+    held_out = None
+    if val is not None or val_split is not None:
+        options = (images, None, label_encoding, unlabeled, val_split)
+        held_out = read_table(val or table, *options, *rest)
+    found = check_dataset(dataset, val=held_out, rules=rule or (), progress=not no_bars(quiet))
+    if html is not None:
+        from trmml.data.check_page import check_page
+        from trmml.files import write_text
+
+        try:
+            write_text(html, check_page(found, dataset))
+        except OSError as error:
+            raise ConfigError(f"Cannot write {html}: {error.strerror}.") from error
+    typer.echo(as_json(found.to_dict()) if format is Report.json else found)
+    if not found.is_accepted:
         raise typer.Exit(DATA)
 
 

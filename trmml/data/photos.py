@@ -2,8 +2,7 @@
 
 import contextlib
 import io
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ import torch
 from jaxtyping import Float
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
-from tqdm import tqdm
 
 from trmml.config import PhotoConfig
 from trmml.errors import ImageError
@@ -78,23 +76,6 @@ def find_photos(folder: Path) -> list[Path]:
         and not path.name.startswith(".")
         and path.is_file()
     )
-
-
-def unreadable_photos(photos: Sequence[Path], *, progress: bool = False) -> list[str]:
-    """Open every photo in full and return why some cannot be read, in order."""
-
-    def reason(path: Path) -> str | None:
-        try:
-            load_photo(path)
-        except ImageError as error:
-            return str(error)
-        return None
-
-    with ThreadPoolExecutor() as pool:
-        reasons = tqdm(
-            pool.map(reason, photos), total=len(photos), unit="photo", disable=not progress
-        )
-        return [found for found in reasons if found is not None]
 
 
 def photo_tensor(photo: Image.Image, config: PhotoConfig) -> Float[Tensor, "3 height width"]:

@@ -1,0 +1,224 @@
+"""What is wrong with a data set before anybody trains on it."""
+
+import re
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+from tqdm import tqdm
+
+from trmml.data.dataset import MultiLabelDataset, Summary
+from trmml.data.photos import load_photo
+from trmml.errors import DataError, ImageError, nearest
+from trmml.labels import NEGATIVE, POSITIVE
+
+MOST_BITS_APART = 4
+"""Of 64: photos whose hashes differ in so many bits or fewer count as the same picture."""
+
+_BITS = np.array([bin(byte).count("1") for byte in range(256)], dtype=np.uint8)
+
+
+class Rule(NamedTuple):
+    """What a person knows about two labels."""
+
+    first: str
+    kind: Literal["implies", "excludes"]
+    second: str
+
+    def __str__(self) -> str:
+        """Return the rule as it is written."""
+        return f"{self.first} {self.kind} {self.second}"
+
+
+class Contradiction(NamedTuple):
+    """A photo whose labels break a rule."""
+
+    photo: Path
+    rule: Rule
+
+
+class NearDuplicate(NamedTuple):
+    """A training photo that looks like a validation photo."""
+
+    train: Path
+    val: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataCheck:
+    """Everything that was found.
+
+    Attributes:
+        summary: Counts per label.
+        unreadable: Photos that cannot be opened, with the reason.
+        similar_names: Labels that differ by case, spacing or plural only.
+        contradictions: Photos that break a declared rule.
+        near_duplicates: Photos that are in training and validation at once.
+    """
+
+    summary: Summary
+    unreadable: tuple[str, ...]
+    similar_names: tuple[tuple[str, ...], ...]
+    contradictions: tuple[Contradiction, ...]
+    near_duplicates: tuple[NearDuplicate, ...]
+
+    @property
+    def num_learnable(self) -> int:
+        """Labels with a known positive."""
+        return sum(count > 0 for count in self.summary.positives)
+
+    @property
+    def is_accepted(self) -> bool:
+        """Whether `finetune` would take the data set as it is."""
+        return not self.unreadable and 0 not in self.summary.positives
+
+    @property
+    def warnings(self) -> list[str]:
+        """What `finetune` would take and a person should look at."""
+        found = [f"similar labels: {', '.join(names)}" for names in self.similar_names]
+        found += [f"{item.photo} breaks the rule: {item.rule}" for item in self.contradictions]
+        found += [f"{pair.train} looks like {pair.val}" for pair in self.near_duplicates]
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return self.summary.to_dict() | {
+            "learnable_labels": self.num_learnable,
+            "accepted": self.is_accepted,
+            "unreadable": list(self.unreadable),
+            "similar_names": [list(names) for names in self.similar_names],
+            "contradictions": [
+                {"photo": str(item.photo), "rule": str(item.rule)} for item in self.contradictions
+            ],
+            "near_duplicates": [
+                {"train": str(pair.train), "val": str(pair.val)} for pair in self.near_duplicates
+            ],
+        }
+
+    def __str__(self) -> str:
+        """Return a report for people."""
+        lines = [str(self.summary)]
+        lines += [f"problem: {reason}" for reason in self.unreadable]
+        lines += [f"look at: {warning}" for warning in self.warnings]
+        num_labels = len(self.summary.category_names)
+        verdict = "would take" if self.is_accepted else "would refuse"
+        lines.append(
+            f"{self.num_learnable} of {num_labels} labels can be learned; finetune {verdict} this table."
+        )
+        return "\n".join(lines)
+
+
+def check_dataset(
+    dataset: MultiLabelDataset,
+    *,
+    val: MultiLabelDataset | None = None,
+    rules: Sequence[str] = (),
+    progress: bool = False,
+) -> DataCheck:
+    """Open every photo and look for what would spoil training or its measurement.
+
+    Args:
+        dataset: Training photos.
+        val: Validation photos, to look for training photos among them.
+        rules: `a implies b` or `a excludes b`, labels by name.
+        progress: Whether to show a bar.
+
+    Raises:
+        DataError: If a rule has another form or names no label.
+    """
+    parsed = [_rule(text, dataset.category_names) for text in rules]
+    reasons, hashes = _opened(dataset.photos, progress)
+    duplicates: tuple[NearDuplicate, ...] = ()
+    if val is not None:
+        more, val_hashes = _opened(val.photos, progress)
+        reasons += more
+        duplicates = _near(dataset.photos, hashes, val.photos, val_hashes)
+    return DataCheck(
+        summary=dataset.summary(),
+        unreadable=tuple(reasons),
+        similar_names=similar_names(dataset.category_names),
+        contradictions=tuple(found for rule in parsed for found in _broken(dataset, rule)),
+        near_duplicates=duplicates,
+    )
+
+
+def similar_names(names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """Return groups of names that differ by case, spacing or plural only."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        words = re.sub(r"[\s_-]+", " ", name.strip().casefold())
+        singular = re.sub(r"ies$", "y", words)
+        singular = re.sub(r"(?<=[xz])es$|(?<=[sc]h)es$|(?<=[^s])s$", "", singular)
+        groups.setdefault(singular, []).append(name)
+    return tuple(tuple(group) for group in groups.values() if len(group) > 1)
+
+
+def photo_hash(photo: Image.Image) -> UInt8[np.ndarray, "8"] | None:
+    """Return 64 bits that stay nearly the same when a photo is resized or saved again.
+
+    A difference hash: whether each of 8 × 8 grey cells is darker than its right neighbour. None for a
+    picture without contrast, whose bits would say nothing.
+    """
+    grey = np.asarray(photo.convert("L").resize((9, 8), Image.Resampling.BOX), dtype=np.int16)
+    if grey.max() - grey.min() < 8:
+        return None
+    return np.packbits(grey[:, 1:] > grey[:, :-1])
+
+
+def _rule(text: str, names: tuple[str, ...]) -> Rule:
+    match = re.fullmatch(r"\s*(.+?)\s+(implies|excludes)\s+(.+?)\s*", text)
+    if not match:
+        raise DataError(f"The rule {text!r} must be `a implies b` or `a excludes b`.")
+    first, kind, second = match.groups()
+    for name in (first, second):
+        if name not in names:
+            raise DataError(f"The rule {text!r} names no label: {name!r}. {nearest(name, names)}")
+    return Rule(first, "implies" if kind == "implies" else "excludes", second)
+
+
+def _broken(dataset: MultiLabelDataset, rule: Rule) -> list[Contradiction]:
+    first, second = (dataset.category_names.index(n) for n in (rule.first, rule.second))
+    unwanted = NEGATIVE if rule.kind == "implies" else POSITIVE
+    rows = (dataset.labels[:, first] == POSITIVE) & (dataset.labels[:, second] == unwanted)
+    return [Contradiction(dataset.photos[i], rule) for i in np.flatnonzero(rows)]
+
+
+def _opened(
+    photos: Sequence[Path], progress: bool
+) -> tuple[list[str], list[UInt8[np.ndarray, "8"] | None]]:
+    def look(path: Path) -> tuple[str | None, UInt8[np.ndarray, "8"] | None]:
+        try:
+            return None, photo_hash(load_photo(path))
+        except ImageError as error:
+            return str(error), None
+
+    with ThreadPoolExecutor() as pool:
+        bar = tqdm(pool.map(look, photos), total=len(photos), unit="photo", disable=not progress)
+        found = list(bar)
+    return [reason for reason, _ in found if reason is not None], [bits for _, bits in found]
+
+
+def _near(
+    photos: Sequence[Path],
+    hashes: list[UInt8[np.ndarray, "8"] | None],
+    val_photos: Sequence[Path],
+    val_hashes: list[UInt8[np.ndarray, "8"] | None],
+) -> tuple[NearDuplicate, ...]:
+    rows = [i for i, bits in enumerate(hashes) if bits is not None]
+    if not rows:
+        return ()
+    known = np.stack([bits for bits in hashes if bits is not None])
+    pairs = []
+    for photo, bits in zip(val_photos, val_hashes, strict=True):
+        if bits is None:
+            continue
+        apart = _BITS[known ^ bits].sum(axis=1)
+        pairs += [
+            NearDuplicate(photos[rows[i]], photo) for i in np.flatnonzero(apart <= MOST_BITS_APART)
+        ]
+    return tuple(pairs)
