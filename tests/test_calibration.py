@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from trmml.calibration import SHRINKAGE, Calibration, best_f1_threshold, calibrate
-from trmml.errors import ArtifactError
+from trmml.calibration import NEVER, SHRINKAGE, Calibration, Goal, best_threshold, calibrate, share
+from trmml.errors import ArtifactError, ConfigError
 from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
 
 NAMES = ("cat", "dog")
@@ -18,13 +18,13 @@ def test_no_threshold_has_a_higher_f1_than_the_best_one(seed: int) -> None:
     generator = np.random.default_rng(seed)
     scores = generator.random(41).round(1)
     positive = generator.random(41) < scores
-    best = best_f1_threshold(scores, positive)
+    best = best_threshold(scores, positive, Goal())
     every = [f1_at(scores, positive, threshold) for threshold in np.linspace(0, 1, 1001)]
     assert f1_at(scores, positive, best) == pytest.approx(max(every))
 
 
 def test_a_threshold_without_positives_is_a_half() -> None:
-    assert best_f1_threshold(np.array([0.9, 0.1]), np.array([False, False])) == 0.5
+    assert best_threshold(np.array([0.9, 0.1]), np.array([False, False]), Goal()) == 0.5
 
 
 def test_few_positives_draw_the_threshold_to_the_global_one() -> None:
@@ -74,3 +74,82 @@ def test_a_wrong_calibration_is_refused(change: dict, message: str) -> None:
     values = Calibration.uncalibrated(2).to_dict(NAMES) | change
     with pytest.raises(ArtifactError, match=message):
         Calibration.from_dict(values, NAMES, "here")
+
+
+def precision_at(scores: np.ndarray, positive: np.ndarray, threshold: float) -> float:
+    chosen = scores >= threshold
+    return (chosen & positive).sum() / max(chosen.sum(), 1)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("target", [0.6, 0.8])
+def test_a_wanted_precision_is_reached_by_the_lowest_threshold(seed: int, target: float) -> None:
+    generator = np.random.default_rng(seed)
+    scores = generator.random(400)
+    positive = generator.random(400) < scores
+    best = best_threshold(scores, positive, Goal(kind="precision", target=target))
+    assert precision_at(scores, positive, best) >= target
+    lower = [t for t in np.unique(scores) if t < best]
+    counted = [(scores >= t).sum() for t in lower]
+    smoothed = [
+        precision_at(scores, positive, t) * n / (n + 1) for t, n in zip(lower, counted, strict=True)
+    ]
+    assert max(smoothed, default=0) < target
+
+
+def test_a_precision_out_of_reach_finds_nothing() -> None:
+    scores, positive = np.array([0.9, 0.8, 0.7]), np.array([True, False, False])
+    # One hit of one looks perfect and says little.
+    assert best_threshold(scores, positive, Goal(kind="precision", target=0.6)) == NEVER
+
+
+@pytest.mark.parametrize("target", [0.5, 0.9])
+def test_a_wanted_recall_is_reached_by_the_highest_threshold(target: float) -> None:
+    generator = np.random.default_rng(0)
+    scores = generator.random(300)
+    positive = generator.random(300) < scores
+    best = best_threshold(scores, positive, Goal(kind="recall", target=target))
+    recall = [((scores >= t) & positive).sum() / positive.sum() for t in (best, best + 0.02)]
+    assert recall[0] >= target > recall[1]
+
+
+@pytest.mark.parametrize(("false_positive", "false_negative"), [(1, 1), (5, 1), (1, 5), (100, 1)])
+def test_no_threshold_costs_less(false_positive: float, false_negative: float) -> None:
+    generator = np.random.default_rng(0)
+    scores = generator.random(101).round(2)
+    positive = generator.random(101) < scores
+
+    def cost(threshold: float) -> float:
+        chosen = scores >= threshold
+        wrong, missed = (chosen & ~positive).sum(), (~chosen & positive).sum()
+        return false_positive * wrong + false_negative * missed
+
+    goal = Goal(kind="cost", false_positive_cost=false_positive, false_negative_cost=false_negative)
+    best = best_threshold(scores, positive, goal)
+    assert cost(best) == min(cost(threshold) for threshold in np.linspace(0, 1.01, 1011))
+
+
+def test_an_interval_is_wilsons() -> None:
+    # Worked by hand: 8 of 10 at 95 %.
+    assert share(8, 10) == pytest.approx((0.8, 0.4902, 0.9433), abs=1e-4)
+    assert share(0, 5).low == 0
+    assert np.isnan(share(0, 0).value)
+
+
+def test_evidence_says_what_the_thresholds_reach() -> None:
+    scores = np.array([[0.9], [0.8], [0.7], [0.1]], dtype=np.float32)
+    labels = np.array([[POSITIVE], [POSITIVE], [NEGATIVE], [UNKNOWN]], dtype=np.int8)
+    made = calibrate(scores, labels, ("cat",))
+    assert made.thresholds == pytest.approx((0.75,))
+    assert made.evidence["cat"]["precision"][0] == 1
+    assert made.evidence["cat"]["recall"][0] == 1
+    assert made.evidence["cat"]["known_labels"] == 3
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [({"target": 1.0}, "between 0 and 1"), ({"false_positive_cost": -1}, "zero or more")],
+)
+def test_a_goal_out_of_range_is_refused(values: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Goal(**values)

@@ -120,7 +120,7 @@ def finetune(
         trainer.resume(run.working / CHECKPOINT)
     trainer.run(None if run is None else run.working, show)
     scores = trainer.use_best()
-    matcher.calibration = calibrate(scores, held_out.labels)
+    matcher.calibration = calibrate(scores, held_out.labels, matcher.labels)
     if run is not None:
         measured = measure(
             scores, held_out.labels, held_out.category_names, matcher.calibration.thresholds
