@@ -178,6 +178,20 @@ def test_a_measurement_is_kept_in_the_folder_and_its_card(
     assert f"test mAP        {100 * report['mAP']:.1f}\n" in capsys.readouterr().out
 
 
+def test_thresholds_are_chosen_anew(
+    model: Path, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    options = ("--goal", "recall", "--target", "0.99", "--plot", tmp_path / "r.png")
+    assert run("calibrate", model, table, *options) == 0
+    shown = capsys.readouterr().out
+    assert "recall of 0.99 on known validation labels" in shown
+    made = json.loads((model / "calibration.json").read_text())
+    assert made["evidence"]["red"]["recall"][0] == 1
+    assert made["method"] in (model / "README.md").read_text().replace("\\", "")
+    assert trmml.load_model(model).calibration.thresholds[0] == made["thresholds"]["red"]
+    assert (tmp_path / "r.png").stat().st_size > 1000
+
+
 def test_no_readable_photo_at_all_is_a_data_error(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

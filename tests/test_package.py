@@ -23,6 +23,7 @@ LAYERS = [
         "metrics",
         "predictions",
         "pseudo_labels",
+        "reliability",
     },
     {"features", "model"},
     {"batches", "evaluation", "model_folder", "objective", "optimization"},

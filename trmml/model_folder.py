@@ -297,3 +297,17 @@ def add_metrics(folder: Path, name: str, values: Mapping[str, Any]) -> None:
         write_card(folder, str(folder))
     except OSError as error:
         raise ConfigError(f"Cannot write to {folder}: {error.strerror}.") from error
+
+
+def replace_calibration(folder: Path, calibration: Calibration) -> None:
+    """Write other thresholds into a model folder, and render the card anew.
+
+    Raises:
+        ConfigError: If the folder cannot be written to.
+    """
+    names = read_config(folder).category_names
+    try:
+        write_json(folder / CALIBRATION, calibration.to_dict(names))
+        write_card(folder, str(folder))
+    except OSError as error:
+        raise ConfigError(f"Cannot write to {folder}: {error.strerror}.") from error

@@ -24,7 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (predict.predict, learn.finetune, learn.evaluate, push.push):
+for command in (predict.predict, learn.finetune, learn.evaluate, learn.calibrate, push.push):
     app.command()(command)
 app.add_typer(models.app, name="models")
 app.add_typer(data.app, name="data")

@@ -1,4 +1,4 @@
-"""`trmml finetune` and `trmml evaluate`."""
+"""`trmml finetune`, `trmml evaluate` and `trmml calibrate`."""
 
 import json
 from pathlib import Path
@@ -10,6 +10,7 @@ from trmml.cli.exits import SOME_FAILED
 from trmml.cli.options import (
     Backbone,
     Encoding,
+    GoalKind,
     Images,
     Labels,
     Quiet,
@@ -24,7 +25,7 @@ from trmml.cli.options import (
     no_bars,
     read_table,
 )
-from trmml.errors import ConfigError
+from trmml.errors import ConfigError, DataError
 
 
 def finetune(
@@ -151,3 +152,76 @@ def evaluate(
         typer.echo(f"skipped: {reason}", err=True)
     if evaluation.skipped:
         raise typer.Exit(SOME_FAILED)
+
+
+def calibrate(
+    model: Annotated[Path, typer.Argument(help="Model folder; its thresholds are replaced.")],
+    table: Table,
+    images: Images = None,
+    label_encoding: Encoding = None,
+    unlabeled: UnlabeledOption = None,
+    split: Split = None,
+    table_format: TableFormatOption = None,
+    separator: Separator = None,
+    goal: Annotated[GoalKind, typer.Option(help="What a threshold is to reach.")] = GoalKind.f1,
+    target: Annotated[
+        float, typer.Option(min=0, max=1, help="The wanted precision or recall.")
+    ] = 0.9,
+    false_positive_cost: Annotated[float, typer.Option(min=0)] = 1.0,
+    false_negative_cost: Annotated[float, typer.Option(min=0)] = 1.0,
+    plot: Annotated[Path | None, typer.Option(help="Reliability diagram, as PNG.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Choose a model's thresholds anew, on known labels of photos that it was not trained on.
+
+    Example: trmml calibrate runs/shop val.csv --goal precision --target 0.95 --plot reliability.png
+    """
+    from trmml.calibration import Goal
+    from trmml.calibration import calibrate as choose
+    from trmml.evaluation import evaluate as measure
+    from trmml.files import write_atomically
+    from trmml.model_folder import replace_calibration
+    from trmml.reliability import reliability, reliability_diagram
+    from trmml.zoo import load_model
+
+    wanted = Goal(
+        kind=goal.value,
+        target=target,
+        false_positive_cost=false_positive_cost,
+        false_negative_cost=false_negative_cost,
+    )
+    matcher = load_model(model)
+    dataset = read_table(
+        table, images, None, label_encoding, unlabeled, split, table_format, separator
+    ).aligned_to(matcher.labels)
+    evaluation = measure(matcher, dataset, progress=not no_bars(quiet))
+    if evaluation.skipped:
+        raise DataError(f"Not calibrated: {len(evaluation.skipped)} photos cannot be read.")
+    made = choose(evaluation.scores, dataset.labels, matcher.labels, wanted)
+    replace_calibration(model, made)
+    found = reliability(evaluation.scores, dataset.labels)
+    if plot is not None:
+        picture = reliability_diagram(found, f"{model.name}: scores against {table.name}")
+        try:
+            write_atomically(plot, lambda path: picture.save(path, "PNG"))
+        except OSError as error:
+            raise ConfigError(f"Cannot write {plot}: {error.strerror}.") from error
+    width = max(len(name) for name in ("label", *matcher.labels))
+    typer.echo(
+        f"{'label':<{width}}  threshold  precision (95 %)      recall (95 %)         known positives"
+    )
+    for name, threshold, count in zip(
+        matcher.labels, made.thresholds, made.known_positives, strict=True
+    ):
+        shares = [_interval(made.evidence[name][part]) for part in ("precision", "recall")]
+        typer.echo(
+            f"{name:<{width}}  {threshold:9.3f}  {shares[0]:<20}  {shares[1]:<20}  {count:>15}"
+        )
+    typer.echo(f"\n{made.method}; expected calibration error {100 * found.expected_error:.1f} %")
+
+
+def _interval(values: list[float] | None) -> str:
+    if values is None:
+        return "nothing to count"
+    value, low, high = (100 * part for part in values)
+    return f"{value:5.1f} ({low:.1f} – {high:.1f})"

@@ -31,6 +31,15 @@ class Report(StrEnum):
     json = "json"
 
 
+class GoalKind(StrEnum):
+    """What a threshold is to reach."""
+
+    f1 = "f1"
+    precision = "precision"
+    recall = "recall"
+    cost = "cost"
+
+
 class Unlisted(StrEnum):
     """What a label that a table does not list means."""
 
