@@ -190,6 +190,8 @@ def test_a_killed_run_goes_on_to_the_same_clip(
     ]
     assert lines[-1]["steps"] == 2 * ((20 + 16) // 8) + 2 * (20 // 8)
     assert "contrast" in lines[-1]
+    values = [value for line in lines for value in line.values() if not isinstance(value, str)]
+    assert np.isfinite(values).all()
     assert "contrast" not in lines[0]
 
     clip = FrozenCLIP.load(f"local-dir:{straight / 'clip'}")

@@ -172,9 +172,9 @@ class Training:
                 self._epoch(stage, index, epoch)
                 self.step = Step(index, epoch + 1, 0, self.step.total)
                 self._save()
+                export(self.ema.module, self.recipe["model"], self.texts, self.output / "clip")
             self.step = Step(index + 1, 0, 0, self.step.total)
         self._save()
-        export(self.ema.module, self.recipe["model"], self.texts, self.output / "clip")
 
     def _epoch(self, stage: dict[str, Any], index: int, epoch: int) -> None:
         batches = self._batches(stage)
@@ -196,8 +196,8 @@ class Training:
         seconds = time.monotonic() - seconds
         means = {key: float(np.mean([loss[key] for loss in losses])) for key in losses[0]}
         self.ema.eval()
-        # The mean of minus infinity with itself is no number.
-        self.ema.module.clip.attn_mask = self.learner.clip.attn_mask
+        # The mean of minus infinity with itself is no number. A copy: the average works in place.
+        self.ema.module.clip.attn_mask = self.learner.clip.attn_mask.clone()
         line = {"stage": stage["name"], "epoch": epoch + 1, "steps": self.step.total}
         line |= {"size": stage["size"], "seconds": round(seconds, 1)}
         line |= {"photos_per_second": round(len(losses) * batches.batch_size / seconds, 1), **means}
@@ -228,6 +228,10 @@ class Training:
             scale = self.learner.clip.logit_scale
             losses["contrast"] = contrastive_loss(features[captioned], texts, scale)
             total = total + stage["contrast"] * losses["contrast"]
+        if not torch.isfinite(total):
+            raise SystemExit(
+                f"The loss is {total.item()} at step {self.step.total}; nothing is saved."
+            )
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
         nn.utils.clip_grad_norm_(self.learner.parameters(), 5.0)
@@ -271,8 +275,6 @@ class Training:
         self.ema.module.load_state_dict(state["ema"])
         self.ema.n_averaged.copy_(state["averaged"])
         self.optimizer.load_state_dict(state["optimizer"])
-        for group in self.optimizer.param_groups:
-            group["fused"] = True
         self.step = Step(*state["step"])
 
 
