@@ -29,7 +29,8 @@ LAYERS = [
     {"batches", "evaluation", "model_folder", "objective", "optimization"},
     {"catalog", "trainer"},
     {"zoo"},
-    {"inference", "publishing", "training"},
+    {"completion", "inference", "publishing", "training"},
+    {"review"},
     {"cli"},
     {"__main__"},
 ]

@@ -14,6 +14,7 @@ _HOME = {
     "MultiLabelDataset": "data.dataset",
     "Prediction": "predictions",
     "TextRegionMatcher": "model",
+    "complete": "completion",
     "evaluate": "evaluation",
     "finetune": "training",
     "list_models": "catalog",
@@ -43,6 +44,7 @@ __all__ = ["__version__", *sorted(_HOME)]  # pyright: ignore[reportUnsupportedDu
 
 if TYPE_CHECKING:
     from trmml.catalog import list_models
+    from trmml.completion import complete
     from trmml.config import FinetuneConfig, ModelConfig
     from trmml.data.dataset import MultiLabelDataset
     from trmml.data.tables import read_dataset

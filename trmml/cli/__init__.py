@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 import trmml
-from trmml.cli import data, env, learn, models, predict, push
+from trmml.cli import complete, data, env, learn, models, predict, push
 from trmml.cli.exits import DATA, MODEL, USAGE
 from trmml.errors import ConfigError, DataError, ImageError, TrmmlError
 
@@ -24,7 +24,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (predict.predict, learn.finetune, learn.evaluate, learn.calibrate, push.push):
+for command in (
+    *(predict.predict, learn.finetune, learn.evaluate, learn.calibrate),
+    *(complete.complete, push.push),
+):
     app.command()(command)
 app.add_typer(models.app, name="models")
 app.add_typer(data.app, name="data")

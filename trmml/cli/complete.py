@@ -1,0 +1,102 @@
+"""`trmml complete`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from trmml.cli.options import (
+    Encoding,
+    Images,
+    Quiet,
+    Separator,
+    Split,
+    Table,
+    TableFormatOption,
+    UnlabeledOption,
+    no_bars,
+    read_table,
+)
+from trmml.errors import ConfigError
+
+
+def complete(
+    table: Table,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Completed table: .csv (wide) or .jsonl.")
+    ],
+    model: Annotated[str, typer.Option(help="Model folder or name.")],
+    images: Images = None,
+    label_encoding: Encoding = None,
+    unlabeled: UnlabeledOption = None,
+    split: Split = None,
+    table_format: TableFormatOption = None,
+    separator: Separator = None,
+    precision: Annotated[
+        float, typer.Option(help="Wanted share of right ones among the filled blanks.")
+    ] = 0.9,
+    calibrate_on: Annotated[
+        Path | None, typer.Option(help="Table of photos that the model was not trained on.")
+    ] = None,
+    calibrate_split: Annotated[
+        str | None, typer.Option(help="The same, by column 'split'.")
+    ] = None,
+    estimates: Annotated[
+        Path | None, typer.Option(help="CSV of what is thought of blanks.")
+    ] = None,
+    html: Annotated[Path | None, typer.Option(help="Page to review, with heatmaps.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Fill the blanks of a table where they are clear; list likely mistakes and what to ask next.
+
+    Known cells never change. Blanks that are not clear stay blank.
+
+    Example: trmml complete labels.csv --model runs/shop -o completed.csv --html review.html
+    """
+    rest = (table_format, separator)
+    dataset = read_table(table, images, None, label_encoding, unlabeled, split, *rest)
+    reference = None
+    if calibrate_on is not None or calibrate_split is not None:
+        options = (images, None, label_encoding, unlabeled, calibrate_split)
+        reference = read_table(calibrate_on or table, *options, *rest)
+    from trmml.completion import complete as run
+    from trmml.data.writing import write_dataset
+    from trmml.files import write_text
+    from trmml.review import estimates_csv, review_page
+    from trmml.zoo import load_model
+
+    matcher = load_model(model)
+    if reference is None:
+        typer.echo(
+            "Calibrated on the table's own known labels; if the model was trained on them, name other "
+            "photos with --calibrate-on or --calibrate-split.",
+            err=True,
+        )
+    found = run(
+        matcher,
+        dataset,
+        precision=precision,
+        calibrate_on=reference,
+        progress=not no_bars(quiet),
+    )
+    write_dataset(found.dataset, output, images=images)
+    try:
+        if estimates is not None:
+            write_text(estimates, estimates_csv(found, dataset))
+        if html is not None:
+            write_text(html, review_page(found, dataset, matcher, table.name))
+    except OSError as error:
+        raise ConfigError(f"Cannot write {error.filename}: {error.strerror}.") from error
+    before, after = dataset.summary(), found.dataset.summary()
+    width = max(len(name) for name in ("label", *dataset.category_names))
+    typer.echo(f"{'label':<{width}}  blanks  positive  negative  left")
+    for i, name in enumerate(dataset.category_names):
+        more = after.positives[i] - before.positives[i], after.negatives[i] - before.negatives[i]
+        typer.echo(
+            f"{name:<{width}}  {before.unknown[i]:>6}  {more[0]:>8}  {more[1]:>8}  "
+            f"{after.unknown[i]:>4}"
+        )
+    typer.echo(
+        f"\n{output}: {int(found.decided.sum())} blanks filled, {len(found.mistakes)} known cells "
+        f"contradicted, {len(found.questions)} questions"
+    )

@@ -1,0 +1,255 @@
+"""Completing a label table: estimates for its blanks, likely mistakes, and what to ask next.
+
+The paper's prototypes estimate unknown labels inside training; here the same estimate, together with
+the model's own, is given to the owner of the table. How the two are joined, when a blank is decided
+and how cells are ranked are our choices.
+"""
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float32, Int8
+from tqdm import tqdm
+
+from trmml.batches import CachedFeatures
+from trmml.calibration import Goal, calibrate
+from trmml.config import PseudoLabelConfig
+from trmml.data.dataset import MultiLabelDataset
+from trmml.errors import ConfigError, DataError
+from trmml.features import compute_features
+from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
+from trmml.model import TextRegionMatcher
+from trmml.pseudo_labels import presence_probability
+
+BATCH_SIZE = 256
+_LIMIT = 12.0
+"""Largest log-odds that a single source may state; nothing is certain."""
+
+
+class Estimates(NamedTuple):
+    """What is thought of every cell, known ones included; probabilities in [0, 1].
+
+    Attributes:
+        model: The model's score.
+        prototypes: The estimate of the visual and text prototypes.
+        probability: Both together, calibrated on known labels.
+    """
+
+    model: Float32[np.ndarray, "image category"]
+    prototypes: Float32[np.ndarray, "image category"]
+    probability: Float32[np.ndarray, "image category"]
+
+
+class Cell(NamedTuple):
+    """A cell that a person should look at.
+
+    Attributes:
+        row: Position of the photo.
+        column: Position of the category.
+        probability: That the category is there.
+        rank: Larger is more urgent; of no unit.
+    """
+
+    row: int
+    column: int
+    probability: float
+    rank: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Completion:
+    """A table with blanks filled, and what a person should look at.
+
+    Attributes:
+        dataset: The table; known cells are as they were, decided blanks are filled.
+        estimates: Of every cell.
+        decided: Which blanks were filled.
+        mistakes: Known cells that the estimates contradict most, the worst first.
+        questions: Blanks whose answer would teach most, the best first, one per photo.
+        precision: The precision that was wanted.
+    """
+
+    dataset: MultiLabelDataset
+    estimates: Estimates
+    decided: Bool[np.ndarray, "image category"]
+    mistakes: list[Cell]
+    questions: list[Cell]
+    precision: float
+
+
+def complete(
+    model: TextRegionMatcher,
+    dataset: MultiLabelDataset,
+    *,
+    precision: float = 0.9,
+    calibrate_on: MultiLabelDataset | None = None,
+    progress: bool = False,
+) -> Completion:
+    """Estimate the unknown labels of a data set and decide those that are clear.
+
+    A blank becomes positive above the lowest score from which on the wanted precision is met on known
+    labels of its category, drawn to the global one where few positives are known; it becomes negative
+    below the score under which no more than 1 − precision of the known positives lie, if that is
+    precise enough too. Known cells never change.
+
+    Args:
+        model: The model; its categories must include those of the data set.
+        dataset: Photos with some unknown labels.
+        precision: Wanted share of right ones among the decided positives, and among the negatives.
+        calibrate_on: Photos with known labels that the model was not trained on. By default the known
+            labels of `dataset` itself, which flatters a model that learned from them.
+        progress: Whether to show a bar.
+
+    Raises:
+        ConfigError: If the precision is not between 0.5 and 1.
+        DataError: If a photo cannot be read, or too few labels are known to calibrate.
+    """
+    if not 0.5 <= precision < 1:
+        raise ConfigError(f"precision must be at least 0.5 and below 1, got {precision}.")
+    reference = dataset if calibrate_on is None else calibrate_on
+    reference = reference.aligned_to(dataset.category_names)
+    model_there, prototypes_there = _scores(model, reference, progress)
+    known = reference.labels != UNKNOWN
+    positive = reference.labels[known] == POSITIVE
+    if min(positive.sum(), (~positive).sum()) < 10:
+        raise DataError(
+            f"{reference.source} has {int(positive.sum())} known positives and "
+            f"{int((~positive).sum())} known negatives; at least 10 of each are needed to calibrate."
+        )
+    weights = _fit(_log_odds(model_there, prototypes_there)[known], positive)
+    there = _joined(model_there, prototypes_there, weights)
+    if reference is dataset:
+        model_here, prototypes_here, here = model_there, prototypes_there, there
+    else:
+        model_here, prototypes_here = _scores(model, dataset, progress)
+        here = _joined(model_here, prototypes_here, weights)
+    lowest, highest = _limits(there, reference.labels, precision)
+    labels = dataset.labels.copy()
+    blank = labels == UNKNOWN
+    labels[blank & (here >= lowest)] = POSITIVE
+    labels[blank & (here < highest) & (here < lowest)] = NEGATIVE
+    return Completion(
+        dataset=replace(
+            dataset,
+            labels=labels,
+            interpretation=f"{dataset.interpretation} Blanks filled where a precision of "
+            f"{precision:g} is expected.",
+        ),
+        estimates=Estimates(model_here, prototypes_here, here),
+        decided=blank & (labels != UNKNOWN),
+        mistakes=_mistakes(here, dataset.labels),
+        questions=_questions(here, dataset.labels, labels),
+        precision=precision,
+    )
+
+
+def _scores(
+    model: TextRegionMatcher, dataset: MultiLabelDataset, progress: bool
+) -> tuple[Float32[np.ndarray, "image category"], Float32[np.ndarray, "image category"]]:
+    """Return the model's scores and the prototypes' estimates, from cached features."""
+    columns = [model.labels.index(name) for name in dataset.category_names]
+    store = compute_features(dataset.photos, model.backbone, progress=progress)
+    batches = CachedFeatures(store, np.arange(len(dataset))).in_order(BATCH_SIZE)
+    # Every relation and modality counts, whatever the model was trained with.
+    config, text = PseudoLabelConfig(), model.stored_text()
+    scores, estimates = [], []
+    total = -(-len(dataset) // BATCH_SIZE)
+    with torch.inference_mode():
+        for batch in tqdm(batches, "estimates", total, disable=not progress):
+            features = type(batch)(*(part.to(model.device) for part in batch))
+            output = model.match(features, text)
+            probability, _ = presence_probability(
+                output.region_features,
+                model.prototypes,
+                model.negative_prototypes,
+                model.logit_scale,
+                model.logit_bias,
+                config,
+            )
+            scores.append(output.logits.sigmoid().float().cpu().numpy())
+            estimates.append(probability.float().cpu().numpy())
+    return np.concatenate(scores)[:, columns], np.concatenate(estimates)[:, columns]
+
+
+def _log_odds(*sources: Float[np.ndarray, "image category"]) -> Float[np.ndarray, "..."]:
+    """Return the log-odds of each source, one after the other along a last axis."""
+    with np.errstate(divide="ignore"):
+        odds = [np.log(p.astype(np.float64)) - np.log1p(-p.astype(np.float64)) for p in sources]
+    return np.stack(odds, axis=-1).clip(-_LIMIT, _LIMIT)
+
+
+def _fit(
+    log_odds: Float[np.ndarray, "label source"], positive: Bool[np.ndarray, " label"]
+) -> Float[np.ndarray, " weight"]:
+    """Fit a logistic regression on the sources' log-odds by Newton's method, with a slight ridge."""
+    inputs = np.column_stack([log_odds, np.ones(len(log_odds))])
+    weights = np.zeros(inputs.shape[1])
+    for _ in range(30):
+        p = 1 / (1 + np.exp(-inputs @ weights))
+        gradient = inputs.T @ (p - positive) + 1e-3 * weights
+        curvature = (inputs * (p * (1 - p))[:, None]).T @ inputs + 1e-3 * np.eye(len(weights))
+        weights = weights - np.linalg.solve(curvature, gradient)
+    return weights
+
+
+def _joined(
+    model: Float[np.ndarray, "image category"],
+    prototypes: Float[np.ndarray, "image category"],
+    weights: Float[np.ndarray, " weight"],
+) -> Float32[np.ndarray, "image category"]:
+    odds = _log_odds(model, prototypes) @ weights[:-1] + weights[-1]
+    return (1 / (1 + np.exp(-odds))).astype(np.float32)
+
+
+def _limits(
+    probability: Float[np.ndarray, "image category"],
+    labels: Int8[np.ndarray, "image category"],
+    precision: float,
+) -> tuple[Float[np.ndarray, " category"], Float[np.ndarray, " category"]]:
+    """Return from which probability on a blank is positive, and below which it is negative."""
+    goal = Goal(kind="precision", target=precision)
+    lowest = np.array(calibrate(probability, labels, goal=goal).thresholds)
+    flipped = labels.copy()
+    flipped[labels == POSITIVE], flipped[labels == NEGATIVE] = NEGATIVE, POSITIVE
+    precise = 1 - np.array(calibrate(1 - probability, flipped, goal=goal).thresholds)
+    highest = []
+    every = probability[labels == POSITIVE]
+    for c, limit in enumerate(precise):
+        own = probability[labels[:, c] == POSITIVE, c]
+        # Where most labels are negative, a precision alone would let every blank be one.
+        kept = np.quantile(own if len(own) >= 10 else every, 1 - precision)
+        highest.append(min(limit, float(kept)))
+    return lowest, np.array(highest)
+
+
+def _mistakes(
+    probability: Float[np.ndarray, "image category"], labels: Int8[np.ndarray, "image category"]
+) -> list[Cell]:
+    """Rank known cells by how improbable what they state is; those below one half count."""
+    stated = np.where(labels == POSITIVE, probability, 1 - probability)
+    rows, columns = np.nonzero((labels != UNKNOWN) & (stated < 0.5))
+    order = np.argsort(stated[rows, columns], kind="stable")
+    return [
+        Cell(int(rows[i]), int(columns[i]), float(probability[rows[i], columns[i]]),
+             float(1 - stated[rows[i], columns[i]]))
+        for i in order
+    ]  # fmt: skip
+
+
+def _questions(
+    probability: Float[np.ndarray, "image category"],
+    before: Int8[np.ndarray, "image category"],
+    after: Int8[np.ndarray, "image category"],
+) -> list[Cell]:
+    """Rank open blanks by their uncertainty, more where few positives are known."""
+    positives = (before == POSITIVE).sum(axis=0)
+    uncertainty = 4 * probability * (1 - probability) / np.sqrt(positives + 1)
+    uncertainty = np.where(after == UNKNOWN, uncertainty, -1.0)
+    best = uncertainty.argmax(axis=1)
+    value = uncertainty[np.arange(len(best)), best]
+    order = [i for i in np.argsort(-value, kind="stable") if value[i] > 0]
+    return [
+        Cell(int(i), int(best[i]), float(probability[i, best[i]]), float(value[i])) for i in order
+    ]

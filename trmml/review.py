@@ -1,0 +1,132 @@
+"""What `complete` hands to a person: a CSV of all estimates, and a page to review them."""
+
+import base64
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+from PIL import Image
+
+from trmml.completion import Cell, Completion
+from trmml.data.dataset import MultiLabelDataset
+from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
+from trmml.model import TextRegionMatcher
+
+MOST_CELLS = 40
+THUMBNAIL = (240, 180)
+_WORDS = {POSITIVE: "positive", NEGATIVE: "negative"}
+
+
+def estimates_csv(completion: Completion, before: MultiLabelDataset) -> str:
+    """Return a row for every blank of the table: what is thought of it, and what was decided.
+
+    Args:
+        completion: What `complete` returned.
+        before: The table that it was made from.
+    """
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    columns = ("image", "label", "probability", "decision", "model", "prototypes")
+    writer.writerow(columns)
+    labels = completion.dataset.labels
+    for row, column in np.argwhere(before.labels != labels).tolist():
+        writer.writerow(_line(completion, before, row, column, _WORDS[int(labels[row, column])]))
+    still_open = labels == UNKNOWN
+    for row, column in np.argwhere(still_open).tolist():
+        writer.writerow(_line(completion, before, row, column, ""))
+    return buffer.getvalue()
+
+
+def _line(
+    completion: Completion, before: MultiLabelDataset, row: int, column: int, decision: str
+) -> list[str]:
+    estimates = completion.estimates
+    parts = (estimates.model, estimates.prototypes)
+    return [
+        before.photos[row].name,
+        before.category_names[column],
+        f"{estimates.probability[row, column]:.4f}",
+        decision,
+        *(f"{part[row, column]:.4f}" for part in parts),
+    ]
+
+
+def review_page(
+    completion: Completion, before: MultiLabelDataset, model: TextRegionMatcher, title: str
+) -> str:
+    """Render likely mistakes, questions and a sample of decisions, each with its heatmap.
+
+    Args:
+        completion: What `complete` returned.
+        before: The table that it was made from.
+        model: For the heatmaps.
+        title: Of the page.
+    """
+    rows, columns = np.nonzero(completion.decided)
+    chosen = np.random.default_rng(0).permutation(len(rows))[:MOST_CELLS]
+    sample = [
+        Cell(int(rows[i]), int(columns[i]),
+             float(completion.estimates.probability[rows[i], columns[i]]), 0.0)
+        for i in sorted(chosen)
+    ]  # fmt: skip
+    sections = (
+        (
+            "Likely mistakes",
+            "Known labels that the estimates contradict most.",
+            completion.mistakes,
+        ),
+        ("Questions", "Blanks whose answer would teach most.", completion.questions),
+        ("Decisions", "A sample of the blanks that were filled.", sample),
+    )
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,  # label names are anybody's text
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    shown = [
+        {
+            "title": name,
+            "note": note,
+            "count": len(cells),
+            "cells": [_card(cell, completion, before, model) for cell in cells[:MOST_CELLS]],
+        }
+        for name, note, cells in sections
+    ]
+    template = environment.get_template("review_page.html.jinja")
+    return template.render(
+        title=title,
+        sections=shown,
+        num_decided=len(rows),
+        num_blank=int((before.labels == UNKNOWN).sum()),
+        precision=completion.precision,
+    )
+
+
+def _card(
+    cell: Cell, completion: Completion, before: MultiLabelDataset, model: TextRegionMatcher
+) -> dict[str, Any]:
+    label = before.category_names[cell.column]
+    has_regions = model.config.matcher.matching != "text-image"
+    photo = before.photos[cell.row]
+    prediction = next(model.predict_many([photo], heatmaps=has_regions))
+    picture = prediction.overlay(label) if has_regions else Image.open(photo).convert("RGB")
+    picture.thumbnail(THUMBNAIL)
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=82)
+    stated = int(before.labels[cell.row, cell.column])
+    decision = int(completion.dataset.labels[cell.row, cell.column])
+    return {
+        "picture": f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}",
+        "photo": photo.name,
+        "label": label,
+        "stated": _WORDS.get(stated, "blank"),
+        "decision": _WORDS.get(decision, "open"),
+        "probability": round(100 * cell.probability),
+        "model": round(100 * float(completion.estimates.model[cell.row, cell.column])),
+        "prototypes": round(100 * float(completion.estimates.prototypes[cell.row, cell.column])),
+    }
