@@ -20,11 +20,12 @@ _PAPER, _INK, _QUIET = (255, 255, 255), (20, 20, 20), (110, 110, 110)
 
 
 class Panel(NamedTuple):
-    """A picture of a contact sheet with its caption."""
+    """A picture of a contact sheet, its caption, a value at the right, and maybe the colour scale."""
 
     picture: Image.Image
     caption: str
-    has_scale: bool
+    value: str = ""
+    has_scale: bool = True
 
 
 def heatmap(
@@ -53,11 +54,11 @@ def overlay(photo: Image.Image, heat: Float[np.ndarray, "height width"]) -> Imag
     return Image.fromarray(mixed.round().clip(0, 255).astype(np.uint8))
 
 
-def captioned(picture: Image.Image, caption: str) -> Image.Image:
-    """Put an overlay above its label and a colour scale, large enough to read."""
+def captioned(picture: Image.Image, caption: str, value: str = "") -> Image.Image:
+    """Put an overlay above its label, its score and a colour scale, large enough to read."""
     width, height = picture.size
     factor = max(1.0, SMALLEST_SIDE / max(width, height))
-    return contact_sheet([Panel(picture, caption, True)], max(width, height) * factor, columns=1)
+    return contact_sheet([Panel(picture, caption, value)], max(width, height) * factor, columns=1)
 
 
 def contact_sheet(
@@ -82,7 +83,10 @@ def contact_sheet(
     for i, panel in enumerate(panels):
         left, top = gap + i % columns * cell[0], gap + i // columns * cell[1]
         sheet.paste(panel.picture.resize(size, Image.Resampling.BICUBIC), (left, top))
-        draw.text((left, top + size[1] + 4), _fitting(panel.caption, size[0]), _INK, _font(17))
+        below, font = top + size[1] + 4, _font(17)
+        room = size[0] - font.getlength(panel.value) - (8 if panel.value else 0)
+        draw.text((left, below), _fitting(panel.caption, room), _INK, font)
+        draw.text((left + size[0], below), panel.value, _INK, font, "ra")
         if panel.has_scale:
             _draw_scale(sheet, left, top + size[1] + 28, size[0])
     return sheet
@@ -111,8 +115,8 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)
 
 
-def _fitting(text: str, width: int) -> str:
-    """Shorten a caption to the width of its picture."""
+def _fitting(text: str, width: float) -> str:
+    """Shorten a caption to the room that it has."""
     font = _font(17)
     if font.getlength(text) <= width:
         return text

@@ -91,12 +91,11 @@ class Prediction:
         """
         tags = self.positive or self.top(1)
         panels = [
-            explain.Panel(self.overlay(tag.label), f"{tag.label} {tag.score:.2f}", True)
-            for tag in tags
+            explain.Panel(self.overlay(tag.label), tag.label, f"{tag.score:.2f}") for tag in tags
         ]
         assert self._photo is not None  # overlay has checked it
         count = f"{len(self.positive)} of {len(self.labels)} labels"
-        return explain.contact_sheet([explain.Panel(self._photo, count, False), *panels])
+        return explain.contact_sheet([explain.Panel(self._photo, count, has_scale=False), *panels])
 
     def save_heatmaps(self, folder: str | Path, name: str | None = None) -> list[Path]:
         """Write an overlay per positive label, with its score, and the contact sheet, as PNG.
@@ -113,8 +112,8 @@ class Prediction:
         stem = _file_name(name or (Path(self.source).stem if self.source else "photo"))
         pictures = {f"{stem}.png": self.contact_sheet()}
         for tag in self.positive:
-            caption = f"{tag.label} {tag.score:.2f}"
-            overlay = explain.captioned(self.overlay(tag.label), caption)
+            overlay = self.overlay(tag.label)
+            overlay = explain.captioned(overlay, tag.label, f"{tag.score:.2f}")
             pictures[f"{stem}-{_file_name(tag.label)}.png"] = overlay
         for file, picture in pictures.items():
             write_atomically(folder / file, lambda path, p=picture: p.save(path, "PNG"))
