@@ -223,7 +223,11 @@ class _Handler(BaseHTTPRequestHandler):
             {"rfilename": path} | _size_facts(path, content)
             for path, content in repository.commits[oid].items()
         ]
-        self._json({"id": name, "sha": oid, "private": repository.private, "siblings": files})
+        from huggingface_hub import ModelCard  # not before conftest.py has set its environment
+
+        card = repository.commits[oid].get("README.md", b"").decode()
+        facts = {"id": name, "sha": oid, "private": repository.private, "siblings": files}
+        self._json(facts | {"cardData": ModelCard(card).data.to_dict() if card else None})
 
     def tree(self, name: str, revision: str) -> None:
         repository = self._readable(name)

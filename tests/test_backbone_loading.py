@@ -73,7 +73,7 @@ def test_a_folder_says_how_photos_are_prepared_and_what_its_weights_are(folder: 
         "source": f"local-dir:{folder}",
         "quick_gelu": False,
         "sha256": hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest(),
-        **dict.fromkeys(("repository", "revision", "file")),
+        **dict.fromkeys(("repository", "revision", "file", "license")),
     }
 
 
@@ -126,8 +126,10 @@ def test_a_published_tag_is_fetched_and_its_commit_remembered(
 
 @BOTH
 def test_a_folder_on_the_hub_is_fetched_whole(hub: HubServer, folder: Path, text: bool) -> None:
-    commit = hub.add("acme/clip", {path.name: path.read_bytes() for path in folder.iterdir()})
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    commit = hub.add("acme/clip", files | {"README.md": b"---\nlicense: apache-2.0\n---\n# CLIP\n"})
     clip = FrozenCLIP.load("hf-hub:acme/clip", text=text)
+    assert clip.config.license == "apache-2.0"
     expected = FrozenCLIP.load(f"local-dir:{folder}")
     assert torch.equal(clip(photos()).image_features, expected(photos()).image_features)
     assert clip.config.revision == commit

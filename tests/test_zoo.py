@@ -1,18 +1,21 @@
 import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 
 import open_clip
 import pytest
+import skimage.data
 import torch
 from conftest import CATEGORIES
 
+import trmml
 from trmml.backbone import FrozenCLIP
 from trmml.calibration import Calibration
-from trmml.catalog import list_models
+from trmml.catalog import list_models, verify_model
 from trmml.config import MatchingConfig
 from trmml.errors import ConfigError, ModelNotFoundError
-from trmml.files import write_json
+from trmml.files import BUNDLED, write_json
 from trmml.model import TextRegionMatcher
 from trmml.model_folder import add_metrics, save_model
 from trmml.zoo import load_for_training, load_model, make_config, with_labels
@@ -257,3 +260,46 @@ def test_a_model_for_training_has_its_text_tower(backbone: FrozenCLIP, tmp_path:
 def test_the_words_that_start_a_context_fix_its_length(backbone: FrozenCLIP) -> None:
     matcher = MatchingConfig(context_init="a photo of a small")
     assert make_config(backbone, CATEGORIES, matcher).matcher.num_context_tokens == 5
+
+
+def test_the_bundled_model_is_whole_and_works() -> None:
+    checks = verify_model("coco18-tiny")
+    assert {check.name for check in checks} >= {
+        "coco18-tiny/model.safetensors",
+        "coco18-tiny/README.md",
+        "small-clip/open_clip_model.safetensors",
+    }
+    assert all(check.is_intact for check in checks)
+    model = load_model()
+    assert model.source == "coco18-tiny"
+    assert len(model.labels) == 18
+    assert model.backbone.num_patches == 49
+    (info,) = list_models()
+    assert 0.3 < info.test_map < 1
+    cat = trmml.predict(skimage.data.chelsea(), model)
+    person = trmml.predict(skimage.data.astronaut(), model)
+    assert cat.top(1)[0].label == "cat"
+    assert person.top(1)[0].label == "person"
+    assert cat["cat"] > person["cat"]
+
+
+def test_one_flipped_byte_of_the_bundled_model_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied = shutil.copytree(BUNDLED, tmp_path / "weights")
+    monkeypatch.setattr("trmml.catalog.BUNDLED", copied)
+    path = copied / "coco18-tiny" / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-7] ^= 1
+    path.write_bytes(bytes(content))
+    damaged = [check.name for check in verify_model("coco18-tiny") if not check.is_intact]
+    assert damaged == ["coco18-tiny/model.safetensors"]
+
+
+def test_other_labels_on_the_bundled_clip_without_any_download() -> None:
+    model = load_model("zero-shot", labels=["a cat", "an airplane", "a bus"])
+    assert trmml.predict(skimage.data.chelsea(), model).top(1)[0].label == "a cat"
+    carried = load_model(labels=["cat", "dog", "zebra"])
+    assert carried.labels == ("cat", "dog", "zebra")
+    scores = trmml.predict(skimage.data.chelsea(), carried)
+    assert scores["cat"] == pytest.approx(trmml.predict(skimage.data.chelsea())["cat"], abs=1e-5)

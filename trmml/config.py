@@ -142,6 +142,8 @@ class BackboneConfig(_Settings):
     """Commit of the repository."""
     file: str | None = None
     """Name of the weight file in the repository."""
+    license: str | None = None
+    """What the repository's card states, where the Hub was asked."""
 
     def __post_init__(self) -> None:
         """Check the forms of checksum, commit and names."""

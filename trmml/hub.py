@@ -63,12 +63,13 @@ class Access(NamedTuple):
 
 
 class RepositoryFile(NamedTuple):
-    """A file as it was fetched, and where it came from."""
+    """A file as it was fetched, where it came from, and the license its card states, if known."""
 
     path: Path
     repository: str
     revision: str
     name: str
+    license: str | None = None
 
 
 class Published(NamedTuple):
@@ -150,8 +151,12 @@ def fetch_files(
         for name, limit in wanted.items():
             _check_size(f"{repository}/{name}", sizes.get(name) or 0, limit)
         commit = str(info.sha)
+        stated = getattr(info.card_data, "license", None)
+        license = stated if isinstance(stated, str) else None
         fetched = [
-            _fetch(repository, name, commit, revision, access) for name in wanted if name in sizes
+            _fetch(repository, name, commit, revision, access)._replace(license=license)
+            for name in wanted
+            if name in sizes
         ]
     return _checked(fetched)
 

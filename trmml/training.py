@@ -307,7 +307,9 @@ def _fingerprint(
 ) -> str:
     """Digest of all that decides the result of a run."""
     digest = hashlib.sha256()
-    digest.update(json.dumps([settings.to_dict(), model.config.to_dict()]).encode())
+    config = model.config.to_dict()
+    del config["backbone"]["license"]  # not known where there is no network
+    digest.update(json.dumps([settings.to_dict(), config]).encode())
     for name, tensor in sorted(model.learned_state().items()):
         digest.update(name.encode() + tensor.cpu().numpy().tobytes())
     for dataset in (train, val):

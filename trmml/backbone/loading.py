@@ -112,6 +112,7 @@ def load_clip(
         repository=origin.repository if origin else None,
         revision=origin.revision if origin else None,
         file=origin.name if origin else None,
+        license=origin.license if origin else None,
     )
     return LoadedCLIP(clip, config, photo)
 
