@@ -13,7 +13,8 @@ ROOT = Path(trmml.__file__).parent
 # A module imports only from rows above its own; within `data` and `backbone` files are one room.
 LAYERS = [
     {"", "errors"},
-    {"config", "explain", "files", "hub", "labels", "prompts", "prototypes", "regions"},
+    {"config", "explain", "files", "labels", "prompts", "prototypes", "regions"},
+    {"hub"},
     {
         "backbone",
         "calibration",

@@ -6,6 +6,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,14 @@ def read_json(path: Path) -> Any:
 
 
 def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes, in hexadecimal."""
+    """Return the SHA-256 of a file's bytes, in hexadecimal; an unchanged file is read once."""
+    resolved = path.resolve()
+    stat = resolved.stat()
+    return _sha256(resolved, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _sha256(path: Path, size: int, changed: int) -> str:
+    del size, changed  # they tell one state of the file from another
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -40,6 +40,7 @@ from trmml.errors import (
     ModelNotFoundError,
     OfflineError,
 )
+from trmml.files import sha256_of
 
 logger = logging.getLogger(__name__)
 
@@ -238,8 +239,7 @@ def has_its_checksum(path: Path) -> bool:
     """
     blob = path.resolve()
     if re.fullmatch(r"[0-9a-f]{64}", blob.name):
-        with blob.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() == blob.name
+        return sha256_of(blob) == blob.name
     if COMMIT.fullmatch(blob.name):
         content = blob.read_bytes()
         head = b"blob %d\0" % len(content)
