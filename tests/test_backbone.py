@@ -66,6 +66,49 @@ def test_features_of_a_plain_prompt_are_those_of_open_clip(
     torch.testing.assert_close(tower(PromptLearner(words)(names), counts + len(words)), expected)
 
 
+def double_tower(**text: Any) -> TextTower:
+    return TextTower(random_clip(VISION["vit"], text)).double()
+
+
+def gradient_of(features: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+    direction = torch.randn(features.shape, generator=torch.Generator().manual_seed(5)).double()
+    return torch.autograd.grad((features * direction).sum(), inputs)
+
+
+@pytest.mark.parametrize("text", [{}, {"ls_init_value": 0.3}, {"layers": 1}])
+@pytest.mark.parametrize("at_once", [2, 512])
+def test_a_shared_beginning_encoded_once_changes_neither_features_nor_gradients(
+    monkeypatch: pytest.MonkeyPatch, text: dict, at_once: int
+) -> None:
+    tower = double_tower(**text)
+    names, counts = tower.embed_names(NAMES, CONTEXT)
+    context = torch.randn(CONTEXT, tower.width, generator=torch.Generator().manual_seed(2)).double()
+    prompts = PromptLearner(context)
+    names = names.detach().requires_grad_()
+    plain = tower(prompts(names), counts + CONTEXT)
+    expected = gradient_of(plain, prompts.context, names)
+    monkeypatch.setattr("trmml.backbone.text.PROMPTS_AT_ONCE", at_once)
+    shared = tower.encode_with_prefix(prompts.prefix(names), names[:, 1:], counts - 1)
+    torch.testing.assert_close(shared, plain, rtol=1e-11, atol=1e-11)
+    found = gradient_of(shared, prompts.context, names)
+    # All prompts take the start token from the first name, whose gradient is then the sum.
+    torch.testing.assert_close(found[0], expected[0], rtol=1e-9, atol=1e-11)
+    torch.testing.assert_close(found[1][:, 1:], expected[1][:, 1:], rtol=1e-9, atol=1e-11)
+    torch.testing.assert_close(found[1][0, 0], expected[1][:, 0].sum(dim=0), rtol=1e-9, atol=1e-11)
+
+
+def test_many_prompts_in_parts_are_those_in_one_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    tower = double_tower()
+    names, counts = tower.embed_names(NAMES, 0)
+    names = names.detach().requires_grad_()
+    whole = tower(names, counts)
+    expected = gradient_of(whole, names)
+    monkeypatch.setattr("trmml.backbone.text.PROMPTS_AT_ONCE", 2)
+    parts = tower(names, counts)
+    torch.testing.assert_close(parts, whole, rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(gradient_of(parts, names), expected, rtol=1e-9, atol=1e-11)
+
+
 @pytest.mark.parametrize("bias", [False, True])
 def test_the_text_projection_can_have_a_bias_or_be_absent(bias: bool) -> None:
     settings = {"proj_bias": True} if bias else {"width": DIM, "proj_type": "none"}

@@ -178,13 +178,22 @@ class TextRegionMatcher(nn.Module):
         words = tower.embed(HAND_WRITTEN)
         names, counts = tower.embed_names(self.config.prompt_names, len(words))
         with torch.no_grad():
-            return tower(PromptLearner(words)(names), counts + len(words))
+            return tower.encode_with_prefix(
+                PromptLearner(words).prefix(names), names[:, 1:], counts - 1
+            )
 
     def encode_text(self) -> TextFeatures:
         """Encode the present prompts; gradients reach the contexts."""
         tower = self._text_tower()
         num_context_tokens = self.config.matcher.num_context_tokens
         names, counts = tower.embed_names(self.config.prompt_names, num_context_tokens)
+        if self.prompts.is_shared:
+            learners = [p for p in (self.prompts, self.negative_prompts) if p is not None]
+            encoded = [
+                tower.encode_with_prefix(learner.prefix(names), names[:, 1:], counts - 1)
+                for learner in learners
+            ]
+            return TextFeatures(encoded[0], encoded[1] if len(encoded) > 1 else None)
         counts = counts + num_context_tokens
         if self.negative_prompts is None:
             return TextFeatures(tower(self.prompts(names), counts), None)

@@ -37,6 +37,17 @@ class PromptLearner(nn.Module):
         context = self.context.expand(len(name_embeddings), *self.context.shape[-2:])
         return torch.cat([name_embeddings[:, :1], context, name_embeddings[:, 1:]], dim=1)
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether all categories have the same context."""
+        return self.context.ndim == 2
+
+    def prefix(
+        self, name_embeddings: Float[Tensor, "category token width"]
+    ) -> Float[Tensor, "prefix width"]:
+        """Return what all prompts with a shared context begin with: start and context."""
+        return torch.cat([name_embeddings[0, :1], self.context])
+
 
 def random_context(
     num_context_tokens: int, width: int, num_categories: int | None, generator: torch.Generator

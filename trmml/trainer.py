@@ -158,7 +158,9 @@ class Trainer:
         device = self.model.device
         features = ImageFeatures(*(f.to(device, non_blocking=True) for f in features))
         with torch.autocast(device.type, torch.bfloat16, enabled=self._use_bfloat16()):
-            text = self.model.encode_text()
+            # Prompts that do not learn say the same at every step.
+            learns = self.config.training.train_prompts
+            text = self.model.encode_text() if learns else self.model.stored_text()
             output = self.model.match(features, text)
         output = MatcherOutput(
             output.logits.float(), output.region_features.float(), output.region_attention

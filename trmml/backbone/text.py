@@ -1,21 +1,32 @@
-"""The text tower: soft prompts to text features, no longer than the longest prompt."""
+"""The text tower: soft prompts to text features, no longer than needed and no token twice.
 
+The tower is causal and reads out at the end token. So what stands behind the end of a prompt never
+matters, and what all prompts begin with is the same in all of them. Both shortcuts are exact.
+"""
+
+from collections.abc import Callable
 from typing import Any
 
 import open_clip
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
+from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from trmml.errors import ConfigError, UnsupportedBackboneError
+
+PROMPTS_AT_ONCE = 512
+"""More prompts are encoded in parts whose inner values are computed again for the gradient, so that
+memory grows with the parts and not with the categories."""
 
 
 class TextTower(nn.Module):
     """CLIP's text tower with an entrance for prompts given as token embeddings.
 
-    The tower is causal and reads out at the end token, so what lies behind it never matters: prompts
-    are encoded as far as the longest one goes, which changes nothing but the time.
+    Prompts are encoded as far as the longest one goes; what they share at the beginning is encoded
+    once (`encode_with_prefix`). Neither changes anything but time and memory.
     """
 
     attention_mask: Tensor
@@ -90,8 +101,58 @@ class TextTower(nn.Module):
         """
         length = prompt_embeddings.shape[1]
         dtype = self.transformer.get_cast_dtype()
-        tokens = prompt_embeddings.to(dtype) + self.positional_embedding[:length].to(dtype)
-        tokens = self.transformer(tokens, attn_mask=self.attention_mask[:length, :length])
+        mask = self.attention_mask[:length, :length]
+
+        def encode(prompts: Tensor, counts: Tensor) -> Tensor:
+            tokens = prompts.to(dtype) + self.positional_embedding[:length].to(dtype)
+            return self._read_out(self.transformer(tokens, attn_mask=mask), counts)
+
+        return _in_parts(encode, prompt_embeddings, num_tokens)
+
+    def encode_with_prefix(
+        self,
+        prefix_embeddings: Float[Tensor, "prefix width"],
+        rest_embeddings: Float[Tensor, "category token width"],
+        num_tokens: Int[Tensor, " category"],
+    ) -> Float[Tensor, "category dim"]:
+        """Return the text features of prompts that all begin with the same tokens, of unit length.
+
+        The prefix runs through the tower once; its keys and values serve every prompt. The result and
+        the gradients are those of `forward` on the joined prompts.
+
+        Args:
+            prefix_embeddings: Token embeddings of the beginning, the start token included.
+            rest_embeddings: Token embeddings of what follows, padded at the end.
+            num_tokens: Length of each rest, the end token counted.
+        """
+        blocks = self.transformer.resblocks
+        if not all(type(block) is ResidualAttentionBlock for block in blocks):
+            prefix = prefix_embeddings.expand(len(rest_embeddings), -1, -1)
+            joined = torch.cat([prefix, rest_embeddings], dim=1)
+            return self(joined, num_tokens + len(prefix_embeddings))
+        start, length = len(prefix_embeddings), len(prefix_embeddings) + rest_embeddings.shape[1]
+        dtype = self.transformer.get_cast_dtype()
+        positions = self.positional_embedding[:length].to(dtype)
+        mask = self.attention_mask[:length, :length].to(dtype)
+        tokens = prefix_embeddings[None].to(dtype) + positions[:start]
+        kept = []
+        for block in blocks:
+            query, key, value = _projected(block, tokens)
+            kept += [key, value]
+            tokens = _after_attention(block, tokens, query, key, value, mask[:start, :start])
+
+        def encode(rest: Tensor, counts: Tensor, *kept: Tensor) -> Tensor:
+            tokens = rest.to(dtype) + positions[start:]
+            for block, first_key, first_value in zip(blocks, kept[::2], kept[1::2], strict=True):
+                query, key, value = _projected(block, tokens)
+                key = torch.cat([first_key.expand(len(rest), -1, -1, -1), key], dim=2)
+                value = torch.cat([first_value.expand(len(rest), -1, -1, -1), value], dim=2)
+                tokens = _after_attention(block, tokens, query, key, value, mask[start:])
+            return self._read_out(tokens, counts)
+
+        return _in_parts(encode, rest_embeddings, num_tokens, *kept)
+
+    def _read_out(self, tokens: Tensor, num_tokens: Tensor) -> Tensor:
         every = torch.arange(len(tokens), device=tokens.device)
         text = self.ln_final(tokens[every, num_tokens - 1])
         if isinstance(self.text_projection, nn.Linear):
@@ -99,3 +160,36 @@ class TextTower(nn.Module):
         elif self.text_projection is not None:
             text = text @ self.text_projection
         return F.normalize(text.float(), dim=-1)
+
+
+def _in_parts(
+    encode: Callable[..., Tensor], prompts: Tensor, num_tokens: Tensor, *kept: Tensor
+) -> Tensor:
+    """Encode prompts, many of them part by part."""
+    if len(prompts) <= PROMPTS_AT_ONCE:
+        return encode(prompts, num_tokens, *kept)
+    parts = zip(prompts.split(PROMPTS_AT_ONCE), num_tokens.split(PROMPTS_AT_ONCE), strict=True)
+    if not torch.is_grad_enabled():
+        return torch.cat([encode(*part, *kept) for part in parts])
+    done = [checkpoint(encode, *part, *kept, use_reentrant=False) for part in parts]
+    return torch.cat(done)  # pyright: ignore[reportArgumentType]
+
+
+def _projected(block: Any, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return queries, keys and values of a block's attention: prompt × head × token × width."""
+    attention = block.attn
+    mapped = F.linear(block.ln_1(tokens), attention.in_proj_weight, attention.in_proj_bias)
+    query, key, value = (
+        part.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
+        for part in mapped.chunk(3, dim=-1)
+    )
+    return query, key, value
+
+
+def _after_attention(
+    block: Any, tokens: Tensor, query: Tensor, key: Tensor, value: Tensor, mask: Tensor
+) -> Tensor:
+    """Return what a block makes of its tokens, given its queries, keys and values."""
+    read = F.scaled_dot_product_attention(query, key, value, attn_mask=mask.to(query.dtype))
+    tokens = tokens + block.ls_1(block.attn.out_proj(read.transpose(1, 2).flatten(-2)))
+    return tokens + block.ls_2(block.mlp(block.ln_2(tokens)))
