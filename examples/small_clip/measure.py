@@ -24,7 +24,7 @@ from trmml.features import compute_features
 from trmml.metrics import average_precisions
 from trmml.zoo import zero_shot_model
 
-STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1)
+STRENGTHS = (0.001, 0.003, 0.01, 0.03)
 
 
 def summary(scores: np.ndarray, data: MultiLabelDataset) -> dict[str, float]:
