@@ -86,6 +86,7 @@ def test_what_cannot_be_opened_or_learned_is_refused(make: Callable) -> None:
     assert "1.png" in found.unreadable[0]
     assert "1 of 2 labels can be learned; finetune would refuse this table." in str(found)
     assert found.to_dict()["accepted"] is False
+    assert check_dataset(data, open_photos=False).unreadable == ()
 
 
 def test_the_page_shows_any_label_name_as_text(make: Callable) -> None:

@@ -43,6 +43,9 @@ def check(
     rule: Annotated[
         list[str] | None, typer.Option(help="'puppy implies dog' or 'day excludes night'.")
     ] = None,
+    photos: Annotated[
+        bool, typer.Option(help="Open every photo; --no-photos looks at the table alone.")
+    ] = True,
     html: Annotated[Path | None, typer.Option(help="Write a page with bars and photos.")] = None,
     format: Annotated[Report, typer.Option(help="How to print.")] = Report.table,
     quiet: Quiet = False,
@@ -59,7 +62,9 @@ def check(
     if val is not None or val_split is not None:
         options = (images, None, label_encoding, unlabeled, val_split)
         held_out = read_table(val or table, *options, *rest)
-    found = check_dataset(dataset, val=held_out, rules=rule or (), progress=not no_bars(quiet))
+    found = check_dataset(
+        dataset, val=held_out, rules=rule or (), open_photos=photos, progress=not no_bars(quiet)
+    )
     if html is not None:
         from trmml.data.check_page import check_page
         from trmml.files import write_text

@@ -118,26 +118,30 @@ def check_dataset(
     *,
     val: MultiLabelDataset | None = None,
     rules: Sequence[str] = (),
+    open_photos: bool = True,
     progress: bool = False,
 ) -> DataCheck:
-    """Open every photo and look for what would spoil training or its measurement.
+    """Look for what would spoil training or its measurement.
 
     Args:
         dataset: Training photos.
         val: Validation photos, to look for training photos among them.
         rules: `a implies b` or `a excludes b`, labels by name.
+        open_photos: Whether to open every photo, for damaged ones and near-duplicates.
         progress: Whether to show a bar.
 
     Raises:
         DataError: If a rule has another form or names no label.
     """
     parsed = [_rule(text, dataset.category_names) for text in rules]
-    reasons, hashes = _opened(dataset.photos, progress)
+    reasons: list[str] = []
     duplicates: tuple[NearDuplicate, ...] = ()
-    if val is not None:
-        more, val_hashes = _opened(val.photos, progress)
-        reasons += more
-        duplicates = _near(dataset.photos, hashes, val.photos, val_hashes)
+    if open_photos:
+        reasons, hashes = _opened(dataset.photos, progress)
+        if val is not None:
+            more, val_hashes = _opened(val.photos, progress)
+            reasons += more
+            duplicates = _near(dataset.photos, hashes, val.photos, val_hashes)
     return DataCheck(
         summary=dataset.summary(),
         unreadable=tuple(reasons),
