@@ -14,12 +14,12 @@ import trmml
 
 def main(photo: str | None = None) -> None:
     """Print the labels of a photo and write where they were seen."""
-    image = Image.fromarray(data.chelsea()) if photo is None else Image.open(photo)
+    image = Image.fromarray(data.astronaut()) if photo is None else Image.open(photo)
     prediction = trmml.predict(image, heatmaps=True)
     print(prediction)
     for label, score in prediction.top(5):
         print(f"  {label:<14} {score:.2f}")
-    sheet = Path("heatmaps") / f"{Path(photo).stem if photo else 'chelsea'}.png"
+    sheet = Path("heatmaps") / f"{Path(photo).stem if photo else 'astronaut'}.png"
     prediction.save_heatmaps(sheet.parent, sheet.stem)
     print(f"Where each label lies: {sheet}")
 

@@ -26,30 +26,30 @@ def run(name: str, *arguments: object, where: Path) -> str:
 
 
 @pytest.fixture
-def cat(tmp_path: Path) -> Path:
-    path = tmp_path / "chelsea.png"
-    Image.fromarray(sample.chelsea()).save(path)
+def portrait(tmp_path: Path) -> Path:
+    path = tmp_path / "astronaut.png"
+    Image.fromarray(sample.astronaut()).save(path)
     return path
 
 
 def test_a_photo_is_tagged_at_once(tmp_path: Path) -> None:
     shown = run("predict_photo.py", where=tmp_path)
-    assert shown.splitlines()[0].startswith("cat 0.")
-    with Image.open(tmp_path / "heatmaps" / "chelsea.png") as sheet:
+    assert shown.splitlines()[0].startswith("person 0.")
+    with Image.open(tmp_path / "heatmaps" / "astronaut.png") as sheet:
         assert sheet.width > 600
 
 
-def test_a_folder_is_tagged_into_a_table(cat: Path, tmp_path: Path) -> None:
+def test_a_folder_is_tagged_into_a_table(portrait: Path, tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     photos.mkdir()
-    cat.rename(photos / "cat.png")
+    portrait.rename(photos / "portrait.png")
     (photos / "broken.jpg").write_bytes(b"no photo")
     run("predict_folder.py", photos, "tags.csv", where=tmp_path)
     with (tmp_path / "tags.csv").open(newline="") as file:
         (row,) = csv.DictReader(file)
-    assert row["image"] == str(photos / "cat.png")
-    assert "cat" in row["tags"].split("|")
-    assert float(row["cat"]) > float(row["bus"])
+    assert row["image"] == str(photos / "portrait.png")
+    assert "person" in row["tags"].split("|")
+    assert float(row["person"]) > float(row["bus"])
 
 
 def test_own_labels_are_learned_and_measured(make_dataset: Maker, tmp_path: Path) -> None:
@@ -67,10 +67,10 @@ def test_own_labels_are_learned_and_measured(make_dataset: Maker, tmp_path: Path
     assert measured.splitlines()[-1] in {f"Hardest: {name}" for name in dataset.category_names}
 
 
-def test_a_label_is_explained(cat: Path, tmp_path: Path) -> None:
-    shown = run("explain_prediction.py", cat, "cat", "seen.png", where=tmp_path)
-    assert shown.startswith(f"cat {trmml.predict(cat)['cat']:.2f}, most attention at x=")
-    with Image.open(tmp_path / "seen.png") as overlay, Image.open(cat) as photo:
+def test_a_label_is_explained(portrait: Path, tmp_path: Path) -> None:
+    shown = run("explain_prediction.py", portrait, "person", "seen.png", where=tmp_path)
+    assert shown.startswith(f"person {trmml.predict(portrait)['person']:.2f}, most attention at x=")
+    with Image.open(tmp_path / "seen.png") as overlay, Image.open(portrait) as photo:
         assert overlay.size == photo.size
 
 
