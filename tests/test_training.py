@@ -87,6 +87,7 @@ def test_the_folder_says_how_the_model_was_made(
     trmml.finetune(data, backbone=backbone_source, config=QUICK, output=out)
     names = {path.name for path in out.iterdir()}
     assert names == {
+        "README.md",
         "calibration.json",
         "config.json",
         "finetune.json",
