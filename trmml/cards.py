@@ -28,7 +28,7 @@ ABOUT_FIELDS = (
     "limits",
     "dataset_name",
 )
-"""What `about.json` may hold, all of it text in Markdown but the first three and the last."""
+"""What `about.json` may hold: plain text in `title`, `license` and `dataset_name`, else Markdown."""
 
 MAX_LABELS_SHOWN = 200
 

@@ -24,8 +24,9 @@ class ModelInfo:
 
     Attributes:
         name: What `load_model` takes; for a model on the Hub with its commit.
-        folder: Where it lies; None for a pinned model that has not been fetched yet.
         summary: One sentence.
+        folder: Where it lies; None for a pinned model that has not been fetched yet, of which nothing
+            below is known either.
         labels: Its categories.
         backbone: Source of its CLIP.
         image_size: Side of the square photos.
@@ -37,16 +38,16 @@ class ModelInfo:
     """
 
     name: str
-    folder: Path | None
     summary: str
-    labels: tuple[str, ...]
-    backbone: str
-    image_size: int
-    matching: str
-    license: str | None
-    validation_map: float | None
-    test_map: float | None
-    megabytes: float
+    folder: Path | None = None
+    labels: tuple[str, ...] = ()
+    backbone: str = ""
+    image_size: int = 0
+    matching: str = ""
+    license: str | None = None
+    validation_map: float | None = None
+    test_map: float | None = None
+    megabytes: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -64,10 +65,7 @@ def _listed(name: str) -> ModelInfo:
     try:
         return model_info(name, access=Access(local_files_only=True))
     except OfflineError:
-        facts: dict[str, Any] = {f.name: None for f in dataclasses.fields(ModelInfo)}
-        known = {"name": name, "summary": "On the Hub, not fetched yet.", "labels": ()}
-        return ModelInfo(**{**facts, **known, "backbone": "", "image_size": 0, "matching": "",
-                            "megabytes": 0.0})  # fmt: skip
+        return ModelInfo(name=name, summary="On the Hub, not fetched yet.")
 
 
 def model_info(

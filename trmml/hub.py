@@ -348,8 +348,6 @@ def hub_errors(repository: str, revision: str | None, *, writing: bool = False) 
             "connection and try again. What was fetched so far is kept."
         ) from error
     except OSError as error:
-        if _is_no_connection(error):
-            raise OfflineError(f"The Hub cannot be reached for {what}: {error}") from error
         raise ConfigError(f"Cannot write to the cache: {error}") from error
 
 
