@@ -6,32 +6,23 @@ from typing import Annotated
 import typer
 
 from trmml.cli.options import (
-    Encoding,
-    Images,
     Quiet,
-    Separator,
-    Split,
     Table,
-    TableFormatOption,
-    UnlabeledOption,
+    TableOptions,
     no_bars,
-    read_table,
+    with_table_options,
+    writing,
 )
-from trmml.errors import ConfigError
 
 
+@with_table_options
 def complete(
     table: Table,
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Completed table: .csv (wide) or .jsonl.")
     ],
     model: Annotated[str, typer.Option(help="Model folder or name.")],
-    images: Images = None,
-    label_encoding: Encoding = None,
-    unlabeled: UnlabeledOption = None,
-    split: Split = None,
-    table_format: TableFormatOption = None,
-    separator: Separator = None,
+    options: TableOptions,
     precision: Annotated[
         float, typer.Option(help="Wanted share of right ones among the filled blanks.")
     ] = 0.9,
@@ -53,12 +44,8 @@ def complete(
 
     Example: trmml complete labels.csv --model runs/shop -o completed.csv --html review.html
     """
-    rest = (table_format, separator)
-    dataset = read_table(table, images, None, label_encoding, unlabeled, split, *rest)
-    reference = None
-    if calibrate_on is not None or calibrate_split is not None:
-        options = (images, None, label_encoding, unlabeled, calibrate_split)
-        reference = read_table(calibrate_on or table, *options, *rest)
+    dataset = options.read(table)
+    reference = options.read_others(table, calibrate_on, calibrate_split)
     from trmml.completion import complete as run
     from trmml.data.writing import write_dataset
     from trmml.files import write_text
@@ -79,14 +66,13 @@ def complete(
         calibrate_on=reference,
         progress=not no_bars(quiet),
     )
-    write_dataset(found.dataset, output, images=images)
-    try:
-        if estimates is not None:
+    write_dataset(found.dataset, output, images=options.images)
+    if estimates is not None:
+        with writing(estimates):
             write_text(estimates, estimates_csv(found, dataset))
-        if html is not None:
+    if html is not None:
+        with writing(html):
             write_text(html, review_page(found, dataset, matcher, table.name))
-    except OSError as error:
-        raise ConfigError(f"Cannot write {error.filename}: {error.strerror}.") from error
     before, after = dataset.summary(), found.dataset.summary()
     width = max(len(name) for name in ("label", *dataset.category_names))
     typer.echo(f"{'label':<{width}}  blanks  positive  negative  left")

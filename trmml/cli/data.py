@@ -7,35 +7,26 @@ import typer
 
 from trmml.cli.exits import DATA
 from trmml.cli.options import (
-    Encoding,
-    Images,
     Labels,
     Quiet,
     Report,
-    Separator,
-    Split,
     Table,
-    TableFormatOption,
-    UnlabeledOption,
+    TableOptions,
     as_json,
     no_bars,
-    read_table,
+    with_table_options,
+    writing,
 )
-from trmml.errors import ConfigError
 
 app = typer.Typer(help="Look at label tables, and convert them.", no_args_is_help=True)
 
 
 @app.command("check")
+@with_table_options
 def check(
     table: Table,
-    images: Images = None,
+    options: TableOptions,
     labels: Labels = None,
-    label_encoding: Encoding = None,
-    unlabeled: UnlabeledOption = None,
-    split: Split = None,
-    table_format: TableFormatOption = None,
-    separator: Separator = None,
     val: Annotated[Path | None, typer.Option(help="Table of validation photos.")] = None,
     val_split: Annotated[
         str | None, typer.Option(help="Validation rows by column 'split'.")
@@ -56,12 +47,8 @@ def check(
     """
     from trmml.data.checks import check_dataset
 
-    rest = (table_format, separator)
-    dataset = read_table(table, images, labels, label_encoding, unlabeled, split, *rest)
-    held_out = None
-    if val is not None or val_split is not None:
-        options = (images, None, label_encoding, unlabeled, val_split)
-        held_out = read_table(val or table, *options, *rest)
+    dataset = options.read(table, labels)
+    held_out = options.read_others(table, val, val_split)
     found = check_dataset(
         dataset, val=held_out, rules=rule or (), open_photos=photos, progress=not no_bars(quiet)
     )
@@ -69,26 +56,20 @@ def check(
         from trmml.data.check_page import check_page
         from trmml.files import write_text
 
-        try:
+        with writing(html):
             write_text(html, check_page(found, dataset))
-        except OSError as error:
-            raise ConfigError(f"Cannot write {html}: {error.strerror}.") from error
     typer.echo(as_json(found.to_dict()) if format is Report.json else found)
     if not found.is_accepted:
         raise typer.Exit(DATA)
 
 
 @app.command("convert")
+@with_table_options
 def convert(
     table: Table,
     output: Annotated[Path, typer.Argument(help="A .csv (wide) or .jsonl file.")],
-    images: Images = None,
+    options: TableOptions,
     labels: Labels = None,
-    label_encoding: Encoding = None,
-    unlabeled: UnlabeledOption = None,
-    split: Split = None,
-    table_format: TableFormatOption = None,
-    separator: Separator = None,
 ) -> None:
     """Write a table of any form as a wide CSV or as JSONL; the three states are kept.
 
@@ -98,10 +79,8 @@ def convert(
     """
     from trmml.data.writing import write_dataset
 
-    dataset = read_table(
-        table, images, labels, label_encoding, unlabeled, split, table_format, separator
-    )
-    write_dataset(dataset, output, images=images)
+    dataset = options.read(table, labels)
+    write_dataset(dataset, output, images=options.images)
     summary = dataset.summary()
     typer.echo(summary.interpretation, err=True)
     typer.echo(

@@ -9,37 +9,29 @@ import typer
 from trmml.cli.exits import SOME_FAILED
 from trmml.cli.options import (
     Backbone,
-    Encoding,
     GoalKind,
-    Images,
     Labels,
     Quiet,
     Report,
-    Separator,
-    Split,
     Table,
-    TableFormatOption,
-    UnlabeledOption,
+    TableOptions,
     as_json,
     assignments_of,
     no_bars,
-    read_table,
+    with_table_options,
+    writing,
 )
 from trmml.errors import ConfigError, DataError
 
 
+@with_table_options
 def finetune(
     table: Table,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the model; new.")],
-    images: Images = None,
+    options: TableOptions,
     backbone: Backbone = None,
     model: Annotated[str | None, typer.Option(help="Or a trained model to start from.")] = None,
     labels: Labels = None,
-    label_encoding: Encoding = None,
-    unlabeled: UnlabeledOption = None,
-    split: Split = None,
-    table_format: TableFormatOption = None,
-    separator: Separator = None,
     val: Annotated[Path | None, typer.Option(help="Table of validation photos.")] = None,
     val_split: Annotated[
         str | None, typer.Option(help="Validation rows by column 'split'.")
@@ -67,19 +59,12 @@ def finetune(
 
     settings = FinetuneConfig.from_toml(recipe) if recipe else FinetuneConfig()
     settings = settings.changed(assignments_of(set_ or []))
-    dataset = read_table(
-        table, images, labels, label_encoding, unlabeled, split, table_format, separator
-    )
+    dataset = options.read(table, labels)
     if known_fraction is not None:
         dataset = dataset.hide_labels(known_fraction, hide_seed)
     if single_positive:
         dataset = dataset.keep_single_positive(hide_seed)
-    held_out = None
-    if val is not None or val_split is not None:
-        held_out = read_table(
-            *(val or table, images, None, label_encoding, unlabeled, val_split),
-            *(table_format, separator),
-        )
+    held_out = options.read_others(table, val, val_split)
     summary = dataset.summary()
     typer.echo(summary, err=True)
     from trmml.training import finetune as run
@@ -99,18 +84,14 @@ def finetune(
     typer.echo(f"{trained.source}: {len(trained.labels)} labels, validation mAP {shown}")
 
 
+@with_table_options
 def evaluate(
     model: Annotated[str, typer.Argument(help="Model folder or name, or 'zero-shot'.")],
     table: Table,
-    images: Images = None,
+    options: TableOptions,
     backbone: Backbone = None,
     image_size: Annotated[int | None, typer.Option(help="For zero-shot: size of photos.")] = None,
     labels: Labels = None,
-    label_encoding: Encoding = None,
-    unlabeled: UnlabeledOption = None,
-    split: Split = None,
-    table_format: TableFormatOption = None,
-    separator: Separator = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 32,
     dump_scores: Annotated[Path | None, typer.Option(help="CSV of all scores and labels.")] = None,
     save_as: Annotated[
@@ -124,9 +105,7 @@ def evaluate(
 
     Example: trmml evaluate runs/shop test.csv --images photos/ --format json
     """
-    dataset = read_table(
-        table, images, labels, label_encoding, unlabeled, split, table_format, separator
-    )
+    dataset = options.read(table, labels)
     from trmml.catalog import ZERO_SHOT
     from trmml.evaluation import dump_scores as write_scores
     from trmml.evaluation import evaluate as measure
@@ -154,15 +133,11 @@ def evaluate(
         raise typer.Exit(SOME_FAILED)
 
 
+@with_table_options
 def calibrate(
     model: Annotated[Path, typer.Argument(help="Model folder; its thresholds are replaced.")],
     table: Table,
-    images: Images = None,
-    label_encoding: Encoding = None,
-    unlabeled: UnlabeledOption = None,
-    split: Split = None,
-    table_format: TableFormatOption = None,
-    separator: Separator = None,
+    options: TableOptions,
     goal: Annotated[GoalKind, typer.Option(help="What a threshold is to reach.")] = GoalKind.f1,
     target: Annotated[
         float, typer.Option(min=0, max=1, help="The wanted precision or recall.")
@@ -191,9 +166,7 @@ def calibrate(
         false_negative_cost=false_negative_cost,
     )
     matcher = load_model(model)
-    dataset = read_table(
-        table, images, None, label_encoding, unlabeled, split, table_format, separator
-    ).aligned_to(matcher.labels)
+    dataset = options.read(table).aligned_to(matcher.labels)
     evaluation = measure(matcher, dataset, progress=not no_bars(quiet))
     if evaluation.skipped:
         raise DataError(f"Not calibrated: {len(evaluation.skipped)} photos cannot be read.")
@@ -202,10 +175,8 @@ def calibrate(
     found = reliability(evaluation.scores, dataset.labels)
     if plot is not None:
         picture = reliability_diagram(found, f"{model.name}: scores against {table.name}")
-        try:
+        with writing(plot):
             write_atomically(plot, lambda path: picture.save(path, "PNG"))
-        except OSError as error:
-            raise ConfigError(f"Cannot write {plot}: {error.strerror}.") from error
     width = max(len(name) for name in ("label", *matcher.labels))
     typer.echo(
         f"{'label':<{width}}  threshold  precision (95 %)      recall (95 %)         known positives"

@@ -1,8 +1,12 @@
 """What commands share: options, and reading and printing values."""
 
+import contextlib
+import inspect
 import json
 import sys
 import tomllib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -48,52 +52,96 @@ class Unlisted(StrEnum):
 
 
 Table = Annotated[Path, typer.Argument(help="Label table: CSV, JSONL, COCO, VOC, … or a folder.")]
-Images = Annotated[Path | None, typer.Option(help="Folder that photo paths are relative to.")]
 Labels = Annotated[str | None, typer.Option(help="Labels to use, separated by commas.")]
-Encoding = Annotated[
-    str | None,
-    typer.Option("--label-encoding", help="Cells of a wide CSV, e.g. 1/-1/0 or chexpert."),
-]
-UnlabeledOption = Annotated[
-    Unlisted | None, typer.Option(help="What a label means that a list of positives leaves out.")
-]
-TableFormatOption = Annotated[
-    str | None, typer.Option(help="Of the table, if the guess is wrong: wide, list, long, coco, …")
-]
-Separator = Annotated[str | None, typer.Option(help="Between labels in one cell; | by default.")]
-Split = Annotated[str | None, typer.Option(help="Use only rows with this text in column 'split'.")]
 Backbone = Annotated[
     str | None, typer.Option(help="CLIP, e.g. ViT-B-16-quickgelu/openai or local-dir:FOLDER.")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 
 
-def read_table(
-    table: Path,
-    images: Path | None,
-    labels: str | None,
-    label_encoding: str | None,
-    unlabeled: Unlisted | None,
-    split: str | None,
-    table_format: str | None = None,
-    separator: str | None = None,
-) -> "MultiLabelDataset":
-    """Read a label table with the options that all commands share."""
-    from trmml.data.tables import read_dataset
+@dataclass(frozen=True, kw_only=True)
+class TableOptions:
+    """The options of every command that reads a label table; `with_table_options` puts them there."""
 
-    meaning: Literal["unknown", "negative"] | None = None
-    if unlabeled is not None:
-        meaning = "unknown" if unlabeled is Unlisted.unknown else "negative"
-    return read_dataset(
-        table,
-        images=images,
-        labels=names_of(labels),
-        label_encoding=label_encoding,
-        unlabeled=meaning,
-        split=split,
-        format=table_format,
-        separator=separator,
-    )
+    images: Annotated[
+        Path | None, typer.Option(help="Folder that photo paths are relative to.")
+    ] = None
+    label_encoding: Annotated[
+        str | None, typer.Option(help="Cells of a wide CSV, e.g. 1/-1/0 or chexpert.")
+    ] = None
+    unlabeled: Annotated[
+        Unlisted | None,
+        typer.Option(help="What a label means that a list of positives leaves out."),
+    ] = None
+    split: Annotated[
+        str | None, typer.Option(help="Use only rows with this text in column 'split'.")
+    ] = None
+    table_format: Annotated[
+        str | None, typer.Option(help="If the guess is wrong: wide, list, long, coco, …")
+    ] = None
+    separator: Annotated[
+        str | None, typer.Option(help="Between labels in one cell; | by default.")
+    ] = None
+
+    def read(self, table: Path, labels: str | None = None) -> "MultiLabelDataset":
+        """Read the rows of a table, or the labels named, separated by commas."""
+        from trmml.data.tables import read_dataset
+
+        meaning: Literal["unknown", "negative"] | None = None
+        if self.unlabeled is not None:
+            meaning = "unknown" if self.unlabeled is Unlisted.unknown else "negative"
+        return read_dataset(
+            table,
+            images=self.images,
+            labels=names_of(labels),
+            label_encoding=self.label_encoding,
+            unlabeled=meaning,
+            split=self.split,
+            format=self.table_format,
+            separator=self.separator,
+        )
+
+    def read_others(
+        self, table: Path, other: Path | None, split: str | None
+    ) -> "MultiLabelDataset | None":
+        """Read further photos: another table, or another split of this one; None if neither is named."""
+        if other is None and split is None:
+            return None
+        return replace(self, split=split).read(other or table)
+
+
+def with_table_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of `TableOptions` where it has the parameter `options`."""
+    signature = inspect.signature(command)
+    shared = inspect.signature(TableOptions).parameters
+    parameters = [
+        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+        for own in signature.parameters.values()
+        for parameter in (shared.values() if own.name == "options" else [own])
+    ]
+
+    def run(**values: Any) -> None:
+        options = TableOptions(**{name: values.pop(name) for name in shared})
+        command(options=options, **values)
+
+    run.__name__, run.__doc__ = command.__name__, command.__doc__
+    # Typer reads a command's options from these two.
+    run.__signature__ = signature.replace(parameters=parameters)  # pyright: ignore
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return run
+
+
+@contextlib.contextmanager
+def writing(place: Path) -> Iterator[None]:
+    """Turn a failure to write into an error that names the place.
+
+    Raises:
+        ConfigError: If it cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(f"Cannot write to {place}: {error.strerror}.") from error
 
 
 def names_of(labels: str | None) -> list[str] | None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from trmml.cli.exits import DATA, SOME_FAILED
-from trmml.cli.options import Backbone, Format, Labels, Quiet, as_json, names_of, no_bars
+from trmml.cli.options import Backbone, Format, Labels, Quiet, as_json, names_of, no_bars, writing
 from trmml.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -77,10 +77,8 @@ def _saving_heatmaps(predictions: "Iterator[Prediction]", folder: Path) -> "Iter
             stem = Path(prediction.source or "photo").stem
             names[stem] += 1
             name = stem if names[stem] == 1 else f"{stem} {names[stem]}"
-            try:
+            with writing(folder):
                 prediction.save_heatmaps(folder, name)
-            except OSError as error:
-                raise ConfigError(f"Cannot write to {folder}: {error.strerror}.") from error
         yield prediction
 
 
