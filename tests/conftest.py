@@ -3,8 +3,10 @@
 Whatever the tests ask of the Hugging Face Hub goes to a server in this process; see `hub_server.py`.
 """
 
+import importlib.util
 import json
 import os
+import sys
 
 from hub_server import HUB, HubServer
 
@@ -19,6 +21,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -29,6 +32,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from trmml.backbone import FrozenCLIP
+from trmml.cli import main
 from trmml.data.dataset import MultiLabelDataset
 from trmml.labels import NEGATIVE, POSITIVE
 
@@ -131,3 +135,24 @@ def make_dataset(tmp_path: Path) -> Callable[..., MultiLabelDataset]:
         return MultiLabelDataset(tuple(photos), labels, CATEGORIES, source="toy")
 
     return make
+
+
+def load_example(path: str) -> ModuleType:
+    """Import a script of `examples` by its path there, under its own name, as its siblings do."""
+    file = Path(__file__).parents[1] / "examples" / path
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[file.stem] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def run_command(*arguments: object) -> int:
+    """Run the command in this process and return its exit code."""
+    try:
+        main([str(argument) for argument in arguments])
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0

@@ -1,6 +1,5 @@
 """The benchmark readers, on miniature copies of the official layouts."""
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -9,6 +8,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from conftest import load_example
 from PIL import Image
 
 from trmml.data.dataset import MultiLabelDataset
@@ -21,11 +21,7 @@ P, N, U = POSITIVE, NEGATIVE, UNKNOWN
 
 @pytest.fixture(scope="module")
 def official() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("official", FOLDER / "official.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["official"] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_example("benchmarks/official.py")
 
 
 def photo(path: Path, shade: int = 0) -> None:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import run_command as run
 from sklearn.metrics import average_precision_score
 
 import trmml
 from trmml.backbone import FrozenCLIP
-from trmml.cli import main
 from trmml.config import MatchingConfig
 from trmml.data.dataset import MultiLabelDataset
 from trmml.labels import NEGATIVE, UNKNOWN
@@ -21,15 +21,6 @@ QUICK = [
     *("--set", "training.epochs=1", "--set", "training.batch_size=5"),
     *("--set", "model.num_context_tokens=2", "--set", "model.num_heads=2"),
 ]
-
-
-def run(*arguments: object) -> int:
-    """Run the command in this process and return its exit code."""
-    try:
-        main([str(argument) for argument in arguments])
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
 
 
 def write_wide(data: MultiLabelDataset, path: Path) -> Path:

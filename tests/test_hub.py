@@ -14,12 +14,12 @@ from typing import Any
 import huggingface_hub
 import numpy as np
 import pytest
+from conftest import run_command as run
 from hub_server import TOKEN, HubServer
 from PIL import Image
 
 import trmml
 from trmml.catalog import model_info
-from trmml.cli import main
 from trmml.data.dataset import MultiLabelDataset
 from trmml.errors import (
     ArtifactError,
@@ -381,14 +381,6 @@ def test_two_processes_can_fill_one_cache(
         shown, _ = process.communicate(timeout=120)
         assert process.returncode == 0
         np.testing.assert_array_equal(json.loads(shown), expected.tolist())
-
-
-def run(*arguments: object) -> int:
-    try:
-        main([str(argument) for argument in arguments])
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
 
 
 def test_the_commands_push_look_fetch_and_verify(

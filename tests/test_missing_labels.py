@@ -1,29 +1,18 @@
 """The benchmark of the methods, on toy photos: it chooses, runs, resumes and reports."""
 
 import csv
-import importlib.util
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+from conftest import load_example
 from PIL import Image
 
 from trmml.data.dataset import MultiLabelDataset
 from trmml.labels import POSITIVE
 
-FOLDER = Path(__file__).parents[1] / "examples" / "benchmarks"
 Maker = Callable[..., MultiLabelDataset]
-
-
-def load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture
@@ -43,7 +32,10 @@ def data(make_dataset: Maker) -> Path:
 def test_every_method_runs_once_and_is_reported(
     data: Path, backbone_source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bench_module, report = load("missing_labels"), load("report")
+    bench_module, report = (
+        load_example("benchmarks/missing_labels.py"),
+        load_example("benchmarks/report.py"),
+    )
     quick = {"training.epochs": 1, "model.num_heads": 2, "model.num_context_tokens": 2}
     slow = {**quick, "training.learning_rate": 1e-9, "training.prompt_learning_rate": 1e-9}
     monkeypatch.setattr(bench_module, "GRID", {"quick": quick, "still": slow})
@@ -77,7 +69,7 @@ def test_every_method_runs_once_and_is_reported(
 
 
 def test_a_table_shows_the_mean_and_the_spread_of_the_seeds() -> None:
-    report = load("report")
+    report = load_example("benchmarks/report.py")
     runs = [
         {"method": "text-region", "setting": "10 %", "note": "grid", "seed": seed, "mAP": value}
         for seed, value in enumerate((0.2, 0.3, 0.4))

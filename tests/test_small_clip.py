@@ -1,7 +1,6 @@
 """The recipe of the small CLIP, run on a few photos that the test makes."""
 
 import csv
-import importlib.util
 import json
 import signal
 import subprocess
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import load_example
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -63,22 +63,14 @@ contrast = 0.3
 """
 
 
-def load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
 def data() -> ModuleType:
-    return load("data")
+    return load_example("small_clip/data.py")
 
 
 @pytest.fixture(scope="module")
 def train(data: ModuleType) -> ModuleType:
-    return load("train")
+    return load_example("small_clip/train.py")
 
 
 def write_table(path: Path, rows: list[dict[str, str]]) -> None:
