@@ -34,7 +34,9 @@ def step(
     text = model.encode_text()
     output = model.match(features, text)
     output.logits.retain_grad()
-    loss = Objective(model, config, without_negatives)(features, output, text, LABELS, epoch)
+    loss = Objective(model, config, without_negatives)(
+        features.image_features, output, text, LABELS, epoch
+    )
     loss.total.backward()
     return loss, output.logits.grad
 

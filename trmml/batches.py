@@ -1,4 +1,7 @@
-"""Batches of frozen features for training: from the cache, or from photos augmented anew."""
+"""Batches of frozen features for training: from the cache, or from photos augmented anew.
+
+A batch comes as the rows of all of it and the features of this process's share of them.
+"""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,6 +12,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from trmml import processes
 from trmml.backbone import FrozenCLIP, ImageFeatures
 from trmml.config import PhotoConfig, TrainingConfig
 from trmml.data.photos import load_photo, photo_tensor
@@ -44,16 +48,18 @@ class CachedFeatures:
         for start in range(0, len(order), batch_size):
             # Sorted within a batch: nothing depends on that order, and the disk likes it.
             chosen = np.sort(order[start : start + batch_size])
-            yield chosen, self.store.read(self.positions[chosen], views[chosen])
+            own = processes.share(chosen)
+            yield chosen, self.store.read(self.positions[own], views[own])
 
     def centers(self) -> ImageFeatures:
         """Return the features of up to 2,048 photos, evenly chosen; see `start_from_data`."""
         return self.store.read(*_first_views(self.positions[_evenly(len(self.positions), 2048)]))
 
     def in_order(self, batch_size: int) -> Iterator[ImageFeatures]:
-        """Yield the plain view of all photos, in order."""
-        for start in range(0, len(self.positions), batch_size):
-            yield self.store.read(*_first_views(self.positions[start : start + batch_size]))
+        """Yield the plain view of this process's share of the photos, in order."""
+        own = processes.share(self.positions)
+        for start in range(0, len(own), batch_size):
+            yield self.store.read(*_first_views(own[start : start + batch_size]))
 
 
 def _first_views(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -101,16 +107,18 @@ class AugmentedPhotos:
         seeds = generator.integers(2**62, size=len(order))
         views = _AugmentedViews(self.photos, self.backbone.photo, order, seeds)
         device = next(self.backbone.parameters()).device
+        positions = np.arange(len(order))
+        batches = [positions[i : i + batch_size] for i in range(0, len(order), batch_size)]
         loader = DataLoader(
             views,
-            batch_size=batch_size,
+            batch_sampler=[processes.share(batch).tolist() for batch in batches],
             num_workers=self.num_workers,
             pin_memory=device.type == "cuda",
         )
-        for batch, images in enumerate(loader):
+        for batch, images in zip(batches, loader, strict=True):
             images = images.to(device, non_blocking=True)
             images = images.contiguous(memory_format=torch.channels_last)
-            yield order[batch * batch_size : (batch + 1) * batch_size], self.backbone(images)
+            yield order[batch], self.backbone(images)
 
 
 class _AugmentedViews(Dataset[Tensor]):

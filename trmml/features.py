@@ -2,6 +2,7 @@
 
 The towers are frozen and the views fixed, so a photo's patch features never change. A shard is one
 file, written in one step; a killed or a second process finds the finished ones and makes the rest.
+Processes that train one model share the work.
 """
 
 import hashlib
@@ -10,6 +11,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from tqdm import tqdm
 
+from trmml import processes
 from trmml.backbone import FrozenCLIP, ImageFeatures
 from trmml.data.photos import load_photo, photo_tensor
 from trmml.errors import DataError, ImageError
@@ -102,30 +105,34 @@ def compute_features(
     """
     folder = (folder or cache_folder()) / _backbone_key(backbone, views)
     parts = [photos[i : i + PHOTOS_PER_SHARD] for i in range(0, len(photos), PHOTOS_PER_SHARD)]
-    paths = [folder / f"{_photos_key(part)}.npy" for part in parts]
-    _check_free_space(folder, sum(not path.exists() for path in paths), backbone, views)
+    shards = [(folder / f"{_photos_key(part)}.npy", part) for part in parts]
+    _check_free_space(folder, sum(not path.exists() for path, _ in shards), backbone, views)
     device = device or next(backbone.parameters()).device
     unreadable: list[str] = []
-    with (
-        ThreadPoolExecutor(max(num_workers, 1)) as pool,
-        tqdm(total=len(photos), desc="features", unit="photo", disable=not progress) as bar,
-    ):
-        for part, path in zip(parts, paths, strict=True):
-            if not path.exists():
-                try:
-                    rows = _shard(part, backbone, views, device, batch_size, pool)
-                    write_atomically(
-                        path, lambda temporary, rows=rows: _save_array(temporary, rows)
-                    )
-                except _UnreadablePhotos as error:
-                    unreadable += error.reasons
-            bar.update(len(part))
+    with ThreadPoolExecutor(max(num_workers, 1)) as pool:
+
+        def make(some: Sequence[tuple[Path, Sequence[Path]]]) -> None:
+            total = sum(len(part) for _, part in some)
+            with tqdm(total=total, desc="features", unit="photo", disable=not progress) as bar:
+                for path, part in some:
+                    if not path.exists():
+                        try:
+                            rows = _shard(part, backbone, views, device, batch_size, pool)
+                            write_atomically(path, partial(_save_array, rows))
+                        except _UnreadablePhotos as error:
+                            unreadable.extend(error.reasons)
+                    bar.update(len(part))
+
+        make(shards[processes.rank() :: processes.count()])
+        unreadable = processes.gather_lists(unreadable)
+        if processes.count() > 1 and not unreadable:
+            make(shards)  # what the others made, where they have another disk
     if unreadable:
         raise DataError(
             f"{len(unreadable)} of {len(photos)} photos cannot be read; mend them or remove their "
             f"rows: {'; '.join(unreadable[:10])}{' …' if len(unreadable) > 10 else ''}"
         )
-    return FeatureStore(paths)
+    return FeatureStore([path for path, _ in shards])
 
 
 class _UnreadablePhotos(Exception):
@@ -174,7 +181,7 @@ def _view(photo: Image.Image, view: str) -> Image.Image:
     return ImageOps.mirror(photo) if view == "flip" else photo
 
 
-def _save_array(path: Path, rows: np.ndarray) -> None:
+def _save_array(rows: np.ndarray, path: Path) -> None:
     with path.open("wb") as file:
         np.save(file, rows)
 

@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int8
 from torch import Tensor
 
-from trmml.backbone import ImageFeatures
 from trmml.config import FinetuneConfig
 from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
 from trmml.losses import asymmetric_loss, contrastive_loss, distillation_loss
@@ -55,13 +54,21 @@ class Objective:
 
     def __call__(
         self,
-        features: ImageFeatures,
+        image_features: Float[Tensor, "batch dim"],
         output: MatcherOutput,
         text: TextFeatures,
         labels: Int8[Tensor, "batch category"],
         epoch: int,
     ) -> StepLoss:
-        """Return the loss; pseudo labels take part from `start_epoch` on."""
+        """Return the loss; pseudo labels take part from `start_epoch` on.
+
+        Args:
+            image_features: Of CLIP itself, for the teacher of distillation.
+            output: What the matcher made of the photos.
+            text: The present text features.
+            labels: Labels in three states.
+            epoch: Number of the epoch, from 0.
+        """
         loss, pseudo = self.config.loss, self.config.pseudo_labels
         estimated = labels
         if pseudo.enabled and epoch >= pseudo.start_epoch:
@@ -83,7 +90,7 @@ class Objective:
             )
         }
         if self.teacher_text is not None:
-            image = F.normalize(features.image_features, dim=-1)
+            image = F.normalize(image_features, dim=-1)
             teacher = TEACHER_SCALE * image @ self.teacher_text.T
             parts["distillation"] = loss.distillation * distillation_loss(
                 output.logits, teacher, loss.distillation_temperature

@@ -15,6 +15,7 @@ from jaxtyping import Float32, Int8
 from torch import Tensor
 from tqdm import tqdm
 
+from trmml import processes
 from trmml.backbone import ImageFeatures
 from trmml.batches import AugmentedPhotos, CachedFeatures
 from trmml.config import FinetuneConfig
@@ -84,13 +85,16 @@ class Trainer:
         self.best_state: dict[str, Tensor] = {}
 
     def run(self, folder: Path | None, progress: bool) -> None:
-        """Train the epochs that are left; with a folder, keep a checkpoint and a log there."""
+        """Train the epochs that are left; with a folder, keep a checkpoint and a log there.
+
+        Of several processes the first one writes.
+        """
         epochs = self.config.training.epochs
         for epoch in range(len(self.history), epochs):
             record = self._epoch(epoch, progress)
             self.history.append(record)
             self._keep_if_best(epoch, record["val_mAP"])
-            if folder is not None:
+            if folder is not None and processes.is_first():
                 write_atomically(folder / CHECKPOINT, lambda path: torch.save(self.state(), path))
                 write_text(folder / LOG, "".join(json.dumps(r) + "\n" for r in self.history))
             logger.info("epoch %d of %d: %s", epoch + 1, epochs, record)
@@ -124,7 +128,7 @@ class Trainer:
         counts = _PseudoCounts()
         regions = _RegionSums(self.model)
         with torch.random.fork_rng(devices=cuda):
-            torch.manual_seed((training.seed << 20) + epoch)
+            torch.manual_seed((training.seed << 20) + epoch + (processes.rank() << 40))
             self.model.train()
             batches = self.train_batches.shuffled(training.batch_size, training.seed, epoch)
             num_batches = math.ceil(len(self.train) / training.batch_size)
@@ -155,17 +159,22 @@ class Trainer:
     def _step(
         self, features: ImageFeatures, labels: Int8[Tensor, "batch category"], epoch: int
     ) -> tuple[StepLoss, MatcherOutput]:
-        device = self.model.device
+        """Learn from a batch: the features of this process's share, the labels of all of it."""
+        device, num_photos = self.model.device, len(labels)
         features = ImageFeatures(*(f.to(device, non_blocking=True) for f in features))
         with torch.autocast(device.type, torch.bfloat16, enabled=self._use_bfloat16()):
             # Prompts that do not learn say the same at every step.
             learns = self.config.training.train_prompts
             text = self.model.encode_text() if learns else self.model.stored_text()
             output = self.model.match(features, text)
+        attention = output.region_attention
         output = MatcherOutput(
-            output.logits.float(), output.region_features.float(), output.region_attention
+            processes.gather(output.logits.float(), num_photos),
+            processes.gather(output.region_features.float(), num_photos),
+            None if attention is None else processes.gather(attention, num_photos),
         )
-        step = self.objective(features, output, text, labels, epoch)
+        image_features = processes.gather(features.image_features, num_photos)
+        step = self.objective(image_features, output, text, labels, epoch)
         if not bool(torch.isfinite(step.total)):
             raise ConfigError(
                 f"The loss is {step.total.item()} in epoch {epoch}; lower training.learning_rate "
@@ -174,6 +183,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         step.total.backward()
         parameters = list(self.average.parameters.values())
+        processes.average_gradients(parameters)
         torch.nn.utils.clip_grad_norm_(parameters, self.config.training.max_gradient_norm)
         self.optimizer.step()
         self.schedule.step()
@@ -203,8 +213,8 @@ class Trainer:
         with torch.inference_mode():
             for features in self.val_batches.in_order(self.config.training.batch_size):
                 features = ImageFeatures(*(f.to(self.model.device) for f in features))
-                rows.append(self.model.match(features, text).logits.sigmoid().float().cpu().numpy())
-        return np.concatenate(rows)
+                rows.append(self.model.match(features, text).logits.sigmoid().float())
+            return processes.gather(torch.cat(rows), len(self.val)).cpu().numpy()
 
     def state(self) -> dict[str, Any]:
         """Return everything a resumed run needs: tensors and plain values only."""

@@ -2,7 +2,8 @@
 
 A run works in `<output>.run`, beside the output: `checkpoint.pt` after every epoch, `log.jsonl` for
 people. When it ends, that folder becomes `<output>` in one step. So an output is always a whole
-model, and a killed run goes on from its last epoch with the same result.
+model, and a killed run goes on from its last epoch with the same result. Under torchrun all processes
+train one model, and the first one writes; see `trmml.processes`.
 """
 
 import hashlib
@@ -17,8 +18,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float32
 
 import trmml
+from trmml import processes
 from trmml.backbone import SMALL_CLIP, FrozenCLIP
 from trmml.batches import AugmentedPhotos, CachedFeatures
 from trmml.calibration import calibrate
@@ -89,60 +92,72 @@ def finetune(
     if model is not None and backbone is not None:
         raise ConfigError("`model` and `backbone` exclude each other: start from one of them.")
     settings = _resolved(config)
-    run = None if output is None else _Run(Path(output).expanduser(), resume)
-    train = _dataset(data, images, labels, label_encoding, unlabeled)
-    held_out = None if val is None else _dataset(val, images, None, label_encoding, unlabeled)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    matcher = _starting_model(model, backbone, train, settings, device)
-    # A trained matcher brings its own way of matching.
-    settings = settings.changed({"model": matcher.config.matcher.to_dict()})
-    show = sys.stderr.isatty() if progress is None else progress
-    everything = train
-    if held_out is None:
-        train, held_out = split_dataset(
-            train, settings.training.val_fraction, settings.training.seed
+    with processes.joined():
+        run = None if output is None else _Run(Path(output).expanduser(), resume)
+        processes.wait()  # all have looked before the first one writes
+        train = _dataset(data, images, labels, label_encoding, unlabeled)
+        held_out = None if val is None else _dataset(val, images, None, label_encoding, unlabeled)
+        device = processes.own_device()
+        matcher = _starting_model(model, backbone, train, settings, device)
+        # A trained matcher brings its own way of matching.
+        settings = settings.changed({"model": matcher.config.matcher.to_dict()})
+        show = sys.stderr.isatty() if progress is None else progress
+        show = show and processes.is_first()
+        everything = train
+        if held_out is None:
+            train, held_out = split_dataset(
+                train, settings.training.val_fraction, settings.training.seed
+            )
+        else:
+            held_out = held_out.aligned_to(train.category_names)
+        _check_learnable(train)
+        fingerprint = _fingerprint(settings, matcher, train, held_out)
+        if run is not None:
+            finished = run.begin(fingerprint)
+            if finished is not None:
+                return finished.to(device)
+        train_batches, val_batches = _batches(matcher, settings, everything, train, held_out, show)
+        if model is None:
+            matcher.start_from_data(train_batches.centers(), known_log_odds(train, settings))
+        trainer = Trainer(
+            matcher, settings, train, train_batches, held_out, val_batches, fingerprint=fingerprint
         )
-    else:
-        held_out = held_out.aligned_to(train.category_names)
-    _check_learnable(train)
-    fingerprint = _fingerprint(settings, matcher, train, held_out)
-    if run is not None:
-        finished = run.begin(fingerprint)
-        if finished is not None:
-            return finished.to(device)
-    train_batches, val_batches = _batches(matcher, settings, everything, train, held_out, show)
-    if model is None:
-        matcher.start_from_data(train_batches.centers(), known_log_odds(train, settings))
-    trainer = Trainer(
-        matcher, settings, train, train_batches, held_out, val_batches, fingerprint=fingerprint
-    )
-    if run is not None and (run.working / CHECKPOINT).exists():
-        trainer.resume(run.working / CHECKPOINT)
-    trainer.run(None if run is None else run.working, show)
-    scores = trainer.use_best()
-    matcher.calibration = calibrate(scores, held_out.labels, matcher.labels)
-    if run is not None:
-        measured = measure(
-            scores, held_out.labels, held_out.category_names, matcher.calibration.thresholds
-        )
-        facts = {
-            "metrics": {"validation": measured.to_dict()},
-            "finetune": {
-                "fingerprint": fingerprint,
-                "settings": settings.to_dict(),
-                "data": train.summary().to_dict(),
-                "validation": held_out.summary().to_dict(),
-                "best_epoch": trainer.best_epoch,
-                "history": trainer.history,
-                "seconds": round(time.monotonic() - started, 1),
-                "peak_memory_gb": _peak_memory_gb(),
-                "versions": _versions(),
-                "device": str(device),
-            },
-        }
-        run.finish(matcher, facts)
-        matcher.source = str(run.output)
-    return matcher
+        if run is not None and (run.working / CHECKPOINT).exists():
+            trainer.resume(run.working / CHECKPOINT)
+        trainer.run(None if run is None else run.working, show)
+        scores = trainer.use_best()
+        matcher.calibration = calibrate(scores, held_out.labels, matcher.labels)
+        if run is not None:
+            facts = _facts(trainer, scores, matcher.calibration.thresholds)
+            facts["finetune"]["seconds"] = round(time.monotonic() - started, 1)
+            run.finish(matcher, facts)
+            matcher.source = str(run.output)
+        return matcher
+
+
+def _facts(
+    trainer: Trainer,
+    scores: Float32[np.ndarray, "image category"],
+    thresholds: Sequence[float],
+) -> dict[str, dict[str, Any]]:
+    """Say how a model was made and what its validation photos say of it."""
+    val = trainer.val
+    measured = measure(scores, val.labels, val.category_names, thresholds)
+    return {
+        "metrics": {"validation": measured.to_dict()},
+        "finetune": {
+            "fingerprint": trainer.fingerprint,
+            "settings": trainer.config.to_dict(),
+            "data": trainer.train.summary().to_dict(),
+            "validation": val.summary().to_dict(),
+            "best_epoch": trainer.best_epoch,
+            "history": trainer.history,
+            "peak_memory_gb": _peak_memory_gb(),
+            "versions": _versions(),
+            "device": str(trainer.model.device),
+            "processes": processes.count(),
+        },
+    }
 
 
 class _Run:
@@ -176,10 +191,12 @@ class _Run:
 
     def finish(self, model: TextRegionMatcher, facts: Mapping[str, Any]) -> None:
         """Turn the working folder into the output."""
-        write_model_files(model, self.working, facts, card_name=str(self.output))
-        # The checkpoint goes last: a process killed before this point can still be resumed.
-        move_into_place(self.working, self.output)
-        (self.output / CHECKPOINT).unlink(missing_ok=True)
+        if processes.is_first():
+            write_model_files(model, self.working, facts, card_name=str(self.output))
+            # The checkpoint goes last: a process killed before this point can still be resumed.
+            move_into_place(self.working, self.output)
+            (self.output / CHECKPOINT).unlink(missing_ok=True)
+        processes.wait()
 
 
 def _resolved(config: FinetuneConfig | Mapping[str, Any] | str | Path | None) -> FinetuneConfig:

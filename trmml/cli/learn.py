@@ -54,6 +54,8 @@ def finetune(
     """Learn the labels of a table in which most cells may be blank.
 
     Example: trmml finetune labels.csv --images photos/ --backbone ViT-B-16-quickgelu/openai -o runs/shop
+
+    On several GPUs: torchrun --nproc-per-node 4 -m trmml finetune …
     """
     from trmml.config import FinetuneConfig
 
@@ -65,20 +67,25 @@ def finetune(
     if single_positive:
         dataset = dataset.keep_single_positive(hide_seed)
     held_out = options.read_others(table, val, val_split)
-    summary = dataset.summary()
-    typer.echo(summary, err=True)
+    from trmml import processes
     from trmml.training import finetune as run
 
-    trained = run(
-        dataset,
-        model=model,
-        backbone=backbone,
-        val=held_out,
-        config=settings,
-        output=output,
-        resume=resume,
-        progress=not no_bars(quiet),
-    )
+    with processes.joined():
+        is_first = processes.is_first()
+        if is_first:
+            typer.echo(dataset.summary(), err=True)
+        trained = run(
+            dataset,
+            model=model,
+            backbone=backbone,
+            val=held_out,
+            config=settings,
+            output=output,
+            resume=resume,
+            progress=not no_bars(quiet),
+        )
+    if not is_first:
+        return
     best = json.loads((output / "metrics.json").read_text(encoding="utf-8"))["validation"]["mAP"]
     shown = "not measurable" if best is None else f"{100 * best:.2f}"
     typer.echo(f"{trained.source}: {len(trained.labels)} labels, validation mAP {shown}")
