@@ -30,7 +30,7 @@ LAYERS = [
     {"batches", "evaluation", "model_folder", "objective", "optimization"},
     {"catalog", "trainer"},
     {"zoo"},
-    {"completion", "inference", "publishing", "training"},
+    {"completion", "exporting", "inference", "publishing", "training"},
     {"review"},
     {"cli"},
     {"__main__"},

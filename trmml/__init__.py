@@ -16,6 +16,7 @@ _HOME = {
     "TextRegionMatcher": "model",
     "complete": "completion",
     "evaluate": "evaluation",
+    "export": "exporting",
     "finetune": "training",
     "list_models": "catalog",
     "load_model": "zoo",
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
         UnsupportedBackboneError,
     )
     from trmml.evaluation import evaluate
+    from trmml.exporting import export
     from trmml.inference import predict
     from trmml.model import TextRegionMatcher
     from trmml.model_folder import save_model

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 import trmml
-from trmml.cli import complete, data, env, learn, models, predict, push
+from trmml.cli import complete, data, env, export, learn, models, predict, push
 from trmml.cli.exits import DATA, MODEL, USAGE
 from trmml.errors import ConfigError, DataError, ImageError, TrmmlError
 
@@ -26,7 +26,7 @@ app = typer.Typer(
 )
 for command in (
     *(predict.predict, learn.finetune, learn.evaluate, learn.calibrate),
-    *(complete.complete, push.push),
+    *(complete.complete, export.export, push.push),
 ):
     app.command()(command)
 app.add_typer(models.app, name="models")

@@ -80,10 +80,13 @@ def find_photos(folder: Path) -> list[Path]:
 
 def photo_tensor(photo: Image.Image, config: PhotoConfig) -> Float[Tensor, "3 height width"]:
     """Squash a photo to a square (nothing is cut off) and normalize it."""
-    size = (config.image_size, config.image_size)
-    if photo.size != size:
-        photo = photo.resize(size, _RESAMPLING[config.interpolation])
-    return normalized(photo, config)
+    return normalized(resized(photo, config.image_size, config.interpolation), config)
+
+
+def resized(photo: Image.Image, image_size: int, interpolation: str) -> Image.Image:
+    """Squash a photo to a square."""
+    size = (image_size, image_size)
+    return photo if photo.size == size else photo.resize(size, _RESAMPLING[interpolation])
 
 
 def normalized(photo: Image.Image, config: PhotoConfig) -> Float[Tensor, "3 height width"]:

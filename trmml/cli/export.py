@@ -1,0 +1,32 @@
+"""`trmml export`."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class ExportFormat(StrEnum):
+    """Runtimes that a model can be written for."""
+
+    onnx = "onnx"
+    torch_export = "torch-export"
+
+
+def export(
+    model: Annotated[str, typer.Argument(help="Model folder or name.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file, e.g. shop.onnx.")],
+    format: Annotated[ExportFormat, typer.Option(help="For which runtime.")] = ExportFormat.onnx,
+) -> None:
+    """Write a model as one file for other runtimes, and compare it with the model.
+
+    The file takes bytes (photos × 3 × side × side) and gives scores and region attention.
+
+    Example: trmml export runs/shop -o shop.onnx
+    """
+    from trmml.exporting import export as write
+    from trmml.zoo import load_model
+
+    path = write(load_model(model, device="cpu"), output, format.value)
+    typer.echo(f"{path}: {path.stat().st_size / 1e6:.1f} MB, says what {model} says")
