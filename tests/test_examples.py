@@ -1,13 +1,16 @@
 """Every example, run as a user runs it, with the bundled model and photos that the test makes."""
 
 import csv
+import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
+from pyarrow import parquet
 from skimage import data as sample
 
 import trmml
@@ -20,7 +23,10 @@ Maker = Callable[..., MultiLabelDataset]
 
 def run(name: str, *arguments: object, where: Path) -> str:
     command = [sys.executable, str(EXAMPLES / name), *map(str, arguments)]
-    done = subprocess.run(command, cwd=where, capture_output=True, text=True, check=False)
+    quiet = os.environ | {"RAY_USAGE_STATS_ENABLED": "0"}
+    done = subprocess.run(
+        command, cwd=where, env=quiet, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -72,6 +78,29 @@ def test_a_label_is_explained(portrait: Path, tmp_path: Path) -> None:
     assert shown.startswith(f"person {trmml.predict(portrait)['person']:.2f}, most attention at x=")
     with Image.open(tmp_path / "seen.png") as overlay, Image.open(portrait) as photo:
         assert overlay.size == photo.size
+
+
+def test_photos_are_tagged_with_ray_and_only_once(portrait: Path, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    portrait.rename(photos / "portrait.png")
+    (photos / "broken.jpg").write_bytes(b"no photo")
+    run("tag_with_ray.py", photos, "tags", "--part", 1, where=tmp_path)
+    written = sorted((tmp_path / "tags").iterdir())
+    assert [part.name for part in written] == ["part-000000000", "part-000000001"]
+    Image.new("RGB", (40, 40)).save(photos / "new.png")
+    run("tag_with_ray.py", photos, "tags", where=tmp_path)
+    table = parquet.read_table(tmp_path / "tags").to_pylist()
+    assert sorted(Path(row["photo"]).name for row in table) == [
+        "broken.jpg",
+        "new.png",
+        "portrait.png",
+    ]
+    tagged = {Path(row["photo"]).name: row for row in table}
+    assert "not a picture" in tagged["broken.jpg"]["error"]
+    expected = trmml.predict(photos / "portrait.png")
+    np.testing.assert_allclose(tagged["portrait.png"]["scores"], expected.scores, atol=1e-5)
+    assert tagged["portrait.png"]["tags"] == "|".join(tag.label for tag in expected.positive)
 
 
 SHORT = sorted(EXAMPLES.glob("*.py"))
