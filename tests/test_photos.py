@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from skimage import data as sample
 
 from trmml.config import PhotoConfig
-from trmml.data.photos import find_photos, load_photo, photo_tensor
+from trmml.data.photos import find_photos, load_photo, load_tensor, photo_tensor
 from trmml.errors import ImageError
 
 HEIGHT, WIDTH = 5, 7
@@ -250,3 +251,24 @@ def test_a_tensor_is_the_resized_photo_normalized(pixels: np.ndarray, interpolat
         ]
     )
     torch.testing.assert_close(photo_tensor(photo, config), expected.float())
+
+
+def test_a_large_jpeg_is_decoded_small_and_says_the_same() -> None:
+    picture = Image.fromarray(sample.astronaut()).resize((1600, 1200), Image.Resampling.BICUBIC)
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    file = encoded(picture, "JPEG", quality=90, exif=exif)
+    assert load_photo(file).size == (1200, 1600)
+    assert load_photo(file, 601).size == (1200, 1600)  # a half would be less than twice that side
+    assert load_photo(file, 300).size == (600, 800)
+    assert load_photo(file, 70).size == (150, 200)  # an eighth is the least that there is
+    for side in (70, 100, 224):
+        config = PhotoConfig(image_size=side, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+        difference = (load_tensor(file, config) - photo_tensor(load_photo(file), config)).abs()
+        assert difference.mean() < 1 / 255
+
+
+def test_other_formats_come_whole() -> None:
+    picture = Image.fromarray(sample.astronaut())
+    assert load_photo(encoded(picture), 20).size == picture.size
+    assert load_photo(picture, 20).size == picture.size

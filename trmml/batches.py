@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from trmml import processes
 from trmml.backbone import FrozenCLIP, ImageFeatures
 from trmml.config import PhotoConfig, TrainingConfig
-from trmml.data.photos import load_photo, photo_tensor
+from trmml.data.photos import load_photo, load_tensor
 from trmml.data.transforms import Augmentation
 from trmml.features import FeatureStore
 
@@ -93,10 +93,8 @@ class AugmentedPhotos:
         device = next(self.backbone.parameters()).device
         parts = []
         for start in range(0, len(photos), 16):
-            batch = [
-                photo_tensor(load_photo(photo), self.backbone.photo)
-                for photo in photos[start : start + 16]
-            ]
+            some = photos[start : start + 16]
+            batch = [load_tensor(photo, self.backbone.photo) for photo in some]
             parts.append(self.backbone(torch.stack(batch).to(device)))
         return ImageFeatures(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
@@ -130,12 +128,12 @@ class _AugmentedViews(Dataset[Tensor]):
         seeds: Int64[np.ndarray, " photo"],
     ) -> None:
         self.photos, self.order, self.seeds = photos, order, seeds
-        self.augmentation = Augmentation(config)
+        self.augmentation, self.image_size = Augmentation(config), config.image_size
 
     def __len__(self) -> int:
         return len(self.order)
 
     def __getitem__(self, position: int) -> Float[Tensor, "3 height width"]:
         # The seed comes with the photo, so views do not depend on the number of workers.
-        photo = load_photo(self.photos[self.order[position]])
+        photo = load_photo(self.photos[self.order[position]], self.image_size)
         return self.augmentation(photo, int(self.seeds[position]))

@@ -94,7 +94,7 @@ class Exported:
     def prepare(self, image: Any) -> UInt8[np.ndarray, "3 height width"]:
         """Make a photo ready; anything that `trmml.predict` takes."""
         size, how = self.description.image_size, self.description.interpolation
-        return np.asarray(resized(load_photo(image), size, how)).transpose(2, 0, 1)
+        return np.asarray(resized(load_photo(image, size), size, how)).transpose(2, 0, 1)
 
 
 class _Program(nn.Module):

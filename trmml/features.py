@@ -29,7 +29,7 @@ from trmml.files import write_atomically
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 PHOTOS_PER_SHARD = 256
 VIEWS = {"plain": ("plain",), "plain+flip": ("plain", "flip")}
 
@@ -151,7 +151,7 @@ def _shard(
 ) -> Float[np.ndarray, "photo view row dim"]:
     def prepare(path: Path) -> Tensor | str:
         try:
-            photo = load_photo(path)
+            photo = load_photo(path, backbone.photo.image_size)
         except ImageError as error:
             return str(error)
         tensors = [photo_tensor(_view(photo, view), backbone.photo) for view in VIEWS[views]]

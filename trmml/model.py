@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from trmml.backbone import FrozenCLIP, ImageFeatures, TextTower
 from trmml.calibration import Calibration
 from trmml.config import ModelConfig
-from trmml.data.photos import load_photo, photo_tensor
+from trmml.data.photos import load_photo, load_tensor
 from trmml.errors import ConfigError, ImageError
 from trmml.predictions import Prediction
 from trmml.prompts import HAND_WRITTEN, PromptLearner, random_context
@@ -316,11 +316,11 @@ class TextRegionMatcher(nn.Module):
     def _prepare(self, image: Any, keep_photo: bool) -> "_Prepared":
         source = str(image) if isinstance(image, str | Path) else None
         try:
-            photo = load_photo(image)
+            tensor = load_tensor(image, self.config.photo)
+            photo = load_photo(image) if keep_photo else None
         except ImageError as error:
             return _Prepared(source, None, None, str(error))
-        tensor = photo_tensor(photo, self.config.photo)
-        return _Prepared(source, tensor, photo if keep_photo else None, None)
+        return _Prepared(source, tensor, photo, None)
 
     def _predict_batch(self, batch: list["_Prepared"], options: "_Options") -> Iterator[Prediction]:
         tensors = [item.tensor for item in batch if item.tensor is not None]
