@@ -1,22 +1,20 @@
 """What the exact shortcuts save: ratios of two things measured in one run.
 
     python examples/benchmarks/speed.py text --output speed.json
-    python examples/benchmarks/speed.py predict --output speed.json
-    python examples/benchmarks/speed.py start --output speed.json
 
-Each part writes its figures into the same JSON. Times are the medians of some repetitions that take
+The other parts are predict, epoch, start, categories and photos; `all` measures every part. Each
+writes its figures into the same JSON. Times are the medians of some repetitions that take
 turns, so that a busy machine slows both sides alike.
 """
 
 import argparse
 import json
+import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,32 +22,20 @@ from typing import Any
 import numpy as np
 import open_clip
 import torch
+from growth import growth_with_categories, growth_with_photos
+from measuring import WORDS, alternately, clip_folder, peak_gb_of, write_photos
 from PIL import Image
 from torch import Tensor
 
 import trmml
-from trmml.backbone import TextTower
+from trmml.backbone import FrozenCLIP, TextTower
 from trmml.files import write_json
 from trmml.prompts import PromptLearner, random_context
 
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 512, "heads": 8, "layers": 12}
 CONTEXT = 16
-WORDS = ("dog", "traffic light", "parking meter", "fire hydrant", "person", "bus", "potted plant")
 CHUNK = 80
 """Prompts at once on the plain path: 1,000 of 77 tokens do not fit into 24 GB with their gradient."""
-
-
-def alternately(sides: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Return the median seconds of each side, measured in turns after one warm-up."""
-    for run in sides.values():
-        run()
-    taken: dict[str, list[float]] = {name: [] for name in sides}
-    for _ in range(repeats):
-        for name, run in sides.items():
-            started = time.perf_counter()
-            run()
-            taken[name].append(time.perf_counter() - started)
-    return {name: statistics.median(seconds) for name, seconds in taken.items()}
 
 
 def text_side(repeats: int) -> list[dict[str, Any]]:
@@ -97,35 +83,66 @@ def text_side(repeats: int) -> list[dict[str, Any]]:
     return rows
 
 
-def predicting(repeats: int) -> dict[str, Any]:
+def predicting(repeats: int) -> list[dict[str, Any]]:
     """`predict_many` from files, against the bare image tower on tensors that are ready."""
-    model = trmml.load_model("coco18-tiny", device="cpu")
-    count, batch = 128, 16
-    generator = np.random.default_rng(0)
-    with tempfile.TemporaryDirectory() as place:
-        photos = []
-        for i in range(count):
-            coarse = generator.integers(0, 255, (12, 16, 3), dtype=np.uint8)
-            photos.append(Path(place) / f"{i}.jpg")
-            Image.fromarray(coarse).resize((640, 480), Image.Resampling.BICUBIC).save(photos[-1])
-        size = model.config.photo.image_size
-        ready = torch.randn(batch, 3, size, size)
+    rows = []
+    for name, count in (("small-clip", 256), ("RN50", 64), ("ViT-B-16", 64)):
+        with tempfile.TemporaryDirectory() as place:
+            source = name if name == "small-clip" else clip_folder(name, Path(place))
+            photos = write_photos(Path(place), count)
+            model = trmml.load_model("zero-shot", labels=list(WORDS), backbone=source, device="cpu")
+            size, batch = model.config.photo.image_size, 16
+            ready = torch.randn(batch, 3, size, size)
 
-        def bare() -> None:
-            with torch.inference_mode():
-                for _ in range(count // batch):
-                    model.backbone.image_tower(ready)
+            def bare(model: Any = model, ready: Tensor = ready, count: int = count) -> None:
+                with torch.inference_mode():
+                    for _ in range(count // len(ready)):
+                        model.backbone.image_tower(ready)
 
-        def whole() -> None:
-            for _ in model.predict_many(photos, batch_size=batch):
-                pass
+            def whole(model: Any = model, photos: list[Path] = photos, batch: int = batch) -> None:
+                for _ in model.predict_many(photos, batch_size=batch):
+                    pass
 
-        seconds = alternately({"bare tower": bare, "predict_many": whole}, repeats)
-    row = {name: round(count / value, 1) for name, value in seconds.items()}
-    share = seconds["bare tower"] / seconds["predict_many"]
-    found = {"photos_per_second": row, "share_of_bare_tower": round(share, 3)}
-    print(json.dumps(found), flush=True)
-    return found
+            seconds = alternately({"bare tower": bare, "predict_many": whole}, repeats)
+            row: dict[str, Any] = {"tower": name, "image_size": size}
+            row["photos_per_second"] = {k: round(count / v, 1) for k, v in seconds.items()}
+            row["share_of_bare_tower"] = round(seconds["bare tower"] / seconds["predict_many"], 3)
+            row["times_the_memory"] = round(peak_gb_of(whole) / peak_gb_of(bare), 3)
+            rows.append(row)
+            print(json.dumps(row), flush=True)
+    return rows
+
+
+def epochs(repeats: int) -> list[dict[str, Any]]:
+    """An epoch of fine-tuning with cached features, against the same with photos encoded anew."""
+    rows = []
+    for name, count in (("small-clip", 1024), ("ViT-B-16", 256)):
+        with tempfile.TemporaryDirectory() as place:
+            source = name if name == "small-clip" else clip_folder(name, Path(place))
+            photos = write_photos(Path(place), count + 16)
+            os.environ["TRMML_CACHE"] = place
+            generator = np.random.default_rng(0)
+            labels = generator.integers(-1, 2, (len(photos), 18)).astype(np.int8)
+            names = tuple(f"{WORDS[i % len(WORDS)]} {i}" for i in range(18))
+            data = trmml.MultiLabelDataset(tuple(photos), labels, names, source="speed")
+            train, val = data.subset(np.arange(count)), data.subset(np.arange(count, count + 16))
+            backbone = FrozenCLIP.load(source)
+
+            def seconds_of(features: str, train: Any = train, val: Any = val,
+                           backbone: Any = backbone) -> list[float]:  # fmt: skip
+                settings = {"training.epochs": repeats, "training.features": features}
+                with tempfile.TemporaryDirectory() as out:
+                    trmml.finetune(train, val=val, backbone=backbone, config=settings,
+                                   output=f"{out}/model")  # fmt: skip
+                    history = Path(out, "model", "log.jsonl").read_text().splitlines()
+                return [json.loads(line)["seconds"] for line in history]
+
+            seconds = {f: statistics.median(seconds_of(f)) for f in ("cached", "augmented")}
+            row = {"tower": name, "photos": count, "seconds": seconds}
+            row["times_faster"] = round(seconds["augmented"] / seconds["cached"], 1)
+            rows.append(row)
+            print(json.dumps(row), flush=True)
+    return rows
 
 
 def starting(repeats: int) -> dict[str, Any]:
@@ -152,13 +169,20 @@ def starting(repeats: int) -> dict[str, Any]:
     return found
 
 
-PARTS = {"text": text_side, "predict": predicting, "start": starting}
+PARTS = {
+    "text": text_side,
+    "predict": predicting,
+    "epoch": epochs,
+    "start": starting,
+    "categories": growth_with_categories,
+    "photos": growth_with_photos,
+}
 
 
 def main() -> None:
     """Measure one part and add it to the JSON."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("part", choices=PARTS)
+    parser.add_argument("part", choices=[*PARTS, "all"])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
@@ -170,10 +194,9 @@ def main() -> None:
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
         "torch": torch.__version__,
     }
-    results[args.part] = PARTS[args.part](args.repeats)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    results[f"{args.part}_peak_gb"] = round(peak, 2)
-    write_json(args.output, results)
+    for part in PARTS if args.part == "all" else [args.part]:
+        results[part] = PARTS[part](args.repeats)
+        write_json(args.output, results)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,101 @@
+"""How time and memory grow with the number of categories and of photos; parts of speed.py."""
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from measuring import WORDS, alternately, clip_folder, peak_gb_of, write_photos
+from PIL import Image
+
+import trmml
+from trmml.backbone import FrozenCLIP, ImageFeatures
+from trmml.config import MatchingConfig
+from trmml.model import TextRegionMatcher
+from trmml.zoo import make_config
+
+
+def growth_with_categories(repeats: int) -> list[dict[str, Any]]:
+    """A training step, and matching alone, for ever more categories: batches of 8 photos."""
+    rows = []
+    with tempfile.TemporaryDirectory() as place:
+        backbone = FrozenCLIP.load(clip_folder("ViT-B-16", Path(place)), image_size=112)
+    generator = torch.Generator().manual_seed(0)
+    features = ImageFeatures(
+        torch.randn(8, backbone.num_patches, backbone.dim, generator=generator),
+        torch.randn(8, backbone.dim, generator=generator),
+    )
+    for count in (10, 100, 1000, 10_000):
+        names = tuple(f"{WORDS[i % len(WORDS)]} {i}" for i in range(count))
+        model = TextRegionMatcher(make_config(backbone, names, MatchingConfig()), backbone)
+        model.start_from_text()
+
+        def step(model: TextRegionMatcher = model) -> None:
+            model.match(features, model.encode_text()).logits.sum().backward()
+            model.zero_grad()
+
+        def match(model: TextRegionMatcher = model) -> None:
+            with torch.inference_mode():
+                model.match(features, model.stored_text())
+
+        few = repeats if count < 5000 else 1
+        row: dict[str, Any] = {"categories": count}
+        row["seconds"] = {
+            name: round(value, 4)
+            for name, value in alternately({"step": step, "match": match}, few).items()
+        }
+        row["peak_gb"] = {"step": round(peak_gb_of(step), 2), "match": round(peak_gb_of(match), 2)}
+        rows.append(row)
+        print(json.dumps(row), flush=True)
+    return rows
+
+
+ONE_EPOCH = {"training.epochs": 1, "model.num_heads": 2}
+TINY = {"layers": 1, "width": 64, "head_width": 32, "patch_size": 16, "image_size": 64}
+
+
+def growth_with_photos(repeats: int) -> list[dict[str, Any]]:
+    """Reading a table, an epoch over cached features and predicting, for ever more photos.
+
+    A tower of one layer, so that what is measured is everything around it.
+    """
+    rows = []
+    for count in (1000, 10_000, 100_000):
+        with tempfile.TemporaryDirectory() as place:
+            os.environ["TRMML_CACHE"] = place
+            (photo,) = write_photos(Path(place), 1)
+            with Image.open(photo) as picture:
+                picture.resize((96, 72)).save(photo)
+            photos = [photo.with_name(f"{i}.jpg") for i in range(count)]
+            for link in photos[1:]:
+                link.hardlink_to(photo)
+            cells = np.random.default_rng(0).choice(np.array(["", "0", "1"]), (count, 20))
+            table = Path(place) / "labels.csv"
+            lines = [f"{p.name},{','.join(row)}" for p, row in zip(photos, cells, strict=True)]
+            header = ",".join(["image", *(f"label {i}" for i in range(20))])
+            table.write_text("\n".join([header, *lines]) + "\n")
+            backbone = FrozenCLIP.load(clip_folder("tiny", Path(place), {"vision_cfg": TINY}))
+            data: list[Any] = []
+            taken, peaks = {}, {}
+            parts: dict[str, Callable[[], object]] = {
+                "read": lambda data=data, table=table: data.append(trmml.read_dataset(table)),
+                "features and epoch": lambda data=data, backbone=backbone: data.append(
+                    trmml.finetune(data[0], backbone=backbone, config=ONE_EPOCH)
+                ),
+                "predict": lambda data=data, photos=photos: [
+                    None for _ in data[1].predict_many(photos, batch_size=64)
+                ],
+            }
+            for name, run in parts.items():
+                started = time.perf_counter()
+                peaks[name] = round(peak_gb_of(run), 2)
+                taken[name] = round(time.perf_counter() - started, 2)
+        row = {"photos": count, "seconds": taken, "peak_gb": peaks}
+        rows.append(row)
+        print(json.dumps(row), flush=True)
+    return rows
