@@ -2,12 +2,13 @@
 
     python examples/benchmarks/speed.py text --output speed.json
 
-The other parts are predict, epoch, start, categories and photos; `all` measures every part. Each
+The other parts are layout, predict, epoch, start, categories and photos; `all` measures every part. Each
 writes its figures into the same JSON. Times are the medians of some repetitions that take
 turns, so that a busy machine slows both sides alike.
 """
 
 import argparse
+import copy
 import json
 import os
 import platform
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +36,15 @@ from trmml.prompts import PromptLearner, random_context
 
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 512, "heads": 8, "layers": 12}
 CONTEXT = 16
+TOWERS = {"small-clip": 256, "RN50": 64, "ViT-B-16": 64}
+"""Image towers, and the photos that each is measured on."""
 CHUNK = 80
 """Prompts at once on the plain path: 1,000 of 77 tokens do not fit into 24 GB with their gradient."""
+
+
+def source_of(name: str, place: Path) -> str:
+    """Return the bundled CLIP, or another architecture with random weights, as a source."""
+    return name if name == "small-clip" else clip_folder(name, place)
 
 
 def text_side(repeats: int) -> list[dict[str, Any]]:
@@ -83,12 +92,41 @@ def text_side(repeats: int) -> list[dict[str, Any]]:
     return rows
 
 
+def layouts(repeats: int) -> list[dict[str, Any]]:
+    """The bare image tower on 16 photos: order of the channels in memory, and bfloat16."""
+    rows = []
+    for name in TOWERS:
+        with tempfile.TemporaryDirectory() as place:
+            clip = FrozenCLIP.load(source_of(name, Path(place)), text=False)
+            tower, size = clip.image_tower, clip.photo.image_size
+            last: Any = copy.deepcopy(tower).to(memory_format=torch.channels_last)
+            photos = torch.randn(16, 3, size, size)
+            ordered = photos.contiguous(memory_format=torch.channels_last)
+
+            def run(tower: Any, photos: Tensor, half: bool) -> None:
+                with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=half):
+                    tower(photos)
+
+            sides: dict[str, Callable[[], object]] = {
+                "channels first": partial(run, tower, photos, False),
+                "channels last": partial(run, last, ordered, False),
+                "channels last, bfloat16": partial(run, last, ordered, True),
+            }
+            seconds = alternately(sides, repeats)
+            base = seconds["channels first"]
+            row: dict[str, Any] = {"tower": name, "image_size": size}
+            row["times_faster"] = {k: round(base / v, 2) for k, v in seconds.items()}
+            rows.append(row)
+            print(json.dumps(row), flush=True)
+    return rows
+
+
 def predicting(repeats: int) -> list[dict[str, Any]]:
     """`predict_many` from files, against the bare image tower on tensors that are ready."""
     rows = []
-    for name, count in (("small-clip", 256), ("RN50", 64), ("ViT-B-16", 64)):
+    for name, count in TOWERS.items():
         with tempfile.TemporaryDirectory() as place:
-            source = name if name == "small-clip" else clip_folder(name, Path(place))
+            source = source_of(name, Path(place))
             photos = write_photos(Path(place), count)
             model = trmml.load_model("zero-shot", labels=list(WORDS), backbone=source, device="cpu")
             size, batch = model.config.photo.image_size, 16
@@ -118,7 +156,7 @@ def epochs(repeats: int) -> list[dict[str, Any]]:
     rows = []
     for name, count in (("small-clip", 1024), ("ViT-B-16", 256)):
         with tempfile.TemporaryDirectory() as place:
-            source = name if name == "small-clip" else clip_folder(name, Path(place))
+            source = source_of(name, Path(place))
             photos = write_photos(Path(place), count + 16)
             os.environ["TRMML_CACHE"] = place
             generator = np.random.default_rng(0)
@@ -171,6 +209,7 @@ def starting(repeats: int) -> dict[str, Any]:
 
 PARTS = {
     "text": text_side,
+    "layout": layouts,
     "predict": predicting,
     "epoch": epochs,
     "start": starting,
