@@ -13,7 +13,17 @@ ROOT = Path(trmml.__file__).parent
 # A module imports only from rows above its own; within `data` and `backbone` files are one room.
 LAYERS = [
     {"", "errors"},
-    {"config", "explain", "files", "labels", "processes", "prompts", "prototypes", "regions"},
+    {
+        "config",
+        "explain",
+        "files",
+        "labels",
+        "pages",
+        "processes",
+        "prompts",
+        "prototypes",
+        "regions",
+    },
     {"hub"},
     {
         "backbone",

@@ -1,19 +1,18 @@
 """What `complete` hands to a person: a CSV of all estimates, and a page to review them."""
 
-import base64
 import csv
 import io
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
-from PIL import Image
 
 from trmml.completion import Cell, Completion
 from trmml.data.dataset import MultiLabelDataset
+from trmml.data.photos import load_photo
 from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
 from trmml.model import TextRegionMatcher
+from trmml.pages import render_page, thumbnail_url
 
 MOST_CELLS = 40
 THUMBNAIL = (240, 180)
@@ -81,13 +80,6 @@ def review_page(
         ("Questions", "Blanks whose answer would teach most.", completion.questions),
         ("Decisions", "A sample of the blanks that were filled.", sample),
     )
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,  # label names are anybody's text
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     shown = [
         {
             "title": name,
@@ -97,8 +89,8 @@ def review_page(
         }
         for name, note, cells in sections
     ]
-    template = environment.get_template("review_page.html.jinja")
-    return template.render(
+    return render_page(
+        Path(__file__).with_name("review_page.html.jinja"),
         title=title,
         sections=shown,
         num_decided=len(rows),
@@ -114,14 +106,11 @@ def _card(
     has_regions = model.config.matcher.matching != "text-image"
     photo = before.photos[cell.row]
     prediction = next(model.predict_many([photo], heatmaps=has_regions))
-    picture = prediction.overlay(label) if has_regions else Image.open(photo).convert("RGB")
-    picture.thumbnail(THUMBNAIL)
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=82)
+    picture = prediction.overlay(label) if has_regions else load_photo(photo)
     stated = int(before.labels[cell.row, cell.column])
     decision = int(completion.dataset.labels[cell.row, cell.column])
     return {
-        "picture": f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}",
+        "picture": thumbnail_url(picture, *THUMBNAIL),
         "photo": photo.name,
         "label": label,
         "stated": _WORDS.get(stated, "blank"),

@@ -1,11 +1,9 @@
 """The check of a data set as one HTML page that opens without a network."""
 
-import base64
-import io
+import contextlib
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 
 from trmml.data.checks import DataCheck
@@ -13,6 +11,7 @@ from trmml.data.dataset import MultiLabelDataset
 from trmml.data.photos import load_photo
 from trmml.errors import ImageError
 from trmml.labels import POSITIVE
+from trmml.pages import render_page, thumbnail_url
 
 PHOTOS_PER_LABEL = 4
 MOST_PHOTOS = 200
@@ -21,13 +20,6 @@ THUMBNAIL = (160, 120)
 
 def check_page(check: DataCheck, dataset: MultiLabelDataset) -> str:
     """Render a check with bars, and sample photos of each label inside the page."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,  # label names are anybody's text
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     summary, left = check.summary, MOST_PHOTOS
     rows: list[dict[str, Any]] = []
     for i, name in enumerate(summary.category_names):
@@ -43,9 +35,9 @@ def check_page(check: DataCheck, dataset: MultiLabelDataset) -> str:
                 "photos": photos,
             }
         )
-    template = environment.get_template("check_page.html.jinja")
     problems = [*summary.problems, *check.unreadable]
-    return template.render(check=check, rows=rows, problems=problems)
+    template = Path(__file__).with_name("check_page.html.jinja")
+    return render_page(template, check=check, rows=rows, problems=problems)
 
 
 def _samples(dataset: MultiLabelDataset, category: int, most: int) -> list[dict[str, str]]:
@@ -55,14 +47,8 @@ def _samples(dataset: MultiLabelDataset, category: int, most: int) -> list[dict[
     chosen = positions[np.linspace(0, len(positions) - 1, min(most, len(positions))).astype(int)]
     samples = []
     for i in chosen:
-        try:
-            photo = load_photo(dataset.photos[i])
-        except ImageError:
-            continue
-        photo.thumbnail(THUMBNAIL)
-        buffer = io.BytesIO()
-        photo.save(buffer, "JPEG", quality=80)
-        encoded = base64.b64encode(buffer.getvalue()).decode()
-        name = dataset.photos[i].name
-        samples.append({"name": name, "data": f"data:image/jpeg;base64,{encoded}"})
+        photo = dataset.photos[i]
+        with contextlib.suppress(ImageError):
+            data = thumbnail_url(load_photo(photo, max(THUMBNAIL)), *THUMBNAIL)
+            samples.append({"name": photo.name, "data": data})
     return samples
