@@ -10,7 +10,7 @@ from conftest import load_example
 from PIL import Image
 
 from trmml.data.dataset import MultiLabelDataset
-from trmml.labels import POSITIVE
+from trmml.labels import POSITIVE, UNKNOWN
 
 Maker = Callable[..., MultiLabelDataset]
 
@@ -66,6 +66,32 @@ def test_every_method_runs_once_and_is_reported(
     assert f"| text–region (TRM-ML) | {100 * run['mAP']:.1f} |" in table
     with Image.open(tmp_path / "report.png") as drawn:
         assert drawn.width > 500
+
+
+def test_tools_for_tables_are_measured_against_the_hidden_labels(
+    data: Path, backbone_source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = load_example("benchmarks/label_tables.py")
+    monkeypatch.setattr(module, "KNOWN", 0.8)
+    monkeypatch.setattr(module, "FLIPPED", 0.2)
+    bench = load_example("benchmarks/missing_labels.py").Bench(
+        data, backbone_source, None, tmp_path
+    )
+    quick = {"training.epochs": 1, "model.num_heads": 2, "model.num_context_tokens": 2}
+    tables = module.Tables(bench, quick)
+    done = tables.complete(0)
+    assert done["blank"] == (bench.train.hide_labels(0.8, 0).labels == UNKNOWN).sum()
+    for state in ("positive", "negative"):
+        each = [label[state]["filled"] for label in done["labels"].values()]
+        assert sum(each) == done["all"][state]["filled"]
+    assert set(done["mAP"]) == {"partial", "completed"}
+    flipped = tables.mistakes(0)
+    assert flipped["known"] == 3 * 40 - done["blank"]
+    assert 0.1 < flipped["chance"] < 0.3
+    # Every known cell is in cleanlab's list: the share of flipped ones among all is that of chance.
+    assert flipped["cleanlab"]["adjusted"]["500"] == pytest.approx(flipped["chance"], abs=1e-4)
+    found = tables.thresholds(0)
+    assert found["full"]["precision"]["0.8"]["found"] >= found["full"]["precision"]["0.95"]["found"]
 
 
 def test_a_table_shows_the_mean_and_the_spread_of_the_seeds() -> None:

@@ -77,8 +77,15 @@ STRENGTHS = (0.001, 0.003, 0.01, 0.03)
 class Bench:
     """The photos, their features, and the results so far."""
 
-    def __init__(self, data: Path, backbone: str, image_size: int | None, output: Path) -> None:
-        """Read, compute features and earlier results."""
+    def __init__(
+        self,
+        data: Path,
+        backbone: str,
+        image_size: int | None,
+        output: Path,
+        settings: dict[str, Any] | None = None,
+    ) -> None:
+        """Read, compute features and earlier results; the settings are those of all trainings."""
         table = data / "labels.csv"
 
         def read(split: str) -> MultiLabelDataset:
@@ -95,9 +102,15 @@ class Bench:
             for name, part in (("train", self.train), ("val", self.val), ("test", self.test))
         }
         self.path = output / "results.json"
+        self.settings = settings or {}
         self.results: dict[str, Any] = {"facts": self._facts(backbone), "chosen": {}, "runs": {}}
         if self.path.is_file():
             self.results = json.loads(self.path.read_text("utf-8"))
+            before = {
+                key: self.results["facts"][key] for key in ("sha256", "image_size", "settings")
+            }
+            if before != {key: self._facts(backbone)[key] for key in before}:
+                raise SystemExit(f"{self.path} was measured with {before}; choose another output.")
 
     def _facts(self, backbone: str) -> dict[str, Any]:
         command = ["git", "describe", "--always", "--dirty"]
@@ -106,6 +119,7 @@ class Bench:
             "backbone": backbone,
             "sha256": self.clip.config.sha256,
             "image_size": self.clip.photo.image_size,
+            "settings": self.settings,
             "images": {"train": len(self.train), "val": len(self.val), "test": len(self.test)},
             "commit": commit.stdout.strip(),
             "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
@@ -127,7 +141,7 @@ class Bench:
         details: dict[str, Any] = {}
         if method == "zero-shot":
             model = zero_shot_model(self.clip, self.train.category_names)
-            val, test = self._scores(model, "val"), self._scores(model, "test")
+            val, test = self.scores(model, "val"), self.scores(model, "test")
         elif method == "linear-probe":
             val, test, details = self._probe(self.partial(setting, seed))
         else:
@@ -154,7 +168,8 @@ class Bench:
         write_json(self.path, self.results)
         print(f"{key}: val {100 * run['val_mAP']:.2f}, {run['seconds']} s", flush=True)
 
-    def _scores(self, model: trmml.TextRegionMatcher, part: str) -> np.ndarray:
+    def scores(self, model: trmml.TextRegionMatcher, part: str) -> np.ndarray:
+        """Return the scores of a model on one of the three sets of photos."""
         text = model.stored_text()
         with torch.inference_mode():
             batches = self.features[part].in_order(256)
@@ -187,7 +202,7 @@ class Bench:
     def _matching(
         self, method: str, train: MultiLabelDataset, seed: int, changes: dict[str, Any]
     ) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
-        config = {"model.matching": method, "training.seed": seed} | changes
+        config = {"model.matching": method, "training.seed": seed} | self.settings | changes
         history: list[dict[str, Any]] = []
         model = trmml.finetune(
             train,
@@ -203,7 +218,7 @@ class Bench:
             file.unlink()
         folder.rmdir()
         epochs = [{"val_mAP": e["val_mAP"], "pseudo_labels": e["pseudo_labels"]} for e in history]
-        return self._scores(model, "val"), self._scores(model, "test"), {"epochs": epochs}
+        return self.scores(model, "val"), self.scores(model, "test"), {"epochs": epochs}
 
     def choose(self, methods: list[str]) -> None:
         """Choose rates and loss of each matching method on val, at 10 and 50 % known labels."""
@@ -236,9 +251,13 @@ def main() -> None:
     parser.add_argument("--methods", nargs="*", default=METHODS, choices=METHODS)
     parser.add_argument("--settings", nargs="*", default=SETTINGS, choices=SETTINGS)
     parser.add_argument("--seeds", nargs="*", type=int, default=(0, 1, 2))
+    parser.add_argument(
+        "--set", nargs="*", default=(), metavar="KEY=JSON", help="for every training"
+    )
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
-    bench = Bench(args.data, args.backbone, args.image_size, args.output)
+    settings = {key: json.loads(value) for key, _, value in (s.partition("=") for s in args.set)}
+    bench = Bench(args.data, args.backbone, args.image_size, args.output, settings)
     if args.part == "ablations":
         bench.choose(["text-region"])
         chosen = GRID[bench.results["chosen"]["text-region"]]
