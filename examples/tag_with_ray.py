@@ -23,13 +23,16 @@ def tag(batch: dict, model: str) -> dict[str, list]:
 
 def main(photos: Path, tags: Path, model: str = "coco18-tiny", gpus: float = 0, part: int = 50_000):
     """Tag photos, so many a part; a part is there as a whole or not at all."""
-    done = {name for old in tags.glob("part-*") for name in pq.read_table(old)["photo"].to_pylist()}
+    old, tags = sorted(tags.glob("part-*")), tags.resolve()  # on a disk that all machines see
+    done = {name for o in old for name in pq.read_table(o, columns=["photo"])["photo"].to_pylist()}
+    model = str(Path(model).resolve()) if Path(model).is_dir() else model
     left = [photo for photo in map(str, find_photos(photos.resolve())) if photo not in done]
+    number = 1 + int(old[-1].name.removeprefix("part-")) if old else 0
     for start in range(0, len(left), part):
         table = ray.data.from_items([{"photo": photo} for photo in left[start : start + part]])
         table = table.map_batches(tag, fn_kwargs={"model": model}, num_gpus=gpus)
         table.write_parquet(f"{tags}/.partial", mode=ray.data.SaveMode.OVERWRITE)
-        Path(tags, ".partial").rename(tags / f"part-{len(done) + start:09d}")
+        Path(tags, ".partial").rename(tags / f"part-{number + start // part:06d}")
 
 
 if __name__ == "__main__":

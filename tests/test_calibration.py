@@ -153,3 +153,15 @@ def test_evidence_says_what_the_thresholds_reach() -> None:
 def test_a_goal_out_of_range_is_refused(values: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Goal(**values)
+
+
+def test_shrinkage_does_not_lower_a_wanted_recall() -> None:
+    generator = np.random.default_rng(0)
+    scores = generator.random((400, 2)).astype(np.float32)
+    labels = np.where(generator.random((400, 2)) < scores, POSITIVE, NEGATIVE).astype(np.int8)
+    scores[:, 1] *= 0.2  # a category with low scores, and few known positives
+    labels[60:, 1] = UNKNOWN
+    made = calibrate(scores, labels, goal=Goal(kind="recall", target=0.95))
+    for c in range(2):
+        positive = labels[:, c] == POSITIVE
+        assert (scores[positive, c] >= made.thresholds[c]).mean() >= 0.95

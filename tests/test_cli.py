@@ -303,3 +303,58 @@ def test_every_command_has_help_with_an_example(
 ) -> None:
     assert run(*command.split(), "--help") == 0
     assert f"Example: trmml {command}" in " ".join(capsys.readouterr().out.split())
+
+
+def test_validation_photos_among_the_training_photos_are_refused(
+    table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = table.read_text().splitlines()
+    split = [f"{line},{'val' if i % 4 == 0 else 'train'}" for i, line in enumerate(lines[1:])]
+    table.write_text("\n".join([f"{lines[0]},split", *split]) + "\n")
+    assert run("finetune", table, "--val-split", "val", "-o", tmp_path / "out", *QUICK) == 4
+    assert "4 photos are for training and for validation" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_scores_are_written_although_a_photo_is_bad(
+    table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, scores = tmp_path / "out", tmp_path / "scores.csv"
+    assert run("finetune", table, "-o", out, *QUICK) == 0
+    bad = table.parent / "003.png"
+    bad.write_bytes(b"no photo")
+    assert run("evaluate", out, table, "--dump-scores", scores, "--save-as", "test") == 1
+    assert "15 photos" in capsys.readouterr().out
+    rows = list(csv.DictReader(scores.read_text().splitlines()))
+    assert len(rows) == 15
+    assert str(bad) not in {row["image"] for row in rows}
+    # What is kept with the model, and shared, does not say where photos lie.
+    assert json.loads((out / "metrics.json").read_text())["test"]["skipped"] == 1
+    assert run("calibrate", out, table) == 1
+    assert f"skipped: {bad}" in capsys.readouterr().err
+
+
+def test_a_result_does_not_replace_its_table(
+    table: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = table.read_bytes()
+    assert run("complete", table, "--model", "coco18-tiny", "-o", table) == 2
+    assert run("data", "convert", table, table) == 2
+    assert capsys.readouterr().err.count("is the table itself") == 2
+    assert table.read_bytes() == before
+
+
+def test_columns_that_are_no_labels_are_left_out_everywhere(
+    table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = table.read_text().splitlines()
+    text = [f"{line},blurry,{'val' if i % 4 == 0 else 'train'}" for i, line in enumerate(lines[1:])]
+    table.write_text("\n".join([f"{lines[0]},notes,split", *text]) + "\n")
+    out, labels = tmp_path / "out", ("--labels", "red,green,blue")
+    parts = ("--split", "train", "--val-split", "val")
+    assert run("finetune", table, *parts, *labels, "-o", out, *QUICK) == 0
+    assert run("calibrate", out, table, "--split", "val", *labels) == 0
+    filled = tmp_path / "filled.csv"
+    assert run("complete", table, *labels, "--model", out, "-o", filled) in (0, 4)
+    capsys.readouterr()
+    assert run("complete", table, "--labels", "red,notes", "--model", out, "-o", filled) == 4

@@ -1,6 +1,7 @@
 import csv
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -162,3 +163,12 @@ def test_what_cannot_be_completed_is_refused(
         complete(learned, make_dataset(4), precision=1.0)
     with pytest.raises(DataError, match="at least 10 of each are needed to calibrate"):
         complete(learned, make_dataset(4))
+
+
+def test_a_label_that_the_model_does_not_know_is_named(
+    learned: TextRegionMatcher, make_dataset: Maker
+) -> None:
+    data = make_dataset(12).hide_labels(0.8)
+    renamed = replace(data, category_names=("red", "gren", "blue"))
+    with pytest.raises(DataError, match="'gren', which the model does not know"):
+        complete(learned, renamed)

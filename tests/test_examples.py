@@ -87,7 +87,7 @@ def test_photos_are_tagged_with_ray_and_only_once(portrait: Path, tmp_path: Path
     (photos / "broken.jpg").write_bytes(b"no photo")
     run("tag_with_ray.py", photos, "tags", "--part", 1, where=tmp_path)
     written = sorted((tmp_path / "tags").iterdir())
-    assert [part.name for part in written] == ["part-000000000", "part-000000001"]
+    assert [part.name for part in written] == ["part-000000", "part-000001"]
     Image.new("RGB", (40, 40)).save(photos / "new.png")
     run("tag_with_ray.py", photos, "tags", where=tmp_path)
     table = parquet.read_table(tmp_path / "tags").to_pylist()

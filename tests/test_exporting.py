@@ -154,3 +154,12 @@ def test_errors_leave_no_file(
     with pytest.raises(DependencyError, match=r"pip install 'trmml\[onnx\]'"):
         export(model, tmp_path / "model.onnx")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_the_model_stays_as_it_was_and_its_text_tower_is_left_out(
+    clip_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    model = model_of(FrozenCLIP.load(f"local-dir:{clip_folders['timm']}"))
+    path = export(model, tmp_path / "model.pt2", "torch-export")
+    assert model.backbone.text_tower is not None
+    assert not any("text_tower" in name for name in torch.export.load(path).state_dict)

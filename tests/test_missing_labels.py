@@ -88,8 +88,8 @@ def test_tools_for_tables_are_measured_against_the_hidden_labels(
     flipped = tables.mistakes(0)
     assert flipped["known"] == 3 * 40 - done["blank"]
     assert 0.1 < flipped["chance"] < 0.3
-    # Every known cell is in cleanlab's list: the share of flipped ones among all is that of chance.
-    assert flipped["cleanlab"]["adjusted"]["500"] == pytest.approx(flipped["chance"], abs=1e-4)
+    # Every known cell is in cleanlab's list, so the first 500 have all the flipped ones.
+    assert flipped["cleanlab"]["adjusted"]["500"] == flipped["flipped"] / 500
     found = tables.thresholds(0)
     assert found["full"]["precision"]["0.8"]["found"] >= found["full"]["precision"]["0.95"]["found"]
 

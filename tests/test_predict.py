@@ -1,4 +1,5 @@
 import io
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -278,3 +279,24 @@ def test_dumped_scores_are_exact(
     np.testing.assert_array_equal(scores.astype(np.float32), evaluation.scores)
     labels = [[UNKNOWN if cell == "" else int(cell) for cell in row[4:]] for row in cells]
     np.testing.assert_array_equal(labels, data.labels)
+
+
+def test_a_score_is_never_one(model: TextRegionMatcher, make_dataset: Maker) -> None:
+    with torch.no_grad():
+        model.logit_bias.fill_(100.0)
+    prediction = trmml.predict(make_dataset(1).photos[0], model, threshold=1.0)
+    assert (prediction.scores > 0.9999).all()
+    assert prediction.positive == []  # a threshold of 1 means never
+
+
+def test_a_folder_that_changed_is_loaded_again(
+    model: TextRegionMatcher, make_dataset: Maker, tmp_path: Path
+) -> None:
+    photo = make_dataset(1).photos[0]
+    trmml.save_model(model, tmp_path / "shop")
+    before = trmml.predict(photo, tmp_path / "shop")
+    shutil.rmtree(tmp_path / "shop")
+    with torch.no_grad():
+        model.logit_bias.add_(1.0)
+    trmml.save_model(model, tmp_path / "shop")
+    assert (trmml.predict(photo, tmp_path / "shop").scores > before.scores).all()

@@ -103,3 +103,16 @@ def test_alone_the_share_is_everything() -> None:
     tensor = torch.ones(3, 2)
     assert processes.gather(tensor, 3) is tensor
     assert (processes.count(), processes.rank(), processes.is_first()) == (1, 0, True)
+
+
+def test_a_group_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path / 'group'}", rank=0, world_size=1
+    )
+    try:
+        assert processes.count() == 1
+        with processes.joined():
+            assert processes.is_first()
+        assert torch.distributed.is_initialized()
+    finally:
+        torch.distributed.destroy_process_group()

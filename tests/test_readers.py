@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas
 import pytest
 from PIL import Image
 
@@ -392,3 +393,30 @@ def test_what_cannot_be_written_is_refused(tmp_path: Path, photo: Callable) -> N
         write_dataset(data, tmp_path / "t.csv")
     write_dataset(data, tmp_path / "t.jsonl")
     assert read_dataset(tmp_path / "t.jsonl").category_names == ("split",)
+
+
+def test_a_real_data_frame_with_lists(tmp_path: Path) -> None:
+    frame = pandas.DataFrame(
+        {
+            "image": ["a.png", "b.png", "c.png"],
+            "split": ["val", "train", "train"],
+            "labels": [["dog"], ["dog", "cat"], []],
+        }
+    )
+    for name in frame["image"]:
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    frame.to_parquet(tmp_path / "table.parquet")
+    again = pandas.read_parquet(tmp_path / "table.parquet")  # lists come back as arrays
+    for table in (frame, again):
+        part = table[table["split"] == "train"]  # its index does not begin at 0
+        for options in ({"table": part}, {"table": table, "split": "train"}):
+            read = read_dataset(
+                options.pop("table"), images=tmp_path, unlabeled="negative", **options
+            )
+            assert [photo.name for photo in read.photos] == ["b.png", "c.png"]
+            positives = {
+                n: c.tolist() for n, c in zip(read.category_names, read.labels.T, strict=True)
+            }
+            assert positives == {"dog": [POSITIVE, NEGATIVE], "cat": [POSITIVE, NEGATIVE]}
+    with pytest.raises(DataError, match="lists of labels in 'labels'; it is not wide"):
+        read_dataset(frame, images=tmp_path, unlabeled="negative", format="wide")

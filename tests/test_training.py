@@ -353,3 +353,14 @@ def test_averaged_weights_follow_and_swap_back() -> None:
     torch.testing.assert_close(layer.weight, plain)
     average.swap()
     torch.testing.assert_close(layer.weight, start + 30)
+
+
+def test_a_bad_photo_is_named_before_the_first_epoch_of_augmented_photos(
+    backbone_source: str, make_dataset: Maker, tmp_path: Path
+) -> None:
+    data = make_dataset(12)
+    data.photos[2].write_bytes(b"no photo")
+    data.photos[7].write_bytes(b"")
+    settings = QUICK | {"training.features": "augmented"}
+    with pytest.raises(DataError, match=r"2 of \d+ photos cannot be read.*002.png.*007.png"):
+        trmml.finetune(data, val=make_dataset(4, seed=1), backbone=backbone_source, config=settings)

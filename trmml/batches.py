@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from trmml import processes
 from trmml.backbone import FrozenCLIP, ImageFeatures
 from trmml.config import PhotoConfig, TrainingConfig
-from trmml.data.photos import load_photo, load_tensor
+from trmml.data.photos import load_photo, load_tensor, require_readable
 from trmml.data.transforms import Augmentation
 from trmml.features import FeatureStore
 
@@ -25,6 +25,13 @@ Batch = tuple[Int64[np.ndarray, " batch"], ImageFeatures]
 def epoch_generator(seed: int, epoch: int) -> np.random.Generator:
     """Return the randomness of one epoch: the same after a resume as in one go."""
     return np.random.default_rng((seed, epoch))
+
+
+def use_bfloat16(config: TrainingConfig, device: torch.device) -> bool:
+    """Say whether towers and matcher run in bfloat16 on a device."""
+    if config.precision == "auto":
+        return device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return config.precision == "bfloat16"
 
 
 class CachedFeatures:
@@ -76,16 +83,21 @@ class AugmentedPhotos:
     def __init__(
         self, photos: Sequence[Path], backbone: FrozenCLIP, config: TrainingConfig
     ) -> None:
-        """Serve photos.
+        """Serve photos, each of which is opened once now: a bad one must not end an epoch.
 
         Args:
             photos: Paths, in the order of the data set's labels.
             backbone: The frozen CLIP, on the device where it is to run.
-            config: Number of worker processes.
+            config: Number of worker processes, and the precision.
+
+        Raises:
+            DataError: If photos cannot be read; they are named.
         """
         self.photos = photos
         self.backbone = backbone
         self.num_workers = config.num_workers
+        self.use_bfloat16 = use_bfloat16(config, next(backbone.parameters()).device)
+        require_readable(photos, backbone.photo.image_size, self.num_workers)
 
     def centers(self) -> ImageFeatures:
         """Return the plain features of up to 256 photos, evenly chosen; see `start_from_data`."""
@@ -116,7 +128,9 @@ class AugmentedPhotos:
         for batch, images in zip(batches, loader, strict=True):
             images = images.to(device, non_blocking=True)
             images = images.contiguous(memory_format=torch.channels_last)
-            yield order[batch], self.backbone(images)
+            with torch.autocast(device.type, torch.bfloat16, enabled=self.use_bfloat16):
+                features = self.backbone(images)
+            yield order[batch], ImageFeatures(*(part.float() for part in features))
 
 
 class _AugmentedViews(Dataset[Tensor]):

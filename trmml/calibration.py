@@ -183,8 +183,8 @@ def calibrate(
     """Choose thresholds on known labels, shrunk to the global one where positives are few.
 
     Threshold of category c: (n_c t_c + k t) / (n_c + k), with n_c its known positives, t_c and t its
-    own and the global best, k = 20. For a wanted precision the higher of this and t_c is taken:
-    shrinkage must not promise a precision that the category does not show.
+    own and the global best, k = 20. For a wanted precision the higher of this and t_c is taken, for a
+    wanted recall the lower: shrinkage must not promise what the category does not show.
 
     Args:
         scores: Scores in [0, 1].
@@ -204,6 +204,8 @@ def calibrate(
         threshold = float((count * own + SHRINKAGE * overall) / (count + SHRINKAGE))
         if goal.kind == "precision":
             threshold = max(threshold, own)
+        elif goal.kind == "recall" and count:
+            threshold = min(threshold, own)
         thresholds.append(threshold)
         if category_names:
             found = column >= threshold

@@ -18,9 +18,10 @@ from trmml.calibration import Goal, calibrate
 from trmml.config import PseudoLabelConfig
 from trmml.data.dataset import MultiLabelDataset
 from trmml.errors import ConfigError, DataError
+from trmml.evaluation import require_known
 from trmml.features import compute_features
 from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
-from trmml.model import TextRegionMatcher
+from trmml.model import HIGHEST_SCORE, TextRegionMatcher
 from trmml.pseudo_labels import presence_probability
 
 BATCH_SIZE = 256
@@ -104,12 +105,15 @@ def complete(
 
     Raises:
         ConfigError: If the precision is not between 0.5 and 1.
-        DataError: If a photo cannot be read, or too few labels are known to calibrate.
+        DataError: If a photo cannot be read, too few labels are known to calibrate, or the model does
+            not know a label.
     """
     if not 0.5 <= precision < 1:
         raise ConfigError(f"precision must be at least 0.5 and below 1, got {precision}.")
-    reference = dataset if calibrate_on is None else calibrate_on
-    reference = reference.aligned_to(dataset.category_names)
+    require_known(dataset, model.labels)
+    reference = dataset
+    if calibrate_on is not None:
+        reference = calibrate_on.aligned_to(dataset.category_names)
     model_there, prototypes_there = _scores(model, reference, progress)
     known = reference.labels != UNKNOWN
     positive = reference.labels[known] == POSITIVE
@@ -168,7 +172,7 @@ def _scores(
                 model.logit_bias,
                 config,
             )
-            scores.append(output.logits.sigmoid().float().cpu().numpy())
+            scores.append(output.scores.cpu().numpy())
             estimates.append(probability.float().cpu().numpy())
     return np.concatenate(scores)[:, columns], np.concatenate(estimates)[:, columns]
 
@@ -200,7 +204,7 @@ def _joined(
     weights: Float[np.ndarray, " weight"],
 ) -> Float32[np.ndarray, "image category"]:
     odds = _log_odds(model, prototypes) @ weights[:-1] + weights[-1]
-    return (1 / (1 + np.exp(-odds))).astype(np.float32)
+    return np.minimum(1 / (1 + np.exp(-odds)), HIGHEST_SCORE).astype(np.float32)
 
 
 def _limits(

@@ -34,8 +34,9 @@ class Evaluation:
         at_half: F1 at a threshold of 0.5.
         at_thresholds: F1 at the model's own thresholds.
         at_top_3: F1 of the three best categories per photo.
-        scores: Scores of every photo and category.
-        skipped: Photos that could not be read, with the reason; they are not in `scores`.
+        scores: Scores of every photo that could be read, and category.
+        skipped: Why photos could not be read.
+        readable: Positions of the photos of `scores` in the data set.
     """
 
     category_names: tuple[str, ...]
@@ -49,6 +50,7 @@ class Evaluation:
     at_top_3: F1
     scores: Float32[np.ndarray, "image category"]
     skipped: tuple[str, ...] = ()
+    readable: tuple[int, ...] = ()
 
     @property
     def mean_average_precision(self) -> float:
@@ -104,7 +106,7 @@ class Evaluation:
                 }
                 for name, ap, interpolated, positives, known in rows
             },
-            "skipped": list(self.skipped),
+            "skipped": len(self.skipped),
         }
 
     def __str__(self) -> str:
@@ -142,6 +144,7 @@ def measure(
     category_names: tuple[str, ...],
     thresholds: Iterable[float],
     skipped: tuple[str, ...] = (),
+    readable: tuple[int, ...] | None = None,
 ) -> Evaluation:
     """Compute all metrics from scores; unknown labels never count."""
     limits = np.array(tuple(thresholds), dtype=np.float32)
@@ -157,7 +160,22 @@ def measure(
         at_top_3=f1(top_k_mask(scores, 3), labels),
         scores=scores,
         skipped=skipped,
+        readable=tuple(range(len(scores))) if readable is None else readable,
     )
+
+
+def require_known(dataset: MultiLabelDataset, labels: tuple[str, ...]) -> None:
+    """Check that a model of these labels can score a data set.
+
+    Raises:
+        DataError: If the data set has another label.
+    """
+    for name in dataset.category_names:
+        if name not in labels:
+            raise DataError(
+                f"{dataset.source} has the label {name!r}, which the model does not know. "
+                f"{nearest(name, labels)} Or name the labels to use with `labels`."
+            )
 
 
 def evaluate(
@@ -179,12 +197,7 @@ def evaluate(
         DataError: If the data set has a category that the model does not know, no known label, or
             no readable photo.
     """
-    for name in dataset.category_names:
-        if name not in model.labels:
-            raise DataError(
-                f"{dataset.source} has the label {name!r}, which the model does not know. "
-                f"{nearest(name, model.labels)}"
-            )
+    require_known(dataset, model.labels)
     if not known_mask(dataset.labels).any():
         raise DataError(f"{dataset.source} has no known label to evaluate against.")
     columns = [model.labels.index(name) for name in dataset.category_names]
@@ -201,22 +214,21 @@ def evaluate(
         raise DataError(f"No photo of {dataset.source} can be read: {skipped[0]}")
     thresholds = [model.calibration.thresholds[column] for column in columns]
     labels = dataset.labels[readable]
-    return measure(np.stack(rows), labels, dataset.category_names, thresholds, tuple(skipped))
+    names, reasons = dataset.category_names, tuple(skipped)
+    return measure(np.stack(rows), labels, names, thresholds, reasons, tuple(readable))
 
 
 def dump_scores(evaluation: Evaluation, dataset: MultiLabelDataset, path: Path) -> None:
-    """Write one CSV row per photo: its name, then a score and a label (1, 0, blank) per category."""
-    if evaluation.skipped:
-        raise DataError(f"Scores are not written: {len(evaluation.skipped)} photos were skipped.")
+    """Write a CSV row per readable photo: path, then a score and a label (1, 0, blank) per category."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     names = evaluation.category_names
     writer.writerow(["image", *(f"score:{n}" for n in names), *(f"label:{n}" for n in names)])
-    for photo, scores, labels in zip(
-        dataset.photos, evaluation.scores, dataset.labels, strict=True
-    ):
-        cells = ["" if label == UNKNOWN else int(label) for label in labels]
-        writer.writerow([photo.name, *(repr(float(score)) for score in scores), *cells])
+    for position, scores in zip(evaluation.readable, evaluation.scores, strict=True):
+        cells = ["" if label == UNKNOWN else int(label) for label in dataset.labels[position]]
+        writer.writerow(
+            [dataset.photos[position], *(repr(float(score)) for score in scores), *cells]
+        )
     write_text(path, buffer.getvalue())
 
 

@@ -6,6 +6,7 @@ resized, and what the model says to one test picture, which is checked whenever 
 """
 
 import contextlib
+import copy
 import importlib
 import io
 import json
@@ -98,14 +99,18 @@ class Exported:
 
 
 class _Program(nn.Module):
-    """The model as it is exported: bytes in, scores and attention out."""
+    """The model as it is exported: bytes in, scores and attention out.
+
+    A copy on the CPU without the text tower; the caller's model stays as it is.
+    """
 
     mean: Tensor
     std: Tensor
 
     def __init__(self, model: TextRegionMatcher) -> None:
         super().__init__()
-        self.model = model
+        without_text = {id(model.backbone.text_tower): None}
+        self.model = copy.deepcopy(model, without_text).cpu().eval()
         self.register_buffer("mean", torch.tensor(model.config.photo.mean)[:, None, None])
         self.register_buffer("std", torch.tensor(model.config.photo.std)[:, None, None])
 
@@ -116,7 +121,7 @@ class _Program(nn.Module):
         attention = output.region_attention
         if attention is None:
             attention = output.logits.new_zeros(*output.logits.shape, 0)
-        return output.logits.sigmoid(), attention
+        return output.scores, attention
 
 
 def export(model: TextRegionMatcher, path: str | Path, format: Format = "onnx") -> Path:
@@ -137,7 +142,7 @@ def export(model: TextRegionMatcher, path: str | Path, format: Format = "onnx") 
     """
     if format not in FORMATS:  # a caller without a type checker
         raise ConfigError(f"format must be one of {', '.join(FORMATS)}; got {format!r}.")
-    path, program = Path(path).expanduser(), _Program(model.cpu().eval())
+    path, program = Path(path).expanduser(), _Program(model)
     if format == "onnx":
         _required("onnx", "onnxscript", "onnxruntime")
     photo = model.config.photo
@@ -152,7 +157,7 @@ def export(model: TextRegionMatcher, path: str | Path, format: Format = "onnx") 
         tuple(_scores(program, picture[None])[0].tolist()),
     )
     try:
-        write_atomically(path, partial(_write, program, description, format))
+        write_atomically(path, partial(_write, program, description, format, path.name))
     except OSError as error:
         raise ConfigError(f"Cannot write to {path}: {error.strerror}.") from error
     return path
@@ -176,37 +181,47 @@ def load_exported(path: str | Path) -> Exported:
     loaded = _load_torch(path) if is_zip else _load_onnx(path)
     said = loaded.description
     scores, _ = loaded(test_picture(said.image_size)[None])
-    _compare(scores, np.array([said.test_scores], dtype=np.float32), path)
+    _compare(scores, np.array([said.test_scores], dtype=np.float32), path.name)
     return loaded
 
 
-def _write(program: _Program, description: Description, format: Format, path: Path) -> None:
+def _write(
+    program: _Program, description: Description, format: Format, name: str, path: Path
+) -> None:
     size = description.image_size
     example = torch.zeros(2, 3, size, size, dtype=torch.uint8)
     text = json.dumps(asdict(description), ensure_ascii=False)
     shapes = {"photos": {0: torch.export.Dim("batch", min=1, max=2**16)}}
-    with torch.no_grad(), _quiet():
-        exported = torch.export.export(program, (example,), dynamic_shapes=shapes)
-        if format == "torch-export":
-            # By the name of a file, torch insists on its own suffix.
-            with path.open("wb") as file:
-                torch.export.save(exported, file, extra_files={_DESCRIPTION: text})  # pyright: ignore
-        else:
-            onnx = torch.onnx.export(
-                exported,
-                input_names=["photos"],
-                output_names=["scores", "region_attention"],
-                dynamo=True,
-                verbose=False,
-            )
-            assert onnx is not None
-            onnx.model.metadata_props[_DESCRIPTION] = text
-            onnx.save(str(path), external_data=False)
+    try:
+        with torch.no_grad(), _quiet():
+            exported = torch.export.export(program, (example,), dynamic_shapes=shapes)
+            if format == "torch-export":
+                # By the name of a file, torch insists on its own suffix.
+                with path.open("wb") as file:
+                    torch.export.save(exported, file, extra_files={_DESCRIPTION: text})  # pyright: ignore
+            else:
+                onnx = torch.onnx.export(
+                    exported,
+                    input_names=["photos"],
+                    output_names=["scores", "region_attention"],
+                    dynamo=True,
+                    verbose=False,
+                )
+                assert onnx is not None
+                onnx.model.metadata_props[_DESCRIPTION] = text
+                onnx.save(str(path), external_data=False)
+    except OSError:
+        raise
+    except Exception as error:  # the exporters name no common class
+        raise ArtifactError(
+            f"This model cannot be written as {format}: {' '.join(str(error).split())[:300]}. An ONNX "
+            "file can hold 2 GB; torch-export can hold more."
+        ) from error
     loaded = _load_torch(path) if format == "torch-export" else _load_onnx(path)
     generator = np.random.default_rng(0)
     for num_photos in (1, 7):
         photos = generator.integers(256, size=(num_photos, 3, size, size), dtype=np.uint8)
-        _compare(loaded(photos)[0], _scores(program, photos), path)
+        _compare(loaded(photos)[0], _scores(program, photos), name)
 
 
 @torch.inference_mode()
@@ -214,11 +229,11 @@ def _scores(program: _Program, photos: np.ndarray) -> Float32[np.ndarray, "batch
     return program(torch.from_numpy(photos))[0].numpy()
 
 
-def _compare(scores: np.ndarray, expected: np.ndarray, path: Path) -> None:
+def _compare(scores: np.ndarray, expected: np.ndarray, name: str) -> None:
     difference = float(np.abs(scores - expected).max()) if scores.shape == expected.shape else 1.0
     if not difference <= TOLERANCE:
         raise ArtifactError(
-            f"{path} does not say what its model says: scores differ by {difference:.2g} "
+            f"{name} does not say what its model says: scores differ by {difference:.2g} "
             f"(at most {TOLERANCE:g} is rounding)."
         )
 

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from trmml import processes
 from trmml.backbone import FrozenCLIP, ImageFeatures
-from trmml.data.photos import load_photo, photo_tensor
+from trmml.data.photos import load_photo, photo_tensor, refuse_unreadable
 from trmml.errors import DataError, ImageError
 from trmml.files import write_atomically
 
@@ -127,11 +127,7 @@ def compute_features(
         unreadable = processes.gather_lists(unreadable)
         if processes.count() > 1 and not unreadable:
             make(shards)  # what the others made, where they have another disk
-    if unreadable:
-        raise DataError(
-            f"{len(unreadable)} of {len(photos)} photos cannot be read; mend them or remove their "
-            f"rows: {'; '.join(unreadable[:10])}{' …' if len(unreadable) > 10 else ''}"
-        )
+    refuse_unreadable(unreadable, len(photos))
     return FeatureStore([path for path, _ in shards])
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from trmml.data.photos import find_photos
 from trmml.errors import ImageError
 from trmml.model import TextRegionMatcher
+from trmml.model_folder import CONFIG
 from trmml.predictions import Prediction
 from trmml.zoo import DEFAULT_MODEL, load_model
 
@@ -45,7 +46,8 @@ def predict(
         ImageError: If a single photo cannot be read, or a folder holds no photo.
     """
     if not isinstance(model, TextRegionMatcher):
-        model = _cached_model(str(model or DEFAULT_MODEL))
+        source = str(model or DEFAULT_MODEL)
+        model = _cached_model(source, _state_of(Path(source).expanduser()))
     is_one = _is_one_photo(images)
     predictions = model.predict_many(
         [images] if is_one else photos_of(images),
@@ -88,6 +90,14 @@ def _is_one_photo(images: Any) -> bool:
 
 
 @lru_cache(maxsize=1)
-def _cached_model(source: str) -> TextRegionMatcher:
-    """Load a model by name once for a series of calls."""
+def _cached_model(source: str, state: tuple[int, ...]) -> TextRegionMatcher:
+    """Load a model by name once for a series of calls, and again when its files have changed."""
+    del state
     return load_model(source)
+
+
+def _state_of(folder: Path) -> tuple[int, ...]:
+    """Return when the files of a model folder changed; nothing for a name."""
+    if not (folder / CONFIG).is_file():
+        return ()
+    return tuple(file.stat().st_mtime_ns for file in sorted(folder.iterdir()) if file.is_file())

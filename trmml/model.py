@@ -34,6 +34,9 @@ SPATIAL_SCALE = 20.0
 
 DECODING_THREADS = 4
 
+HIGHEST_SCORE = 1 - 2**-24
+"""The largest float32 below 1."""
+
 
 class TextFeatures(NamedTuple):
     """What the prompts say, of unit length: presence of each category and, maybe, its absence."""
@@ -55,6 +58,11 @@ class MatcherOutput(NamedTuple):
     logits: Float[Tensor, "batch category"]
     region_features: Float[Tensor, "batch category dim"]
     region_attention: Float[Tensor, "batch category patch"] | None
+
+    @property
+    def scores(self) -> Float[Tensor, "batch category"]:
+        """The sigmoid of the logits, below 1: a threshold of 1 means never."""
+        return self.logits.float().sigmoid().clamp(max=HIGHEST_SCORE)
 
 
 class TextRegionMatcher(nn.Module):
@@ -328,7 +336,7 @@ class TextRegionMatcher(nn.Module):
         if tensors:
             with torch.inference_mode():
                 output = self(torch.stack(tensors).to(self.device))
-                scores = output.logits.sigmoid().float().cpu().numpy()
+                scores = output.scores.cpu().numpy()
                 if options.heatmaps and output.region_attention is not None:
                     grid = output.region_attention.unflatten(-1, self.backbone.grid)
                     attention = grid.float().cpu().numpy()

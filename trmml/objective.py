@@ -95,7 +95,7 @@ class Objective:
             parts["distillation"] = loss.distillation * distillation_loss(
                 output.logits, teacher, loss.distillation_temperature
             )
-        if loss.contrastive and output.region_attention is not None:
+        if loss.contrastive and self.model.config.matcher.matching != "text-image":
             parts["contrastive"] = loss.contrastive * contrastive_loss(
                 F.normalize(output.region_features, dim=-1),
                 estimated == POSITIVE,

@@ -3,7 +3,7 @@
 Every process holds the whole model and the whole label table. It encodes and matches its share of a
 batch; the outputs are put together, with their gradient, so that the loss, the prototypes and the
 validation see the whole batch everywhere. The result is that of one process at the same batch size,
-but for rounding and for what dropout draws. Without torchrun every function here does nothing.
+but for rounding and for what dropout draws. Outside of `joined` every process is alone.
 """
 
 import os
@@ -17,31 +17,51 @@ import torch.distributed as dist
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from trmml.errors import ConfigError
+
+_together = False
+"""Whether this process is inside of `joined`; a group that somebody else made is not ours."""
+
 
 @contextmanager
 def joined() -> Iterator[None]:
-    """Join the processes that torchrun started, if it did, until the end of the block."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+    """Join the processes that torchrun started, if it did, until the end of the block.
+
+    Raises:
+        ConfigError: If there are more processes than GPUs.
+    """
+    global _together
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or _together or not dist.is_available():
         yield
         return
     on_gpu = torch.cuda.is_available()
     if on_gpu:
+        if own_device().index >= torch.cuda.device_count():
+            raise ConfigError(
+                f"There are more processes than GPUs ({torch.cuda.device_count()}); set "
+                "--nproc-per-node to at most that."
+            )
         torch.cuda.set_device(own_device())
-    dist.init_process_group("nccl" if on_gpu else "gloo")
+    has_group = dist.is_initialized()
+    if not has_group:
+        dist.init_process_group("nccl" if on_gpu else "gloo")
+    _together = True
     try:
         yield
     finally:
-        dist.destroy_process_group()
+        _together = False
+        if not has_group:
+            dist.destroy_process_group()
 
 
 def count() -> int:
     """Return the number of processes."""
-    return dist.get_world_size() if dist.is_initialized() else 1
+    return dist.get_world_size() if _together else 1
 
 
 def rank() -> int:
     """Return the number of this process, from 0."""
-    return dist.get_rank() if dist.is_initialized() else 0
+    return dist.get_rank() if _together else 0
 
 
 def is_first() -> bool:
@@ -58,7 +78,7 @@ def own_device() -> torch.device:
 
 def wait() -> None:
     """Wait until every process is here."""
-    if dist.is_initialized():
+    if _together:
         dist.barrier()
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from trmml.completion import Cell, Completion
 from trmml.data.dataset import MultiLabelDataset
@@ -45,7 +46,7 @@ def _line(
     estimates = completion.estimates
     parts = (estimates.model, estimates.prototypes)
     return [
-        before.photos[row].name,
+        str(before.photos[row]),
         before.category_names[column],
         f"{estimates.probability[row, column]:.4f}",
         decision,
@@ -85,7 +86,7 @@ def review_page(
             "title": name,
             "note": note,
             "count": len(cells),
-            "cells": [_card(cell, completion, before, model) for cell in cells[:MOST_CELLS]],
+            "cells": _cards(cells[:MOST_CELLS], completion, before, model),
         }
         for name, note, cells in sections
     ]
@@ -99,23 +100,36 @@ def review_page(
     )
 
 
-def _card(
-    cell: Cell, completion: Completion, before: MultiLabelDataset, model: TextRegionMatcher
-) -> dict[str, Any]:
-    label = before.category_names[cell.column]
+def _cards(
+    cells: list[Cell], completion: Completion, before: MultiLabelDataset, model: TextRegionMatcher
+) -> list[dict[str, Any]]:
     has_regions = model.config.matcher.matching != "text-image"
-    photo = before.photos[cell.row]
-    prediction = next(model.predict_many([photo], heatmaps=has_regions))
-    picture = prediction.overlay(label) if has_regions else load_photo(photo)
+    photos = [before.photos[cell.row] for cell in cells]
+    if has_regions:
+        predictions = model.predict_many(photos, heatmaps=True)
+        names = [before.category_names[cell.column] for cell in cells]
+        pictures = (p.overlay(name) for p, name in zip(predictions, names, strict=True))
+    else:
+        pictures = (load_photo(photo, max(THUMBNAIL)) for photo in photos)
+    return [
+        _card(cell, picture, completion, before)
+        for cell, picture in zip(cells, pictures, strict=True)
+    ]
+
+
+def _card(
+    cell: Cell, picture: Image.Image, completion: Completion, before: MultiLabelDataset
+) -> dict[str, Any]:
     stated = int(before.labels[cell.row, cell.column])
     decision = int(completion.dataset.labels[cell.row, cell.column])
+    estimates = completion.estimates
     return {
         "picture": thumbnail_url(picture, *THUMBNAIL),
-        "photo": photo.name,
-        "label": label,
+        "photo": before.photos[cell.row].name,
+        "label": before.category_names[cell.column],
         "stated": _WORDS.get(stated, "blank"),
         "decision": _WORDS.get(decision, "open"),
         "probability": round(100 * cell.probability),
-        "model": round(100 * float(completion.estimates.model[cell.row, cell.column])),
-        "prototypes": round(100 * float(completion.estimates.prototypes[cell.row, cell.column])),
+        "model": round(100 * float(estimates.model[cell.row, cell.column])),
+        "prototypes": round(100 * float(estimates.prototypes[cell.row, cell.column])),
     }

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from trmml import processes
 from trmml.backbone import ImageFeatures
-from trmml.batches import AugmentedPhotos, CachedFeatures
+from trmml.batches import AugmentedPhotos, CachedFeatures, use_bfloat16
 from trmml.config import FinetuneConfig
 from trmml.data.dataset import MultiLabelDataset
 from trmml.errors import ArtifactError, ConfigError
@@ -36,8 +36,8 @@ CHECKPOINT, LOG = "checkpoint.pt", "log.jsonl"
 class Trainer:
     """Trains a matcher and remembers its best epoch.
 
-    Randomness comes from the seed and the number of the epoch alone, so an epoch after a resume is
-    the same as in a run without a break.
+    Randomness comes from the seed and the numbers of epoch and process alone, so an epoch after a
+    resume is the same as in a run without a break.
 
     Attributes:
         history: One record per finished epoch, as in the log.
@@ -162,16 +162,16 @@ class Trainer:
         """Learn from a batch: the features of this process's share, the labels of all of it."""
         device, num_photos = self.model.device, len(labels)
         features = ImageFeatures(*(f.to(device, non_blocking=True) for f in features))
-        with torch.autocast(device.type, torch.bfloat16, enabled=self._use_bfloat16()):
+        half = use_bfloat16(self.config.training, device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
             # Prompts that do not learn say the same at every step.
             learns = self.config.training.train_prompts
             text = self.model.encode_text() if learns else self.model.stored_text()
             output = self.model.match(features, text)
-        attention = output.region_attention
         output = MatcherOutput(
             processes.gather(output.logits.float(), num_photos),
             processes.gather(output.region_features.float(), num_photos),
-            None if attention is None else processes.gather(attention, num_photos),
+            None,  # nothing is learned from where a region lies
         )
         image_features = processes.gather(features.image_features, num_photos)
         step = self.objective(image_features, output, text, labels, epoch)
@@ -191,12 +191,6 @@ class Trainer:
         self.objective.update_prototypes(output, text, labels)
         return step, output
 
-    def _use_bfloat16(self) -> bool:
-        precision, on_gpu = self.config.training.precision, self.model.device.type == "cuda"
-        if precision == "auto":
-            return on_gpu and torch.cuda.is_bf16_supported()
-        return precision == "bfloat16"
-
     def _hidden(self, rows: np.ndarray) -> np.ndarray | None:
         hidden = self.train.hidden_labels
         return None if hidden is None else hidden[rows]
@@ -213,7 +207,7 @@ class Trainer:
         with torch.inference_mode():
             for features in self.val_batches.in_order(self.config.training.batch_size):
                 features = ImageFeatures(*(f.to(self.model.device) for f in features))
-                rows.append(self.model.match(features, text).logits.sigmoid().float())
+                rows.append(self.model.match(features, text).scores)
             return processes.gather(torch.cat(rows), len(self.val)).cpu().numpy()
 
     def state(self) -> dict[str, Any]:

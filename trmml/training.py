@@ -96,7 +96,7 @@ def finetune(
         run = None if output is None else _Run(Path(output).expanduser(), resume)
         processes.wait()  # all have looked before the first one writes
         train = _dataset(data, images, labels, label_encoding, unlabeled)
-        held_out = None if val is None else _dataset(val, images, None, label_encoding, unlabeled)
+        held_out = None if val is None else _dataset(val, images, labels, label_encoding, unlabeled)
         device = processes.own_device()
         matcher = _starting_model(model, backbone, train, settings, device)
         # A trained matcher brings its own way of matching.
@@ -110,6 +110,9 @@ def finetune(
             )
         else:
             held_out = held_out.aligned_to(train.category_names)
+            shared = photos_in_both(train, held_out)
+            if shared:
+                logger.warning("%d photos are for training and for validation.", shared)
         _check_learnable(train)
         fingerprint = _fingerprint(settings, matcher, train, held_out)
         if run is not None:
@@ -124,6 +127,7 @@ def finetune(
         )
         if run is not None and (run.working / CHECKPOINT).exists():
             trainer.resume(run.working / CHECKPOINT)
+        _check_together(fingerprint, len(trainer.history))
         trainer.run(None if run is None else run.working, show)
         scores = trainer.use_best()
         matcher.calibration = calibrate(scores, held_out.labels, matcher.labels)
@@ -158,6 +162,15 @@ def _facts(
             "processes": processes.count(),
         },
     }
+
+
+def _check_together(fingerprint: str, num_epochs: int) -> None:
+    """Check that all processes train the same run from the same epoch."""
+    if len(set(processes.gather_lists([f"{fingerprint} {num_epochs}"]))) > 1:
+        raise ConfigError(
+            "The processes see different data or checkpoints; the table, the photos and the output "
+            "must be on a disk that all of them see."
+        )
 
 
 class _Run:
@@ -252,6 +265,12 @@ def _check_learnable(train: MultiLabelDataset) -> None:
             f"{train.source}: no known positive photo to train on for {', '.join(without[:10])}"
             f"{' …' if len(without) > 10 else ''}; label one, or name the other labels with `labels`."
         )
+
+
+def photos_in_both(train: MultiLabelDataset, val: MultiLabelDataset) -> int:
+    """Count the photos that are in two data sets."""
+    first, second = ({photo.resolve() for photo in part.photos} for part in (train, val))
+    return len(first & second)
 
 
 def known_log_odds(train: MultiLabelDataset, settings: FinetuneConfig) -> torch.Tensor:

@@ -73,7 +73,7 @@ def growth_with_photos(repeats: int) -> list[dict[str, Any]]:
                 picture.resize((96, 72)).save(photo)
             photos = [photo.with_name(f"{i}.jpg") for i in range(count)]
             for link in photos[1:]:
-                link.hardlink_to(photo)
+                link.symlink_to(photo)
             cells = np.random.default_rng(0).choice(np.array(["", "0", "1"]), (count, 20))
             table = Path(place) / "labels.csv"
             lines = [f"{p.name},{','.join(row)}" for p, row in zip(photos, cells, strict=True)]

@@ -97,9 +97,10 @@ class Tables:
             "known": len(known),
             "flipped": len(wrong),
             "chance": round(len(wrong) / len(known), 4),
-            "trmml": {str(k): round(float(ours[:k].mean()), 4) for k in FIRST},
+            "listed": len(ours),
+            "trmml": {str(k): round(float(ours[:k].sum() / k), 4) for k in FIRST},
             "cleanlab": {
-                name: {str(k): round(float(hits[:k].mean()), 4) for k in FIRST}
+                name: {str(k): round(float(hits[:k].sum() / k), 4) for k in FIRST}
                 for name, hits in theirs.items()
             },
         }

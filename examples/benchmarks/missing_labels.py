@@ -15,6 +15,7 @@ import json
 import platform
 import resource
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 import trmml
-from trmml.backbone import FrozenCLIP
+from trmml.backbone import FrozenCLIP, ImageFeatures
 from trmml.batches import CachedFeatures
 from trmml.data.dataset import MultiLabelDataset
 from trmml.evaluation import measure
@@ -107,7 +108,7 @@ class Bench:
         if self.path.is_file():
             self.results = json.loads(self.path.read_text("utf-8"))
             before = {
-                key: self.results["facts"][key] for key in ("sha256", "image_size", "settings")
+                key: self.results["facts"].get(key) for key in ("sha256", "image_size", "settings")
             }
             if before != {key: self._facts(backbone)[key] for key in before}:
                 raise SystemExit(f"{self.path} was measured with {before}; choose another output.")
@@ -172,8 +173,11 @@ class Bench:
         """Return the scores of a model on one of the three sets of photos."""
         text = model.stored_text()
         with torch.inference_mode():
-            batches = self.features[part].in_order(256)
-            return np.concatenate([model.match(b, text).logits.sigmoid().numpy() for b in batches])
+            rows = []
+            for batch in self.features[part].in_order(256):
+                features = ImageFeatures(*(values.to(model.device) for values in batch))
+                rows.append(model.match(features, text).scores.cpu().numpy())
+        return np.concatenate(rows)
 
     def _pooled(self, part: str) -> np.ndarray:
         batches = self.features[part].in_order(256)
@@ -202,21 +206,19 @@ class Bench:
     def _matching(
         self, method: str, train: MultiLabelDataset, seed: int, changes: dict[str, Any]
     ) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
-        config = {"model.matching": method, "training.seed": seed} | self.settings | changes
-        history: list[dict[str, Any]] = []
-        model = trmml.finetune(
-            train,
-            backbone=self.clip,
-            val=self.val,
-            config=config,
-            output=self.path.parent / "model",
-            progress=False,
-        )
-        folder = self.path.parent / "model"
-        history = json.loads((folder / "finetune.json").read_text("utf-8"))["history"]
-        for file in folder.iterdir():
-            file.unlink()
-        folder.rmdir()
+        config = {"model.matching": method, "training.seed": seed, "training.features": "cached"}
+        config |= self.settings | changes
+        with tempfile.TemporaryDirectory(dir=self.path.parent) as place:
+            folder = Path(place) / "model"
+            model = trmml.finetune(
+                train,
+                backbone=self.clip,
+                val=self.val,
+                config=config,
+                output=folder,
+                progress=False,
+            )
+            history = json.loads((folder / "finetune.json").read_text("utf-8"))["history"]
         epochs = [{"val_mAP": e["val_mAP"], "pseudo_labels": e["pseudo_labels"]} for e in history]
         return self.scores(model, "val"), self.scores(model, "test"), {"epochs": epochs}
 

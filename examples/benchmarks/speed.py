@@ -228,13 +228,13 @@ def main() -> None:
     results = json.loads(args.output.read_text("utf-8")) if args.output.is_file() else {}
     command = ["git", "describe", "--always", "--dirty"]
     commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-    results["facts"] = {
+    facts = {
         "commit": commit,
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
         "torch": torch.__version__,
     }
     for part in PARTS if args.part == "all" else [args.part]:
-        results[part] = PARTS[part](args.repeats)
+        results[part] = {"facts": facts, "rows": PARTS[part](args.repeats)}
         write_json(args.output, results)
 
 

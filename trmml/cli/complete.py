@@ -6,10 +6,12 @@ from typing import Annotated
 import typer
 
 from trmml.cli.options import (
+    Labels,
     Quiet,
     Table,
     TableOptions,
     no_bars,
+    require_other_file,
     with_table_options,
     writing,
 )
@@ -23,6 +25,7 @@ def complete(
     ],
     model: Annotated[str, typer.Option(help="Model folder or name.")],
     options: TableOptions,
+    labels: Labels = None,
     precision: Annotated[
         float, typer.Option(help="Wanted share of right ones among the filled blanks.")
     ] = 0.9,
@@ -44,8 +47,9 @@ def complete(
 
     Example: trmml complete labels.csv --model runs/shop -o completed.csv --html review.html
     """
-    dataset = options.read(table)
-    reference = options.read_others(table, calibrate_on, calibrate_split)
+    require_other_file(output, table)
+    dataset = options.read(table, labels)
+    reference = options.read_others(table, calibrate_on, calibrate_split, labels)
     from trmml.completion import complete as run
     from trmml.data.writing import write_dataset
     from trmml.files import write_text

@@ -14,6 +14,7 @@ from trmml.cli.options import (
     TableOptions,
     as_json,
     no_bars,
+    require_other_file,
     with_table_options,
     writing,
 )
@@ -48,7 +49,7 @@ def check(
     from trmml.data.checks import check_dataset
 
     dataset = options.read(table, labels)
-    held_out = options.read_others(table, val, val_split)
+    held_out = options.read_others(table, val, val_split, labels)
     found = check_dataset(
         dataset, val=held_out, rules=rule or (), open_photos=photos, progress=not no_bars(quiet)
     )
@@ -79,6 +80,7 @@ def convert(
     """
     from trmml.data.writing import write_dataset
 
+    require_other_file(output, table)
     dataset = options.read(table, labels)
     write_dataset(dataset, output, images=options.images)
     summary = dataset.summary()

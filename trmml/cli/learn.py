@@ -66,9 +66,18 @@ def finetune(
         dataset = dataset.hide_labels(known_fraction, hide_seed)
     if single_positive:
         dataset = dataset.keep_single_positive(hide_seed)
-    held_out = options.read_others(table, val, val_split)
+    held_out = options.read_others(table, val, val_split, labels)
     from trmml import processes
     from trmml.training import finetune as run
+    from trmml.training import photos_in_both
+
+    shared = 0 if held_out is None else photos_in_both(dataset, held_out)
+    if shared:
+        raise DataError(
+            f"{shared} photos are for training and for validation, where a model would be rated by "
+            "what it learned by heart. Of a table with a column 'split' name both parts: "
+            "--split train --val-split val."
+        )
 
     with processes.joined():
         is_first = processes.is_first()
@@ -129,11 +138,12 @@ def evaluate(
     if save_as is not None and (folder is None or not folder.is_dir()):
         raise ConfigError("--save-as needs a model folder.")
     evaluation = measure(matcher, dataset, batch_size=batch_size, progress=not no_bars(quiet))
+    typer.echo(as_json(evaluation.to_dict()) if format is Report.json else str(evaluation))
     if dump_scores is not None:
-        write_scores(evaluation, dataset, dump_scores)
+        with writing(dump_scores):
+            write_scores(evaluation, dataset, dump_scores)
     if save_as is not None and folder is not None:
         add_metrics(folder, save_as, evaluation.to_dict())
-    typer.echo(as_json(evaluation.to_dict()) if format is Report.json else str(evaluation))
     for reason in evaluation.skipped:
         typer.echo(f"skipped: {reason}", err=True)
     if evaluation.skipped:
@@ -145,6 +155,7 @@ def calibrate(
     model: Annotated[Path, typer.Argument(help="Model folder; its thresholds are replaced.")],
     table: Table,
     options: TableOptions,
+    labels: Labels = None,
     goal: Annotated[GoalKind, typer.Option(help="What a threshold is to reach.")] = GoalKind.f1,
     target: Annotated[
         float, typer.Option(min=0, max=1, help="The wanted precision or recall.")
@@ -161,6 +172,7 @@ def calibrate(
     from trmml.calibration import Goal
     from trmml.calibration import calibrate as choose
     from trmml.evaluation import evaluate as measure
+    from trmml.evaluation import require_known
     from trmml.files import write_atomically
     from trmml.model_folder import replace_calibration
     from trmml.reliability import reliability, reliability_diagram
@@ -173,13 +185,14 @@ def calibrate(
         false_negative_cost=false_negative_cost,
     )
     matcher = load_model(model)
-    dataset = options.read(table).aligned_to(matcher.labels)
+    dataset = options.read(table, labels)
+    require_known(dataset, matcher.labels)
+    dataset = dataset.aligned_to(matcher.labels)
     evaluation = measure(matcher, dataset, progress=not no_bars(quiet))
-    if evaluation.skipped:
-        raise DataError(f"Not calibrated: {len(evaluation.skipped)} photos cannot be read.")
-    made = choose(evaluation.scores, dataset.labels, matcher.labels, wanted)
+    known = dataset.labels[list(evaluation.readable)]
+    made = choose(evaluation.scores, known, matcher.labels, wanted)
     replace_calibration(model, made)
-    found = reliability(evaluation.scores, dataset.labels)
+    found = reliability(evaluation.scores, known)
     if plot is not None:
         picture = reliability_diagram(found, f"{model.name}: scores against {table.name}")
         with writing(plot):
@@ -196,6 +209,10 @@ def calibrate(
             f"{name:<{width}}  {threshold:9.3f}  {shares[0]:<20}  {shares[1]:<20}  {count:>15}"
         )
     typer.echo(f"\n{made.method}; expected calibration error {100 * found.expected_error:.1f} %")
+    for reason in evaluation.skipped:
+        typer.echo(f"skipped: {reason}", err=True)
+    if evaluation.skipped:
+        raise typer.Exit(SOME_FAILED)
 
 
 def _interval(values: list[float] | None) -> str:

@@ -102,12 +102,12 @@ class TableOptions:
         )
 
     def read_others(
-        self, table: Path, other: Path | None, split: str | None
+        self, table: Path, other: Path | None, split: str | None, labels: str | None
     ) -> "MultiLabelDataset | None":
         """Read further photos: another table, or another split of this one; None if neither is named."""
         if other is None and split is None:
             return None
-        return replace(self, split=split).read(other or table)
+        return replace(self, split=split).read(other or table, labels)
 
 
 def with_table_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -142,6 +142,16 @@ def writing(place: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise ConfigError(f"Cannot write to {place}: {error.strerror}.") from error
+
+
+def require_other_file(output: Path, table: Path) -> None:
+    """Check that a result does not replace what it is made from.
+
+    Raises:
+        ConfigError: If both are the same file.
+    """
+    if output.exists() and table.exists() and output.samefile(table):
+        raise ConfigError(f"{output} is the table itself; choose another output.")
 
 
 def names_of(labels: str | None) -> list[str] | None:

@@ -18,6 +18,8 @@ from trmml.errors import DataError, ImageError, nearest
 from trmml.labels import NEGATIVE, POSITIVE
 
 MOST_BITS_APART = 4
+HASHED_SIDE = 36
+"""Side at which photos are decoded for their hash, which is of 9 × 8 means."""
 """Of 64: photos whose hashes differ in so many bits or fewer count as the same picture."""
 
 _BITS = np.array([bin(byte).count("1") for byte in range(256)], dtype=np.uint8)
@@ -197,7 +199,7 @@ def _opened(
 ) -> tuple[list[str], list[UInt8[np.ndarray, "8"] | None]]:
     def look(path: Path) -> tuple[str | None, UInt8[np.ndarray, "8"] | None]:
         try:
-            return None, photo_hash(load_photo(path))
+            return None, photo_hash(load_photo(path, HASHED_SIDE))
         except ImageError as error:
             return str(error), None
 

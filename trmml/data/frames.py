@@ -1,10 +1,11 @@
 """Tables in memory: a pandas DataFrame or a Hugging Face dataset, taken for what they can do."""
 
+import itertools
 import math
 from pathlib import Path
 from typing import Any
 
-from trmml.data.csv_tables import IMAGE_COLUMNS, LIST_COLUMNS, Line, read_lines
+from trmml.data.csv_tables import IMAGE_COLUMNS, LIST_COLUMNS, SPLIT_COLUMN, Line, read_lines
 from trmml.data.rows import Options, Row, Table, refuse_encoding, unmentioned_state
 from trmml.errors import DataError
 from trmml.labels import POSITIVE, UNKNOWN
@@ -21,12 +22,10 @@ def read_frame(table: Any, options: Options, form: str | None) -> Table:
     """Read columns as the columns of a CSV; lists of class labels as lists of positives."""
     names = [str(name) for name in getattr(table, "column_names", None) or table.columns]
     features = getattr(table, "features", None) or {}
-    lists = [
-        name
-        for name in names
-        if name.lower() in LIST_COLUMNS and len(table) and isinstance(table[name][0], list | tuple)
-    ]
+    lists = [name for name in names if name.lower() in LIST_COLUMNS and _is_list(table[name])]
     if lists:
+        if form not in (None, "list"):
+            raise DataError(f"{HERE} has lists of labels in {lists[0]!r}; it is not {form}.")
         return _listed(table, names, lists[0], features, options)
     # A class label is a number there; a negative one stands for a missing label.
     coded = {name for name in names if hasattr(features.get(name), "names")}
@@ -34,6 +33,12 @@ def read_frame(table: Any, options: Options, form: str | None) -> Table:
     lines: list[Line] = [(0, names)]
     lines += [(i, list(cells)) for i, cells in enumerate(zip(*columns, strict=True), start=1)]
     return read_lines(lines, HERE, options, form)
+
+
+def _is_list(values: Any) -> bool:
+    """Say whether a column has lists: of Python, of numpy (from Parquet) or of arrow."""
+    first = next((value for value in values if value is not None), None)
+    return hasattr(first, "__iter__") and not isinstance(first, str | bytes | dict)
 
 
 def _listed(table: Any, names: list[str], column: str, features: Any, options: Options) -> Table:
@@ -45,9 +50,14 @@ def _listed(table: Any, names: list[str], column: str, features: Any, options: O
     inner = getattr(features.get(column), "feature", None)
     known: list[str] = list(getattr(inner, "names", None) or ())
     rows, found = [], dict.fromkeys(known)
-    for number, (place, labels) in enumerate(
-        zip(table[image], table[column], strict=True), start=1
+    splits = table[SPLIT_COLUMN] if SPLIT_COLUMN in names else itertools.repeat(None)
+    if options.split is not None and SPLIT_COLUMN not in names:
+        raise DataError(f"{HERE} has no column 'split'; leave out split={options.split!r}.")
+    for number, (place, labels, split) in enumerate(
+        zip(table[image], table[column], splits, strict=False), start=1
     ):
+        if options.split not in (None, split):
+            continue
         stated = [known[label] if known else str(label) for label in labels]
         found |= dict.fromkeys(stated)
         rows.append(Row(number, _path(place, number), dict.fromkeys(stated, POSITIVE)))

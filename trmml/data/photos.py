@@ -2,7 +2,8 @@
 
 import contextlib
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ from jaxtyping import Float
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from trmml import processes
 from trmml.config import PhotoConfig
-from trmml.errors import ImageError
+from trmml.errors import DataError, ImageError
 
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 MAX_PIXELS = 178_956_970
@@ -93,6 +95,35 @@ def load_tensor(source: Any, config: PhotoConfig) -> Float[Tensor, "3 height wid
         ImageError: As `load_photo`.
     """
     return photo_tensor(load_photo(source, config.image_size), config)
+
+
+def require_readable(photos: Sequence[Path], image_size: int, num_threads: int) -> None:
+    """Open every photo once; of several processes each opens its share.
+
+    Raises:
+        DataError: If some cannot be read.
+    """
+
+    def look(path: Path) -> str | None:
+        try:
+            load_photo(path, image_size)
+        except ImageError as error:
+            return str(error)
+        return None
+
+    with ThreadPoolExecutor(max(num_threads, 1)) as pool:
+        own = pool.map(look, photos[processes.rank() :: processes.count()])
+        reasons = [reason for reason in own if reason is not None]
+    refuse_unreadable(processes.gather_lists(reasons), len(photos))
+
+
+def refuse_unreadable(reasons: Sequence[str], num_photos: int) -> None:
+    """Raise a `DataError` that names the photos that cannot be read, if there are any."""
+    if reasons:
+        raise DataError(
+            f"{len(reasons)} of {num_photos} photos cannot be read; mend them or remove their "
+            f"rows: {'; '.join(reasons[:10])}{' …' if len(reasons) > 10 else ''}"
+        )
 
 
 def photo_tensor(photo: Image.Image, config: PhotoConfig) -> Float[Tensor, "3 height width"]:

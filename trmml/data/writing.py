@@ -1,4 +1,7 @@
-"""Writers of the two native forms: wide CSV and JSONL. What is read again is what was written."""
+"""Writers of the two native forms: wide CSV and JSONL.
+
+What is read again is what was written; in JSONL a label of which nothing is known has no place.
+"""
 
 import csv
 import io
