@@ -9,15 +9,13 @@ Parts: `complete` (how right the filled blanks are, and a second training on the
 
 import argparse
 import json
-import platform
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from missing_labels import Bench
+from provenance import provenance
 
 import trmml
 from trmml.calibration import Goal, calibrate, share
@@ -178,15 +176,11 @@ def main() -> None:
     bench = Bench(args.data, args.backbone, args.image_size, args.output.parent)
     tables = Tables(bench, settings)
     results = json.loads(args.output.read_text("utf-8")) if args.output.is_file() else {}
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
-    )
     for seed in args.seeds:
         key = f"{args.part} | seed {seed}"
         if key in results:
             continue
-        facts = {"commit": commit.stdout.strip(), "settings": settings, "torch": torch.__version__,
-                 "machine": platform.machine(), "backbone": bench.clip.config.sha256}  # fmt: skip
+        facts = {"settings": settings, "backbone": bench.clip.config.sha256, **provenance()}
         results[key] = PARTS[args.part](tables, seed) | {"facts": facts}
         write_json(args.output, results)
         print(f"{key}: done", flush=True)

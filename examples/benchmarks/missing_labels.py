@@ -12,9 +12,7 @@ is not run again. `report.py` makes the table and the plot from it.
 
 import argparse
 import json
-import platform
 import resource
-import subprocess
 import tempfile
 import time
 from pathlib import Path
@@ -22,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from provenance import provenance
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
@@ -114,17 +113,13 @@ class Bench:
                 raise SystemExit(f"{self.path} was measured with {before}; choose another output.")
 
     def _facts(self, backbone: str) -> dict[str, Any]:
-        command = ["git", "describe", "--always", "--dirty"]
-        commit = subprocess.run(command, capture_output=True, text=True, check=False)
         return {
             "backbone": backbone,
             "sha256": self.clip.config.sha256,
             "image_size": self.clip.photo.image_size,
             "settings": self.settings,
             "images": {"train": len(self.train), "val": len(self.val), "test": len(self.test)},
-            "commit": commit.stdout.strip(),
-            "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
-            "torch": torch.__version__,
+            **provenance(),
         }
 
     def partial(self, setting: str, seed: int) -> MultiLabelDataset:

@@ -9,11 +9,11 @@ writes `results.json` and `results.md` after each. Started again, it goes on whe
 
 import argparse
 import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
 from official import BENCHMARKS, read_benchmark, read_single_positives
+from provenance import provenance
 
 import trmml
 from trmml.files import write_json, write_text
@@ -54,11 +54,8 @@ def main() -> None:
     if args.single_positives is not None:
         wanted["single positive"] = read_single_positives(args.single_positives, train)
     path = args.output / "results.json"
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
-    )
     facts = {"benchmark": args.benchmark, "backbone": args.backbone, "seed": 0}
-    facts |= {"settings": settings.to_dict(), "commit": commit.stdout.strip()}
+    facts |= {"settings": settings.to_dict(), **provenance()}
     results = json.loads(path.read_text("utf-8")) if path.is_file() else facts | {"runs": {}}
     for name, data in wanted.items():
         if name in results["runs"]:

@@ -11,7 +11,6 @@ import argparse
 import copy
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -27,6 +26,7 @@ import torch
 from growth import growth_with_categories, growth_with_photos
 from measuring import WORDS, alternately, clip_folder, peak_gb_of, write_photos
 from PIL import Image
+from provenance import provenance
 from torch import Tensor
 
 import trmml
@@ -226,15 +226,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
     results = json.loads(args.output.read_text("utf-8")) if args.output.is_file() else {}
-    command = ["git", "describe", "--always", "--dirty"]
-    commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-    facts = {
-        "commit": commit,
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
-        "torch": torch.__version__,
-    }
     for part in PARTS if args.part == "all" else [args.part]:
-        results[part] = {"facts": facts, "rows": PARTS[part](args.repeats)}
+        results[part] = {"facts": provenance(), "rows": PARTS[part](args.repeats)}
         write_json(args.output, results)
 
 

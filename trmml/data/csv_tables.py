@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from trmml.data.rows import Options, Row, Table, refuse_encoding, unmentioned_state
+from trmml.data.rows import SPLIT_COLUMN, Options, Row, Table, refuse_encoding, unmentioned_state
 from trmml.errors import DataError, nearest
 from trmml.labels import (
     DEFAULT_ENCODING,
@@ -25,7 +25,6 @@ LIST_COLUMNS = ("labels", "tags")
 LABEL_COLUMNS = ("label", "labelname", "category", "class", "tag")
 VALUE_COLUMNS = ("confidence", "value", "present", "state")
 CHEXPERT_FACTS = ("sex", "age", "frontal/lateral", "ap/pa")
-SPLIT_COLUMN = "split"
 SEPARATOR = "|"
 
 Line = tuple[int, list[str]]

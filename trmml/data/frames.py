@@ -5,8 +5,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-from trmml.data.csv_tables import IMAGE_COLUMNS, LIST_COLUMNS, SPLIT_COLUMN, Line, read_lines
-from trmml.data.rows import Options, Row, Table, refuse_encoding, unmentioned_state
+from trmml.data.csv_tables import IMAGE_COLUMNS, LIST_COLUMNS, Line, read_lines
+from trmml.data.rows import SPLIT_COLUMN, Options, Row, Table, refuse_encoding, unmentioned_state
 from trmml.errors import DataError
 from trmml.labels import POSITIVE, UNKNOWN
 

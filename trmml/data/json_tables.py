@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from trmml.data.rows import Options, Row, Table, refuse_encoding, unmentioned_state
+from trmml.data.rows import SPLIT_COLUMN, Options, Row, Table, refuse_encoding, unmentioned_state
 from trmml.errors import DataError, nearest
 from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
-
-SPLIT_COLUMN = "split"
 
 
 def read_jsonl(text: str, path: Path, options: Options) -> Table:

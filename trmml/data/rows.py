@@ -8,6 +8,7 @@ from trmml.errors import DataError
 from trmml.labels import NEGATIVE, UNKNOWN
 
 MAX_NAMED = 10
+SPLIT_COLUMN = "split"
 GUESSED_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 """Tried in turn for a photo that is named without one."""
 
