@@ -3,7 +3,7 @@
 Whatever the tests ask of the Hugging Face Hub goes to a server in this process; see `hub_server.py`.
 """
 
-import importlib.util
+import importlib
 import json
 import os
 import sys
@@ -138,15 +138,13 @@ def make_dataset(tmp_path: Path) -> Callable[..., MultiLabelDataset]:
 
 
 def load_example(path: str) -> ModuleType:
-    """Import a script of `examples` by its path there, under its own name, as its siblings do."""
+    """Import a script of `examples` by its path there; its siblings are found as when it runs."""
     file = Path(__file__).parents[1] / "examples" / path
-    spec = importlib.util.spec_from_file_location(file.stem, file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[file.stem] = module
-    spec.loader.exec_module(module)
-    return module
+    sys.path.insert(0, str(file.parent))
+    try:
+        return importlib.import_module(file.stem)
+    finally:
+        sys.path.remove(str(file.parent))
 
 
 def run_command(*arguments: object) -> int:
