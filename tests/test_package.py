@@ -39,7 +39,7 @@ LAYERS = [
     {"features", "model"},
     {"batches", "evaluation", "model_folder", "objective", "optimization"},
     {"catalog", "trainer"},
-    {"zoo"},
+    {"runs", "zoo"},
     {"completion", "exporting", "inference", "publishing", "training"},
     {"review"},
     {"cli"},

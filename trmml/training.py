@@ -1,15 +1,9 @@
-"""Fine-tuning: from a partly labelled data set to a model folder.
+"""Fine-tuning: from a partly labelled data set to a model folder; see `runs` for what it leaves there.
 
-A run works in `<output>.run`, beside the output: `checkpoint.pt` after every epoch, `log.jsonl` for
-people. When it ends, that folder becomes `<output>` in one step. So an output is always a whole
-model, and a killed run goes on from its last epoch with the same result. Under torchrun all processes
-train one model, and the first one writes; see `trmml.processes`.
+Under torchrun all processes train one model, and the first one writes; see `trmml.processes`.
 """
 
-import hashlib
-import json
 import logging
-import platform
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -18,9 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float32
 
-import trmml
 from trmml import processes
 from trmml.backbone import SMALL_CLIP, FrozenCLIP
 from trmml.batches import AugmentedPhotos, CachedFeatures
@@ -30,17 +22,10 @@ from trmml.data.dataset import MultiLabelDataset
 from trmml.data.splits import split_dataset
 from trmml.data.tables import Unlabeled, read_dataset
 from trmml.errors import ConfigError, DataError
-from trmml.evaluation import measure
 from trmml.features import cache_bytes, compute_features
 from trmml.labels import POSITIVE, known_mask
 from trmml.model import TextRegionMatcher
-from trmml.model_folder import (
-    load_folder,
-    move_into_place,
-    read_facts,
-    require_new,
-    write_model_files,
-)
+from trmml.runs import Run, check_together, facts_of, fingerprint_of
 from trmml.trainer import CHECKPOINT, Trainer
 from trmml.zoo import load_for_training, make_config, with_labels
 
@@ -93,7 +78,7 @@ def finetune(
         raise ConfigError("`model` and `backbone` exclude each other: start from one of them.")
     settings = _resolved(config)
     with processes.joined():
-        run = None if output is None else _Run(Path(output).expanduser(), resume)
+        run = None if output is None else Run(Path(output).expanduser(), resume)
         processes.wait()  # all have looked before the first one writes
         train = _dataset(data, images, labels, label_encoding, unlabeled)
         held_out = None if val is None else _dataset(val, images, labels, label_encoding, unlabeled)
@@ -114,7 +99,7 @@ def finetune(
             if shared:
                 logger.warning("%d photos are for training and for validation.", shared)
         _check_learnable(train)
-        fingerprint = _fingerprint(settings, matcher, train, held_out)
+        fingerprint = fingerprint_of(settings, matcher, train, held_out)
         if run is not None:
             finished = run.begin(fingerprint)
             if finished is not None:
@@ -127,89 +112,16 @@ def finetune(
         )
         if run is not None and (run.working / CHECKPOINT).exists():
             trainer.resume(run.working / CHECKPOINT)
-        _check_together(fingerprint, len(trainer.history))
+        check_together(fingerprint, len(trainer.history))
         trainer.run(None if run is None else run.working, show)
         scores = trainer.use_best()
         matcher.calibration = calibrate(scores, held_out.labels, matcher.labels)
         if run is not None:
-            facts = _facts(trainer, scores, matcher.calibration.thresholds)
+            facts = facts_of(trainer, scores, matcher.calibration.thresholds)
             facts["finetune"]["seconds"] = round(time.monotonic() - started, 1)
             run.finish(matcher, facts)
             matcher.source = str(run.output)
         return matcher
-
-
-def _facts(
-    trainer: Trainer,
-    scores: Float32[np.ndarray, "image category"],
-    thresholds: Sequence[float],
-) -> dict[str, dict[str, Any]]:
-    """Say how a model was made and what its validation photos say of it."""
-    val = trainer.val
-    measured = measure(scores, val.labels, val.category_names, thresholds)
-    return {
-        "metrics": {"validation": measured.to_dict()},
-        "finetune": {
-            "fingerprint": trainer.fingerprint,
-            "settings": trainer.config.to_dict(),
-            "data": trainer.train.summary().to_dict(),
-            "validation": val.summary().to_dict(),
-            "best_epoch": trainer.best_epoch,
-            "history": trainer.history,
-            "peak_memory_gb": _peak_memory_gb(),
-            "versions": _versions(),
-            "device": str(trainer.model.device),
-            "processes": processes.count(),
-        },
-    }
-
-
-def _check_together(fingerprint: str, num_epochs: int) -> None:
-    """Check that all processes train the same run from the same epoch."""
-    if len(set(processes.gather_lists([f"{fingerprint} {num_epochs}"]))) > 1:
-        raise ConfigError(
-            "The processes see different data or checkpoints; the table, the photos and the output "
-            "must be on a disk that all of them see."
-        )
-
-
-class _Run:
-    """The folders of a run: where it works, and where its result goes."""
-
-    def __init__(self, output: Path, resume: bool) -> None:
-        self.output, self.resume = output, resume
-        self.working = output.with_name(f"{output.name}.run")
-        self.is_finished = resume and (output / "finetune.json").is_file()
-        if not self.is_finished:
-            require_new(output)
-        if self.working.exists() and not resume and not self.is_finished:
-            raise ConfigError(
-                f"{self.working} holds an unfinished run; resume it (resume=True, --resume), or "
-                "remove it or choose another output."
-            )
-
-    def begin(self, fingerprint: str) -> TextRegionMatcher | None:
-        """Make the working folder, or return the model if the run is finished already."""
-        if self.is_finished:
-            if read_facts(self.output, "finetune").get("fingerprint") != fingerprint:
-                raise ConfigError(
-                    f"{self.output} holds a model of other data or settings; choose another output."
-                )
-            return load_folder(self.output)
-        try:
-            self.working.mkdir(exist_ok=True)
-        except OSError as error:
-            raise ConfigError(f"Cannot make {self.working}: {error.strerror}.") from error
-        return None
-
-    def finish(self, model: TextRegionMatcher, facts: Mapping[str, Any]) -> None:
-        """Turn the working folder into the output."""
-        if processes.is_first():
-            write_model_files(model, self.working, facts, card_name=str(self.output))
-            # The checkpoint goes last: a process killed before this point can still be resumed.
-            move_into_place(self.working, self.output)
-            (self.output / CHECKPOINT).unlink(missing_ok=True)
-        processes.wait()
 
 
 def _resolved(config: FinetuneConfig | Mapping[str, Any] | str | Path | None) -> FinetuneConfig:
@@ -333,42 +245,3 @@ def _batches(
     if cached:
         return CachedFeatures(store, rows(train)), val_batches
     return AugmentedPhotos(train.photos, frozen, training), val_batches
-
-
-def _fingerprint(
-    settings: FinetuneConfig,
-    model: TextRegionMatcher,
-    train: MultiLabelDataset,
-    val: MultiLabelDataset,
-) -> str:
-    """Digest of all that decides the result of a run."""
-    digest = hashlib.sha256()
-    config = model.config.to_dict()
-    del config["backbone"]["license"]  # not known where there is no network
-    digest.update(json.dumps([settings.to_dict(), config]).encode())
-    for name, tensor in sorted(model.learned_state().items()):
-        digest.update(name.encode() + tensor.cpu().numpy().tobytes())
-    for dataset in (train, val):
-        digest.update("\0".join(str(photo) for photo in dataset.photos).encode())
-        digest.update(dataset.labels.tobytes())
-    return digest.hexdigest()
-
-
-def _peak_memory_gb() -> float | None:
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    unit = 1 if sys.platform == "darwin" else 1024
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9, 2)
-
-
-def _versions() -> dict[str, str]:
-    from importlib.metadata import version
-
-    packages = ("torch", "torchvision", "open_clip_torch", "numpy", "pillow")
-    return {
-        "trmml": trmml.__version__,
-        "python": platform.python_version(),
-        **{name: version(name) for name in packages},
-    }

@@ -1,0 +1,145 @@
+"""A run on disk: where it works, where its result goes, and what is written about it.
+
+A run works in `<output>.run`, beside the output: `checkpoint.pt` after every epoch, `log.jsonl` for
+people. When it ends, that folder becomes `<output>` in one step. So an output is always a whole
+model, and a killed run goes on from its last epoch with the same result.
+"""
+
+import hashlib
+import json
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32
+
+import trmml
+from trmml import processes
+from trmml.config import FinetuneConfig
+from trmml.data.dataset import MultiLabelDataset
+from trmml.errors import ConfigError
+from trmml.evaluation import measure
+from trmml.model import TextRegionMatcher
+from trmml.model_folder import (
+    load_folder,
+    move_into_place,
+    read_facts,
+    require_new,
+    write_model_files,
+)
+from trmml.trainer import CHECKPOINT, Trainer
+
+
+class Run:
+    """The folders of a run: where it works, and where its result goes."""
+
+    def __init__(self, output: Path, resume: bool) -> None:
+        self.output, self.resume = output, resume
+        self.working = output.with_name(f"{output.name}.run")
+        self.is_finished = resume and (output / "finetune.json").is_file()
+        if not self.is_finished:
+            require_new(output)
+        if self.working.exists() and not resume and not self.is_finished:
+            raise ConfigError(
+                f"{self.working} holds an unfinished run; resume it (resume=True, --resume), or "
+                "remove it or choose another output."
+            )
+
+    def begin(self, fingerprint: str) -> TextRegionMatcher | None:
+        """Make the working folder, or return the model if the run is finished already."""
+        if self.is_finished:
+            if read_facts(self.output, "finetune").get("fingerprint") != fingerprint:
+                raise ConfigError(
+                    f"{self.output} holds a model of other data or settings; choose another output."
+                )
+            return load_folder(self.output)
+        try:
+            self.working.mkdir(exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"Cannot make {self.working}: {error.strerror}.") from error
+        return None
+
+    def finish(self, model: TextRegionMatcher, facts: Mapping[str, Any]) -> None:
+        """Turn the working folder into the output."""
+        if processes.is_first():
+            write_model_files(model, self.working, facts, card_name=str(self.output))
+            # The checkpoint goes last: a process killed before this point can still be resumed.
+            move_into_place(self.working, self.output)
+            (self.output / CHECKPOINT).unlink(missing_ok=True)
+        processes.wait()
+
+
+def fingerprint_of(
+    settings: FinetuneConfig,
+    model: TextRegionMatcher,
+    train: MultiLabelDataset,
+    val: MultiLabelDataset,
+) -> str:
+    """Digest of all that decides the result of a run."""
+    digest = hashlib.sha256()
+    config = model.config.to_dict()
+    del config["backbone"]["license"]  # not known where there is no network
+    digest.update(json.dumps([settings.to_dict(), config]).encode())
+    for name, tensor in sorted(model.learned_state().items()):
+        digest.update(name.encode() + tensor.cpu().numpy().tobytes())
+    for dataset in (train, val):
+        digest.update("\0".join(str(photo) for photo in dataset.photos).encode())
+        digest.update(dataset.labels.tobytes())
+    return digest.hexdigest()
+
+
+def check_together(fingerprint: str, num_epochs: int) -> None:
+    """Check that all processes train the same run from the same epoch."""
+    if len(set(processes.gather_lists([f"{fingerprint} {num_epochs}"]))) > 1:
+        raise ConfigError(
+            "The processes see different data or checkpoints; the table, the photos and the output "
+            "must be on a disk that all of them see."
+        )
+
+
+def facts_of(
+    trainer: Trainer,
+    scores: Float32[np.ndarray, "image category"],
+    thresholds: Sequence[float],
+) -> dict[str, dict[str, Any]]:
+    """Say how a model was made and what its validation photos say of it."""
+    val = trainer.val
+    measured = measure(scores, val.labels, val.category_names, thresholds)
+    return {
+        "metrics": {"validation": measured.to_dict()},
+        "finetune": {
+            "fingerprint": trainer.fingerprint,
+            "settings": trainer.config.to_dict(),
+            "data": trainer.train.summary().to_dict(),
+            "validation": val.summary().to_dict(),
+            "best_epoch": trainer.best_epoch,
+            "history": trainer.history,
+            "peak_memory_gb": _peak_memory_gb(),
+            "versions": _versions(),
+            "device": str(trainer.model.device),
+            "processes": processes.count(),
+        },
+    }
+
+
+def _peak_memory_gb() -> float | None:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9, 2)
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    packages = ("torch", "torchvision", "open_clip_torch", "numpy", "pillow")
+    return {
+        "trmml": trmml.__version__,
+        "python": platform.python_version(),
+        **{name: version(name) for name in packages},
+    }
