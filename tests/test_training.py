@@ -216,7 +216,7 @@ def test_a_checkpoint_of_another_run_is_refused(
 ) -> None:
     data, out = make_dataset(12), tmp_path / "out"
     with monkeypatch.context() as patch:
-        patch.setattr("trmml.training._Run.finish", lambda *_: (_ for _ in ()).throw(SystemExit))
+        patch.setattr("trmml.runs.Run.finish", lambda *_: (_ for _ in ()).throw(SystemExit))
         with pytest.raises(SystemExit):
             trmml.finetune(data, backbone=backbone_source, config=QUICK, output=out)
     checkpoint = tmp_path / "out.run" / CHECKPOINT
