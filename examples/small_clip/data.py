@@ -139,6 +139,8 @@ class Batches:
 
     def epoch(self, epoch: int, first: int = 0):
         """Yield the batches of an epoch from the given one on; the same for the same epoch."""
+        if first >= len(self):
+            return
         order = np.random.default_rng([self.seed, epoch]).permutation(self.starts[-1])
         chosen = order[: len(self) * self.batch_size].reshape(len(self), self.batch_size)
         with ThreadPoolExecutor(1) as pool:

@@ -145,7 +145,7 @@ class Training:
         sees_classes = any(stage["tiny_imagenet"] for stage in recipe["stages"])
         self.classed = read_classes(args.classes, cache) if sees_classes else None
         words = vocabulary(self.captioned.texts, recipe["num_words"])
-        self.texts = tokenize(self.captioned.texts, context)
+        self.texts = tokenize(self.captioned.texts, recipe["caption_tokens"])
         self.word_targets = word_targets(self.captioned.texts, words)
         val = read_captions(args.captions, {"val"}, side, cache)
         self.validation = Validation(args.captions, val, word_targets(val.texts, words), context)
@@ -194,7 +194,8 @@ class Training:
                 self._save()
                 saved = time.monotonic()
         seconds = time.monotonic() - seconds
-        means = {key: float(np.mean([loss[key] for loss in losses])) for key in losses[0]}
+        keys = losses[0] if losses else ()  # none are left after a stop at the very end
+        means = {key: float(np.mean([loss[key] for loss in losses])) for key in keys}
         self.ema.eval()
         # The mean of minus infinity with itself is no number. A copy: the average works in place.
         self.ema.module.clip.attn_mask = self.learner.clip.attn_mask.clone()
