@@ -30,6 +30,7 @@ warmup_steps = 2
 weight_decay = 0.05
 ema_decay = 0.9
 num_words = 5
+caption_tokens = 12
 [model]
 embed_dim = 8
 [model.vision_cfg]
