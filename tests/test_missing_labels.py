@@ -39,31 +39,46 @@ def test_every_method_runs_once_and_is_reported(
     quick = {"training.epochs": 1, "model.num_heads": 2, "model.num_context_tokens": 2}
     slow = {**quick, "training.learning_rate": 1e-9, "training.prompt_learning_rate": 1e-9}
     monkeypatch.setattr(bench_module, "GRID", {"quick": quick, "still": slow})
-    bench = bench_module.Bench(data, backbone_source, None, tmp_path)
-    bench.choose(["text-region"])
-    chosen = bench.results["chosen"]["text-region"]
-    assert chosen in ("quick", "still")
-    assert len(bench.results["runs"]) == 4
-    for method in bench_module.METHODS:
-        for setting in ("50 %", "single positive"):
-            bench.run(method, setting, 0, quick if method.startswith("text") else {}, "grid")
-    results = json.loads((tmp_path / "results.json").read_text())
-    assert len(results["runs"]) == 4 + 10
-    assert results["facts"]["images"] == {"train": 40, "val": 16, "test": 16}
-    run = results["runs"]["text-region | 50 % | seed 0 | grid"]
-    assert 0 < run["mAP"] <= 1
-    assert len(run["epochs"]) == 1
-    assert not (tmp_path / "model").exists()
+    facts = {"backbone": backbone_source, "settings": {}}
+    bench = (data, backbone_source, None)
+    path = tmp_path / "results.json"
+    results = bench_module.Results(path, facts, bench, 1)
+    results.choose(bench_module.METHODS)
+    assert results.chosen("text-region") in (quick, slow)
+    assert results.chosen("linear-probe") == {}
+    assert len(results.content["runs"]) == 3 * 4
+    runs = [
+        bench_module.Run(method, setting, 0, results.chosen(method), "grid")
+        for method in bench_module.METHODS
+        for setting in ("50 %", "single positive")
+    ]
+    results.add(runs)
+    found = json.loads(path.read_text())
+    assert len(found["runs"]) == 12 + 10
+    assert found["facts"]["images"] == {"train": 40, "val": 16, "test": 16}
+    one = found["runs"]["text-region | 50 % | seed 0 | grid"]
+    assert 0 < one["mAP"] <= 1
+    assert len(one["epochs"]) == 1
 
-    again = bench_module.Bench(data, backbone_source, None, tmp_path)
-    before = (tmp_path / "results.json").stat().st_mtime_ns
-    again.run("text-region", "50 %", 0, quick, "grid")
-    again.choose(["text-region"])
-    assert (tmp_path / "results.json").stat().st_mtime_ns == before
+    again = bench_module.Results(path, facts, bench, 1)
+    before = path.stat().st_mtime_ns
+    again.add(runs)
+    assert path.stat().st_mtime_ns == before
+    with pytest.raises(SystemExit, match="choose another output"):
+        bench_module.Results(path, facts | {"settings": {"loss.clip": 0.1}}, bench, 1)
+
+    # Two at a time, each in a process of its own, find the same.
+    monkeypatch.syspath_prepend(str(Path(bench_module.__file__).parent))
+    parallel = bench_module.Results(tmp_path / "parallel.json", facts, bench, 2)
+    chosen = [run for run in runs if run.method in ("text-pixel", "linear-probe")]
+    parallel.add(chosen)
+    for run in chosen:
+        alone, beside = found["runs"][run.key], parallel.content["runs"][run.key]
+        assert beside["mAP"] == pytest.approx(alone["mAP"], abs=1e-6)
 
     report.main(str(tmp_path / "results.json"), str(tmp_path / "report"))
     table = (tmp_path / "report.md").read_text()
-    assert f"| text–region (TRM-ML) | {100 * run['mAP']:.1f} |" in table
+    assert f"| text–region (TRM-ML) | {100 * one['mAP']:.1f} |" in table
     with Image.open(tmp_path / "report.png") as drawn:
         assert drawn.width > 500
 
@@ -74,9 +89,7 @@ def test_tools_for_tables_are_measured_against_the_hidden_labels(
     module = load_example("benchmarks/label_tables.py")
     monkeypatch.setattr(module, "KNOWN", 0.8)
     monkeypatch.setattr(module, "FLIPPED", 0.2)
-    bench = load_example("benchmarks/missing_labels.py").Bench(
-        data, backbone_source, None, tmp_path
-    )
+    bench = load_example("benchmarks/bench.py").Bench(data, backbone_source, None)
     quick = {"training.epochs": 1, "model.num_heads": 2, "model.num_context_tokens": 2}
     tables = module.Tables(bench, quick)
     done = tables.complete(0)

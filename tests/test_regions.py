@@ -8,8 +8,8 @@ BATCH, CATEGORIES, PATCHES, HEADS = 2, 3, 5, 7
 DIM = 11 * HEADS
 
 
-def trained_like(**settings: object) -> RegionModule:
-    module = RegionModule(torch.randn(CATEGORIES, DIM), num_heads=HEADS, **settings)
+def trained_like(num_categories: int = CATEGORIES, **settings: object) -> RegionModule:
+    module = RegionModule(torch.randn(num_categories, DIM), num_heads=HEADS, **settings)
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -23,8 +23,10 @@ def test_region_attention_sums_to_one_and_regions_have_unit_length() -> None:
     assert (attention >= 0).all()
 
 
-def test_it_is_the_attention_of_torch_with_the_same_weights() -> None:
-    module = trained_like(mlp=False)
+@pytest.mark.parametrize("num_categories", [CATEGORIES, DIM // HEADS + 1])
+def test_it_is_the_attention_of_torch_with_the_same_weights(num_categories: int) -> None:
+    """With few categories and with many, which take the products in another order."""
+    module = trained_like(num_categories, mlp=False)
     patches = torch.randn(BATCH, PATCHES, DIM)
     reference = torch.nn.MultiheadAttention(DIM, HEADS, batch_first=True)
     maps = (module.query_map, module.key_map, module.value_map)
@@ -37,6 +39,17 @@ def test_it_is_the_attention_of_torch_with_the_same_weights() -> None:
     regions, attention = module(patches)
     torch.testing.assert_close(regions, F.normalize(read, dim=-1))
     torch.testing.assert_close(attention, weights)
+
+    learned = (module.category_queries, module.query_map.weight, module.patch_norm.weight)
+    goal = torch.rand_like(attention)
+    ours = torch.autograd.grad((attention * goal).sum(), [*learned, module.key_map.weight])
+    theirs = torch.autograd.grad(
+        (weights * goal).sum(), [*learned[:1], reference.in_proj_weight, learned[2]]
+    )
+    torch.testing.assert_close(ours[0], theirs[0])
+    torch.testing.assert_close(ours[1], theirs[1][:DIM])
+    torch.testing.assert_close(ours[2], theirs[2])
+    torch.testing.assert_close(ours[3], theirs[1][DIM : 2 * DIM])
 
 
 def test_at_the_start_a_region_is_the_mean_of_the_patches() -> None:

@@ -85,16 +85,34 @@ class RegionModule(nn.Module):
 
         The attention is the mean over the heads and sums to 1 over the patches.
         """
-        queries = self._split_heads(self.query_map(self.query_norm(self.category_queries)))
-        keys = self._split_heads(self.key_map(self.patch_norm(patch_features)))
         values = self._split_heads(self.value_map(patch_features))
-        similarity = torch.einsum("chd,bphd->bhcp", queries, keys)
-        attention = (similarity / math.sqrt(keys.shape[-1])).softmax(dim=-1)
+        attention = self._similarity(patch_features).softmax(dim=-1)
         read = torch.einsum("bhcp,bphd->bchd", self.dropout(attention), values)
         regions = self.output_map(read.flatten(start_dim=-2))
         if self.mlp is not None and self.region_norm is not None:
             regions = regions + self.mlp(self.region_norm(regions))
         return F.normalize(regions, dim=-1), attention.mean(dim=1)
+
+    def _similarity(
+        self, patch_features: Float[Tensor, "batch patch dim"]
+    ) -> Float[Tensor, "batch head category patch"]:
+        """Return the scaled products of queries and keys, up to a constant per query.
+
+        With few categories the key map is applied to the queries instead of to every patch, which
+        is the same product in another order. What it leaves out, the biases of the key map and of the
+        norm, adds the same to all patches, and a softmax does not see it.
+        """
+        num_categories, dim = self.category_queries.shape
+        queries = self._split_heads(self.query_map(self.query_norm(self.category_queries)))
+        queries = queries / math.sqrt(queries.shape[-1])
+        if num_categories * self.num_heads > dim:
+            keys = self._split_heads(self.key_map(self.patch_norm(patch_features)))
+            return torch.einsum("chd,bphd->bhcp", queries, keys)
+        key_map = self.key_map.weight.unflatten(0, (self.num_heads, -1))
+        directions = torch.einsum("chd,hde->hce", queries, key_map) * self.patch_norm.weight
+        standardized = F.layer_norm(patch_features, (dim,), eps=self.patch_norm.eps)
+        similarity = F.linear(standardized, directions.flatten(end_dim=1))
+        return similarity.unflatten(-1, (self.num_heads, -1)).movedim(1, -1)
 
     def _split_heads(self, features: Tensor) -> Tensor:
         return features.unflatten(-1, (self.num_heads, -1))

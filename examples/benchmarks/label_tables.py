@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from missing_labels import Bench
+from bench import Bench
 from provenance import provenance
 
 import trmml
@@ -34,7 +34,7 @@ class Tables:
     """Models learned from tables with 10 % of the cells, and their scores."""
 
     def __init__(self, bench: Bench, settings: dict[str, Any]) -> None:
-        """Share photos and features with `missing_labels.py`."""
+        """Share photos and features with the other benchmark."""
         self.bench, self.settings = bench, settings
 
     def learn(self, train: MultiLabelDataset, seed: int) -> trmml.TextRegionMatcher:
@@ -173,7 +173,7 @@ def main() -> None:
     parser.add_argument("--set", nargs="*", default=(), metavar="KEY=JSON")
     args = parser.parse_args()
     settings = {key: json.loads(value) for key, _, value in (s.partition("=") for s in args.set)}
-    bench = Bench(args.data, args.backbone, args.image_size, args.output.parent)
+    bench = Bench(args.data, args.backbone, args.image_size)
     tables = Tables(bench, settings)
     results = json.loads(args.output.read_text("utf-8")) if args.output.is_file() else {}
     for seed in args.seeds:

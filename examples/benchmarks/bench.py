@@ -1,0 +1,170 @@
+"""The bench that every method stands on: the same photos, frozen features and split."""
+
+import json
+import resource
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+
+import trmml
+from trmml.backbone import FrozenCLIP, ImageFeatures
+from trmml.batches import CachedFeatures
+from trmml.data.dataset import MultiLabelDataset
+from trmml.evaluation import measure
+from trmml.features import compute_features
+from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
+from trmml.metrics import mean_average_precision
+from trmml.zoo import zero_shot_model
+
+STRENGTHS = (0.001, 0.003, 0.01, 0.03)
+
+
+class Run(NamedTuple):
+    """One training and its measurement."""
+
+    method: str
+    setting: str
+    """A known share such as `10 %`, or `single positive`."""
+    seed: int
+    changes: dict[str, Any]
+    note: str
+    """What the run is for; with the first three it names the run."""
+
+    @property
+    def key(self) -> str:
+        """Its name in the results."""
+        return " | ".join((self.method, self.setting, f"seed {self.seed}", self.note))
+
+
+class Bench:
+    """Photos and their features, computed once and shared by all runs."""
+
+    def __init__(
+        self,
+        data: Path,
+        backbone: str,
+        image_size: int | None,
+        settings: dict[str, Any] | None = None,
+    ) -> None:
+        """Read, and compute features; the settings are those of all trainings."""
+        table = data / "labels.csv"
+
+        def read(split: str) -> MultiLabelDataset:
+            return trmml.read_dataset(table, images=data, unlabeled="negative", split=split)
+
+        self.train = read("train")
+        names = self.train.category_names
+        self.val, self.test = (read(split).aligned_to(names) for split in ("val", "test"))
+        self.clip = FrozenCLIP.load(backbone, image_size=image_size)
+        self.features = {
+            name: CachedFeatures(
+                compute_features(part.photos, self.clip, progress=True), np.arange(len(part))
+            )
+            for name, part in (("train", self.train), ("val", self.val), ("test", self.test))
+        }
+        self.settings = settings or {}
+
+    def partial(self, setting: str, seed: int) -> MultiLabelDataset:
+        """Hide training labels as a setting says."""
+        if setting == "single positive":
+            return self.train.keep_single_positive(seed)
+        return self.train.hide_labels(float(setting.rstrip(" %")) / 100, seed)
+
+    def run(self, run: Run) -> dict[str, Any]:
+        """Do one run and return its figures."""
+        started, cpu = time.perf_counter(), time.process_time()
+        details: dict[str, Any] = {}
+        if run.method == "zero-shot":
+            model = zero_shot_model(self.clip, self.train.category_names)
+            val, test = self.scores(model, "val"), self.scores(model, "test")
+        elif run.method == "linear-probe":
+            val, test, details = self._probe(self.partial(run.setting, run.seed))
+        else:
+            val, test, details = self._matching(run)
+        several = (self.test.labels == POSITIVE).sum(axis=1) >= 2
+        measured = measure(test, self.test.labels, self.test.category_names, [0.5] * test.shape[1])
+        return {
+            **run._asdict(),
+            "val_mAP": mean_average_precision(val, self.val.labels),
+            "mAP": measured.mean_average_precision,
+            "mAP_without_person": measured.mean_average_precision_without("person"),
+            "mAP_two_or_more": mean_average_precision(test[several], self.test.labels[several]),
+            "CF1": measured.at_half.category_f1,
+            "OF1": measured.at_half.overall_f1,
+            "seconds": round(time.perf_counter() - started, 1),
+            "cpu_seconds": round(time.process_time() - cpu, 1),
+            "peak_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2),
+            **details,
+        }
+
+    def scores(self, model: trmml.TextRegionMatcher, part: str) -> np.ndarray:
+        """Return the scores of a model on one of the three sets of photos."""
+        text = model.stored_text()
+        with torch.inference_mode():
+            rows = []
+            for batch in self.features[part].in_order(256):
+                features = ImageFeatures(*(values.to(model.device) for values in batch))
+                rows.append(model.match(features, text).scores.cpu().numpy())
+        return np.concatenate(rows)
+
+    def _pooled(self, part: str) -> np.ndarray:
+        batches = self.features[part].in_order(256)
+        return np.concatenate([batch.image_features.numpy() for batch in batches])
+
+    def _probe(self, train: MultiLabelDataset) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+        """Fit a logistic regression per label on its known cells; without negatives, on all cells."""
+        scaler = StandardScaler().fit(self._pooled("train"))
+        features, val, test = (scaler.transform(self._pooled(p)) for p in self.features)
+        found: dict[float, list[np.ndarray]] = {}
+        for strength in STRENGTHS:
+            columns = []
+            for labels in train.labels.T:
+                if not (labels == NEGATIVE).any():
+                    labels = np.where(labels == UNKNOWN, NEGATIVE, labels)
+                known = labels != UNKNOWN
+                fit = LogisticRegression(C=strength, max_iter=300)
+                fit.fit(features[known], labels[known])
+                columns.append([fit.predict_proba(x)[:, 1] for x in (val, test)])
+            found[strength] = [
+                np.stack(part, axis=1).astype(np.float32) for part in zip(*columns, strict=True)
+            ]
+        best = max(STRENGTHS, key=lambda c: mean_average_precision(found[c][0], self.val.labels))
+        return found[best][0], found[best][1], {"C": best}
+
+    def _matching(self, run: Run) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+        config = {"model.matching": run.method, "training.seed": run.seed}
+        config |= {"training.features": "cached"} | self.settings | run.changes
+        with tempfile.TemporaryDirectory() as place:
+            folder = Path(place) / "model"
+            model = trmml.finetune(
+                self.partial(run.setting, run.seed),
+                backbone=self.clip,
+                val=self.val,
+                config=config,
+                output=folder,
+                progress=False,
+            )
+            history = json.loads((folder / "finetune.json").read_text("utf-8"))["history"]
+        epochs = [{"val_mAP": e["val_mAP"], "pseudo_labels": e["pseudo_labels"]} for e in history]
+        return self.scores(model, "val"), self.scores(model, "test"), {"epochs": epochs}
+
+
+_bench: Bench
+
+
+def start_worker(num_threads: int, *arguments: Any) -> None:
+    """Make the bench of a process of its own."""
+    global _bench
+    torch.set_num_threads(num_threads)
+    _bench = Bench(*arguments)
+
+
+def run_in_worker(run: Run) -> dict[str, Any]:
+    """Do a run on the bench of this process."""
+    return _bench.run(run)
