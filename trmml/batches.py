@@ -127,7 +127,6 @@ class AugmentedPhotos:
         )
         for batch, images in zip(batches, loader, strict=True):
             images = images.to(device, non_blocking=True)
-            images = images.contiguous(memory_format=torch.channels_last)
             with torch.autocast(device.type, torch.bfloat16, enabled=self.use_bfloat16):
                 features = self.backbone(images)
             yield order[batch], ImageFeatures(*(part.float() for part in features))

@@ -164,8 +164,7 @@ def _shard(
         if reasons or not tensors:
             continue
         images = torch.stack(tensors)
-        flat = images.flatten(0, 1).to(device).contiguous(memory_format=torch.channels_last)
-        features = backbone(flat)
+        features = backbone(images.flatten(0, 1).to(device))
         joined = torch.cat([features.image_features[:, None], features.patch_features], dim=1)
         rows.append(joined.unflatten(0, images.shape[:2]).half().cpu().numpy())
     if reasons:

@@ -21,6 +21,7 @@ except RuntimeError as error:
         "pip install --force-reinstall torch torchvision."
     ) from error
 
+from trmml.backbone.folding import fold_batch_norms
 from trmml.backbone.loading import FORMS, SMALL_CLIP, LoadedCLIP, load_clip
 from trmml.backbone.text import TextTower
 from trmml.backbone.towers import image_tower
@@ -77,6 +78,9 @@ class FrozenCLIP(nn.Module):
                 f"The image tower of {loaded.config.source} cannot take photos of image_size {size}: "
                 f"{error}"
             ) from error
+        fold_batch_norms(self.image_tower, size)
+        # Convolutions are faster with the channels of a pixel side by side (`speed.py layout`).
+        self.image_tower: nn.Module = self.image_tower.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.num_patches, self.dim = patches.shape[1], pooled.shape[1]
 
     @classmethod
@@ -104,6 +108,7 @@ class FrozenCLIP(nn.Module):
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> ImageFeatures:
         """Encode normalized photos of the configured size, without gradient."""
+        images = images.contiguous(memory_format=torch.channels_last)
         with torch.no_grad():
             return ImageFeatures(*self.image_tower(images))
 
