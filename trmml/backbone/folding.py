@@ -49,7 +49,8 @@ def fold_batch_norms(tower: nn.Module, image_size: int) -> int:
 
 def _without_norm(norm: Any) -> nn.Module:
     """What a batch norm does besides: timm's have the activation in them."""
-    if type(norm) is BatchNormAct2d:
+    has_activation = type(norm) is BatchNormAct2d
+    if has_activation:
         return nn.Sequential(norm.drop, norm.act)
     return nn.Identity()
 
