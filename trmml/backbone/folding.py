@@ -49,9 +49,8 @@ def fold_batch_norms(tower: nn.Module, image_size: int) -> int:
 
 def _without_norm(norm: Any) -> nn.Module:
     """What a batch norm does besides: timm's have the activation in them."""
-    has_activation = type(norm) is BatchNormAct2d
-    if has_activation:
-        return nn.Sequential(norm.drop, norm.act)
+    if type(norm) is BatchNormAct2d:
+        return nn.Sequential(norm.drop, norm.act)  # pyright: ignore[reportArgumentType]
     return nn.Identity()
 
 
