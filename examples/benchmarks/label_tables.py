@@ -9,6 +9,7 @@ Parts: `complete` (how right the filled blanks are, and a second training on the
 
 import argparse
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -154,8 +155,9 @@ def _cleanlab(
     return found
 
 
-def _rounded(value: tuple[float, float, float]) -> list[float]:
-    return [round(part, 4) for part in value]
+def _rounded(value: tuple[float, float, float]) -> list[float | None]:
+    """A share and its interval; nothing if it is a share of nothing."""
+    return [None if math.isnan(part) else round(part, 4) for part in value]
 
 
 PARTS = {"complete": Tables.complete, "mistakes": Tables.mistakes, "thresholds": Tables.thresholds}

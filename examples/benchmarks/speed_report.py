@@ -1,0 +1,133 @@
+"""Tables and the plot of growth of `speed.py`, from its JSON alone.
+
+python examples/benchmarks/speed_report.py examples/benchmarks/measured/speed.json measured/speed
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+
+def table(head: list[str], rows: list[list[Any]]) -> str:
+    """Return a Markdown table."""
+    lines = ["| " + " | ".join(head) + " |", "|:--|" + "--:|" * (len(head) - 1)]
+    lines += ["| " + " | ".join(str(cell) for cell in row) + " |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def text_table(rows: list[dict[str, Any]]) -> str:
+    """A training step of the text side."""
+    sides = ("shared context", "own contexts")
+    return table(
+        ["categories", *(f"{side}, times faster" for side in sides)],
+        [[row["categories"], *(row[f"{side}, times faster"] for side in sides)] for row in rows],
+    )
+
+
+def layout_table(rows: list[dict[str, Any]]) -> str:
+    """The image tower."""
+    names = list(rows[0]["times_faster"])
+    return table(
+        ["tower", *names],
+        [[f"{r['tower']}, {r['image_size']} px", *r["times_faster"].values()] for r in rows],
+    )
+
+
+def predict_table(rows: list[dict[str, Any]]) -> str:
+    """Prediction from files against the tower alone."""
+    return table(
+        ["tower", "share of the bare tower's speed", "times its memory"],
+        [
+            [f"{r['tower']}, {r['image_size']} px", r["share_of_bare_tower"], r["times_the_memory"]]
+            for r in rows
+        ],
+    )
+
+
+def epoch_table(rows: list[dict[str, Any]]) -> str:
+    """An epoch of fine-tuning."""
+    return table(
+        ["tower", "photos", "cached features, times faster"],
+        [[row["tower"], row["photos"], row["times_faster"]] for row in rows],
+    )
+
+
+def start_table(found: dict[str, Any]) -> str:
+    """A new process."""
+    return table(["process", "s"], [[name, s] for name, s in found["seconds"].items()])
+
+
+def growth_table(rows: list[dict[str, Any]]) -> str:
+    """Seconds and memory by number of categories or photos."""
+    kind = next(iter(rows[0]))
+    names = list(rows[0]["seconds"])
+    return table(
+        [kind, *(f"{name}, s / GB" for name in names)],
+        [
+            [row[kind]]
+            + [
+                f"{row['seconds'][name]:g} / {row['peak_gb'][name]:g}"
+                if name in row["seconds"]
+                else "–"
+                for name in names
+            ]
+            for row in rows
+        ],
+    )
+
+
+TABLES = {
+    "text": ("One training step of the text side, against 77 tokens a category", text_table),
+    "layout": ("The image tower, against open_clip's", layout_table),
+    "predict": (
+        "`predict_many` from files, against the bare tower on ready tensors",
+        predict_table,
+    ),
+    "epoch": ("An epoch of fine-tuning, against photos encoded anew", epoch_table),
+    "start": ("A new process", start_table),
+    "categories": ("Growth with the categories", growth_table),
+    "photos": ("Growth with the photos", growth_table),
+}
+
+
+def plot(results: dict[str, Any], path: Path) -> None:
+    """Draw time and memory against categories and photos, on logarithmic axes."""
+    figure, axes = plt.subplots(2, 2, figsize=(9, 6.5), layout="constrained", sharex="col")
+    for column, kind in enumerate(("categories", "photos")):
+        rows = results[kind]["rows"]
+        for name in rows[0]["seconds"]:
+            here = [row for row in rows if name in row["seconds"]]
+            counts = [row[kind] for row in here]
+            for row, key in enumerate(("seconds", "peak_gb")):
+                values = [found[key][name] for found in here]
+                axes[row, column].plot(counts, values, marker="o", markersize=4, label=name)
+        axes[0, column].set(xscale="log", yscale="log", ylabel="seconds")
+        axes[1, column].set(xlabel=kind, ylabel="peak memory, GB", ylim=(0, None))
+        axes[0, column].legend()
+        for part in axes[:, column]:
+            part.grid(alpha=0.3)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def main(source: str, stem: str) -> None:
+    """Write `<stem>.md` and, if growth was measured, `<stem>.png`."""
+    results = json.loads(Path(source).read_text("utf-8"))
+    parts = [
+        f"**{title}**\n\n{make(results[name]['rows'])}"
+        for name, (title, make) in TABLES.items()
+        if name in results
+    ]
+    Path(f"{stem}.md").write_text("\n".join(parts), encoding="utf-8")
+    if {"categories", "photos"} <= results.keys():
+        plot(results, Path(f"{stem}.png"))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:3])
