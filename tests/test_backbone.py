@@ -138,15 +138,18 @@ def test_what_stands_behind_the_longest_prompt_changes_neither_features_nor_grad
     torch.testing.assert_close(gradient, padded_gradient, rtol=1e-4, atol=1e-6)
 
 
-def test_the_text_tower_sees_no_more_tokens_than_the_longest_prompt_has(tower: TextTower) -> None:
+def test_the_text_tower_sees_each_token_once_and_no_padding(tower: TextTower) -> None:
     seen = []
     for block in tower.transformer.resblocks:
-        block.register_forward_hook(lambda _, tokens, __: seen.append(tuple(tokens[0].shape)))
+        block.mlp.register_forward_hook(lambda _, tokens, __: seen.append(len(tokens[0])))
     names, counts = tower.embed_names(NAMES, CONTEXT)
     learner = PromptLearner(torch.zeros(CONTEXT, tower.width))
+    in_names = sum(1 + len(tower.tokenize(f"{name}.")) for name in NAMES)
     tower(learner(names), counts + CONTEXT)
-    longest = 2 + len(tower.tokenize(f"{NAMES[1]}.")) + CONTEXT
-    assert seen == [(len(NAMES), longest, tower.width)] * TEXT["layers"]
+    assert seen == [in_names + len(NAMES) * (CONTEXT + 1)] * TEXT["layers"]
+    seen.clear()
+    tower.encode_with_prefix(learner.prefix(names), names[:, 1:], counts - 1)
+    assert seen == [CONTEXT + 1] * TEXT["layers"] + [in_names] * TEXT["layers"]
 
 
 def test_prompts_of_different_lengths_do_not_disturb_each_other(tower: TextTower) -> None:

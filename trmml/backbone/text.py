@@ -25,8 +25,8 @@ memory grows with the parts and not with the categories."""
 class TextTower(nn.Module):
     """CLIP's text tower with an entrance for prompts given as token embeddings.
 
-    Prompts are encoded as far as the longest one goes; what they share at the beginning is encoded
-    once (`encode_with_prefix`). Neither changes anything but time and memory.
+    Prompts are encoded as far as each one goes; what they share at the beginning is encoded once
+    (`encode_with_prefix`). Neither changes anything but time and memory.
     """
 
     attention_mask: Tensor
@@ -99,13 +99,17 @@ class TextTower(nn.Module):
             prompt_embeddings: Token embeddings, padded at the end.
             num_tokens: Length of each prompt, start and end counted.
         """
+        if self._has_plain_blocks:
+            return _in_parts(self._encode, prompt_embeddings, num_tokens)
         length = prompt_embeddings.shape[1]
         dtype = self.transformer.get_cast_dtype()
-        mask = self.attention_mask[:length, :length]
 
         def encode(prompts: Tensor, counts: Tensor) -> Tensor:
             tokens = prompts.to(dtype) + self.positional_embedding[:length].to(dtype)
-            return self._read_out(self.transformer(tokens, attn_mask=mask), counts)
+            mask = self.attention_mask[:length, :length]
+            tokens = self.transformer(tokens, attn_mask=mask)
+            every = torch.arange(len(tokens), device=tokens.device)
+            return self._read_out(tokens[every, counts - 1])
 
         return _in_parts(encode, prompt_embeddings, num_tokens)
 
@@ -125,36 +129,65 @@ class TextTower(nn.Module):
             rest_embeddings: Token embeddings of what follows, padded at the end.
             num_tokens: Length of each rest, the end token counted.
         """
-        blocks = self.transformer.resblocks
-        if not all(type(block) is ResidualAttentionBlock for block in blocks):
+        if not self._has_plain_blocks:
             prefix = prefix_embeddings.expand(len(rest_embeddings), -1, -1)
             joined = torch.cat([prefix, rest_embeddings], dim=1)
             return self(joined, num_tokens + len(prefix_embeddings))
-        start, length = len(prefix_embeddings), len(prefix_embeddings) + rest_embeddings.shape[1]
-        dtype = self.transformer.get_cast_dtype()
-        positions = self.positional_embedding[:length].to(dtype)
-        mask = self.attention_mask[:length, :length].to(dtype)
-        tokens = prefix_embeddings[None].to(dtype) + positions[:start]
+        start, dtype = len(prefix_embeddings), self.transformer.get_cast_dtype()
+        tokens = prefix_embeddings.to(dtype) + self.positional_embedding[:start].to(dtype)
         kept = []
-        for block in blocks:
-            query, key, value = _projected(block, tokens)
+        for block in self.transformer.resblocks:
+            query, key, value = _split(_projected(block, tokens), (1, start), block)
             kept += [key, value]
-            tokens = _after_attention(block, tokens, query, key, value, mask[:start, :start])
+            tokens = _after_attention(block, tokens, self._read(query, key, value))
+        return _in_parts(self._encode, rest_embeddings, num_tokens, *kept)
 
-        def encode(rest: Tensor, counts: Tensor, *kept: Tensor) -> Tensor:
-            tokens = rest.to(dtype) + positions[start:]
-            for block, first_key, first_value in zip(blocks, kept[::2], kept[1::2], strict=True):
-                query, key, value = _projected(block, tokens)
-                key = torch.cat([first_key.expand(len(rest), -1, -1, -1), key], dim=2)
-                value = torch.cat([first_value.expand(len(rest), -1, -1, -1), value], dim=2)
-                tokens = _after_attention(block, tokens, query, key, value, mask[start:])
-            return self._read_out(tokens, counts)
+    @property
+    def _has_plain_blocks(self) -> bool:
+        return all(type(block) is ResidualAttentionBlock for block in self.transformer.resblocks)
 
-        return _in_parts(encode, rest_embeddings, num_tokens, *kept)
+    def _encode(self, prompts: Tensor, num_tokens: Tensor, *kept: Tensor) -> Tensor:
+        """Run prompts through the tower behind kept keys and values, one pair per block.
 
-    def _read_out(self, tokens: Tensor, num_tokens: Tensor) -> Tensor:
-        every = torch.arange(len(tokens), device=tokens.device)
-        text = self.ln_final(tokens[every, num_tokens - 1])
+        All tokens lie one behind the other, shorter prompts first, so that none is spent on padding;
+        only attention looks at prompts of one length at a time.
+        """
+        order = num_tokens.argsort(stable=True)
+        lengths, sizes = num_tokens[order].unique_consecutive(return_counts=True)
+        shapes = list(zip(sizes.tolist(), lengths.tolist(), strict=True))
+        start, dtype = kept[0].shape[2] if kept else 0, self.transformer.get_cast_dtype()
+        positions = self.positional_embedding[start:].to(dtype)
+        groups = zip(order.split(sizes.tolist()), shapes, strict=True)
+        tokens = torch.cat(
+            [
+                (prompts[rows, :length].to(dtype) + positions[:length]).flatten(0, 1)
+                for rows, (_, length) in groups
+            ]
+        )
+        areas = [size * length for size, length in shapes]
+        for i, block in enumerate(self.transformer.resblocks):
+            read = []
+            for part, shape in zip(_projected(block, tokens).split(areas), shapes, strict=True):
+                query, key, value = _split(part, shape, block)
+                if kept:
+                    before = [k.expand(shape[0], -1, -1, -1) for k in kept[2 * i : 2 * i + 2]]
+                    key = torch.cat([before[0], key], dim=2)
+                    value = torch.cat([before[1], value], dim=2)
+                read.append(self._read(query, key, value))
+            tokens = _after_attention(block, tokens, torch.cat(read))
+        last = num_tokens[order].cumsum(0) - 1
+        return self._read_out(tokens[last])[order.argsort()]
+
+    def _read(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """What the last tokens read from all, flat over prompts and tokens."""
+        length = key.shape[2]
+        mask = self.attention_mask[length - query.shape[2] : length, :length].to(query.dtype)
+        read = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        return read.transpose(1, 2).flatten(-2).flatten(0, 1)
+
+    def _read_out(self, tokens: Tensor) -> Tensor:
+        """From the end tokens to text features."""
+        text = self.ln_final(tokens)
         if isinstance(self.text_projection, nn.Linear):
             text = self.text_projection(text)
         elif self.text_projection is not None:
@@ -175,21 +208,21 @@ def _in_parts(
     return torch.cat(done)  # pyright: ignore[reportArgumentType]
 
 
-def _projected(block: Any, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return queries, keys and values of a block's attention: prompt × head × token × width."""
+def _projected(block: Any, tokens: Tensor) -> Tensor:
+    """Return queries, keys and values of a block's attention, side by side."""
     attention = block.attn
-    mapped = F.linear(block.ln_1(tokens), attention.in_proj_weight, attention.in_proj_bias)
-    query, key, value = (
-        part.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
-        for part in mapped.chunk(3, dim=-1)
+    return F.linear(block.ln_1(tokens), attention.in_proj_weight, attention.in_proj_bias)
+
+
+def _split(projected: Tensor, shape: tuple[int, int], block: Any) -> tuple[Tensor, ...]:
+    """Return queries, keys and values of prompts of one length: prompt × head × token × width."""
+    return tuple(
+        part.unflatten(0, shape).unflatten(-1, (block.attn.num_heads, -1)).transpose(1, 2)
+        for part in projected.chunk(3, dim=-1)
     )
-    return query, key, value
 
 
-def _after_attention(
-    block: Any, tokens: Tensor, query: Tensor, key: Tensor, value: Tensor, mask: Tensor
-) -> Tensor:
-    """Return what a block makes of its tokens, given its queries, keys and values."""
-    read = F.scaled_dot_product_attention(query, key, value, attn_mask=mask.to(query.dtype))
-    tokens = tokens + block.ls_1(block.attn.out_proj(read.transpose(1, 2).flatten(-2)))
+def _after_attention(block: Any, tokens: Tensor, read: Tensor) -> Tensor:
+    """Return what a block makes of its tokens and of what they read from each other."""
+    tokens = tokens + block.ls_1(block.attn.out_proj(read))
     return tokens + block.ls_2(block.mlp(block.ln_2(tokens)))
