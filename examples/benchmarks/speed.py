@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import open_clip
 import torch
+import torch.nn.functional as F
 from growth import growth_with_categories, growth_with_photos
 from measuring import WORDS, alternately, clip_folder, peak_gb_of, write_photos
 from PIL import Image
@@ -70,7 +71,11 @@ def text_side(repeats: int) -> list[dict[str, Any]]:
             for part in range(0, len(names), CHUNK):
                 here = slice(part, part + CHUNK)
                 prompts = torch.cat([learner(names[here]), padding[here]], dim=1)
-                tower(prompts, counts[here] + CONTEXT).sum().backward()
+                tokens = prompts + tower.positional_embedding
+                tokens = tower.transformer(tokens, attn_mask=tower.attention_mask)
+                ends = tokens[torch.arange(len(tokens)), counts[here] + CONTEXT - 1]
+                text = tower.ln_final(ends) @ tower.text_projection
+                F.normalize(text, dim=-1).sum().backward()
 
         def with_prefix(names: Tensor = names, counts: Tensor = counts,
                         learner: PromptLearner = shared) -> None:  # fmt: skip
