@@ -77,8 +77,18 @@ def gradient_of(features: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
     return torch.autograd.grad((features * direction).sum(), inputs)
 
 
+def as_open_clip_does(tower: TextTower, prompts: Tensor, num_tokens: Tensor) -> Tensor:
+    """All tokens of the context length, padding too, through open_clip's own transformer."""
+    room = tower.context_length - prompts.shape[1]
+    tokens = F.pad(prompts, (0, 0, 0, room)) + tower.positional_embedding
+    tokens = tower.ln_final(tower.transformer(tokens, attn_mask=tower.attention_mask))
+    projection: Any = tower.text_projection
+    text = tokens[torch.arange(len(tokens)), num_tokens - 1] @ projection
+    return F.normalize(text.float(), dim=-1)
+
+
 @pytest.mark.parametrize("text", [{}, {"ls_init_value": 0.3}, {"layers": 1}])
-@pytest.mark.parametrize("at_once", [2, 512])
+@pytest.mark.parametrize("at_once", [30, 8192])
 def test_a_shared_beginning_encoded_once_changes_neither_features_nor_gradients(
     monkeypatch: pytest.MonkeyPatch, text: dict, at_once: int
 ) -> None:
@@ -87,9 +97,10 @@ def test_a_shared_beginning_encoded_once_changes_neither_features_nor_gradients(
     context = torch.randn(CONTEXT, tower.width, generator=torch.Generator().manual_seed(2)).double()
     prompts = PromptLearner(context)
     names = names.detach().requires_grad_()
-    plain = tower(prompts(names), counts + CONTEXT)
+    plain = as_open_clip_does(tower, prompts(names), counts + CONTEXT)
+    torch.testing.assert_close(tower(prompts(names), counts + CONTEXT), plain)
     expected = gradient_of(plain, prompts.context, names)
-    monkeypatch.setattr("trmml.backbone.text.PROMPTS_AT_ONCE", at_once)
+    monkeypatch.setattr("trmml.backbone.text.TOKENS_AT_ONCE", at_once)
     shared = tower.encode_with_prefix(prompts.prefix(names), names[:, 1:], counts - 1)
     torch.testing.assert_close(shared, plain, rtol=1e-11, atol=1e-11)
     found = gradient_of(shared, prompts.context, names)
@@ -105,7 +116,7 @@ def test_many_prompts_in_parts_are_those_in_one_go(monkeypatch: pytest.MonkeyPat
     names = names.detach().requires_grad_()
     whole = tower(names, counts)
     expected = gradient_of(whole, names)
-    monkeypatch.setattr("trmml.backbone.text.PROMPTS_AT_ONCE", 2)
+    monkeypatch.setattr("trmml.backbone.text.TOKENS_AT_ONCE", 2 * names.shape[1])
     parts = tower(names, counts)
     torch.testing.assert_close(parts, whole, rtol=1e-11, atol=1e-11)
     torch.testing.assert_close(gradient_of(parts, names), expected, rtol=1e-9, atol=1e-11)
