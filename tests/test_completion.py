@@ -10,7 +10,7 @@ from sklearn.linear_model import LogisticRegression
 
 import trmml
 from trmml.cli import main
-from trmml.completion import _fit, _limits, complete
+from trmml.completion import _fit, _limits, _offsets, complete
 from trmml.data.dataset import MultiLabelDataset
 from trmml.data.writing import write_dataset
 from trmml.errors import ConfigError, DataError
@@ -116,16 +116,42 @@ def test_the_fit_is_that_of_a_logistic_regression() -> None:
     assert weights[2] == pytest.approx(expected.intercept_[0], abs=2e-3)
 
 
-def test_a_rare_category_does_not_become_negative_everywhere() -> None:
+def test_decisions_are_as_right_as_expected_where_probabilities_are() -> None:
+    """Also where a category is rare: although 95 % would be right if all were called negative."""
     generator = np.random.default_rng(0)
-    labels = (generator.random((4000, 1)) < 0.05).astype(np.int8)
-    probability = np.where(
-        labels == 1, generator.beta(3, 5, (4000, 1)), generator.beta(1, 20, (4000, 1))
+    probability = generator.beta([0.05, 2], [0.95, 2], (20_000, 2))
+    truth = generator.random(probability.shape) < probability
+    blank = generator.random(probability.shape) < 0.8
+    lowest, highest = _limits(probability.astype(np.float32), blank, 0.9)
+    assert (lowest > highest).all()
+    positive, negative = blank & (probability >= lowest), blank & (probability < highest)
+    for c in range(2):
+        assert truth[positive[:, c], c].mean() == pytest.approx(0.9, abs=0.03)
+        assert (~truth[negative[:, c], c]).mean() >= 0.9 - 0.02
+        lost = (truth & negative)[:, c].sum() / (truth & blank)[:, c].sum()
+        assert lost <= 0.1 + 0.02
+    assert positive.sum(axis=0).min() > 20
+
+
+def test_nothing_is_decided_where_nothing_is_clear() -> None:
+    lowest, highest = _limits(np.full((10, 1), 0.5, np.float32), np.ones((10, 1), bool), 0.9)
+    assert np.isposinf(lowest).all()
+    assert np.isneginf(highest).all()
+
+
+def test_a_category_that_is_scored_too_low_is_corrected_as_far_as_its_labels_show() -> None:
+    generator = np.random.default_rng(0)
+    odds = generator.normal(size=(4000, 2))
+    labels = (generator.random(odds.shape) < 1 / (1 + np.exp(-(odds + np.array([2, 0]))))).astype(
+        np.int8
     )
-    lowest, highest = _limits(probability.astype(np.float32), labels, 0.9)
-    lost = (probability[labels == POSITIVE] < highest[0]).mean()
-    assert lost <= 0.11  # although 95 % would be right if all were called negative
-    assert lowest[0] > highest[0]
+    many = _offsets(odds, labels)
+    assert many == pytest.approx([2, 0], abs=0.15)
+    labels[5:] = UNKNOWN
+    few = _offsets(odds, labels)
+    assert 0 < few[0] < many[0]
+    labels[:] = UNKNOWN
+    assert _offsets(odds, labels) == pytest.approx([0, 0])
 
 
 def test_files_and_page_for_the_owner(

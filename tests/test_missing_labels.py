@@ -120,3 +120,13 @@ def test_a_table_shows_the_mean_and_the_spread_of_the_seeds() -> None:
     ]
     # Paired by seed: the differences are 0, -1 and -2.
     assert "| x | 29.0 ± 9.0 | -1.0 ± 1.0 |" in report.ablation_table(base + less)
+
+
+def test_the_figures_in_the_readme_are_those_that_were_measured() -> None:
+    readme = load_example("benchmarks/readme.py")
+    text = readme.README.read_text("utf-8")
+    assert text.count("<!-- figures: ") == len(readme.figures())
+    assert readme.with_figures(text) == text
+    changed = text.replace("| chance |", "| luck |")
+    assert changed != text
+    assert readme.with_figures(changed) == text

@@ -14,7 +14,6 @@ from jaxtyping import Bool, Float, Float32, Int8
 from tqdm import tqdm
 
 from trmml.batches import CachedFeatures
-from trmml.calibration import Goal, calibrate
 from trmml.config import PseudoLabelConfig
 from trmml.data.dataset import MultiLabelDataset
 from trmml.errors import ConfigError, DataError
@@ -90,10 +89,11 @@ def complete(
 ) -> Completion:
     """Estimate the unknown labels of a data set and decide those that are clear.
 
-    A blank becomes positive above the lowest score from which on the wanted precision is met on known
-    labels of its category, drawn to the global one where few positives are known; it becomes negative
-    below the score under which no more than 1 − precision of the known positives lie, if that is
-    precise enough too. Known cells never change.
+    Model and prototypes are joined into one probability, calibrated on known labels. Of each
+    category, as many of the most probable blanks become positive as keep their mean probability,
+    which is the precision to be expected, at the wanted one; as many of the least probable ones
+    become negative as keep theirs there, and lose at most 1 − precision of the expected positives.
+    Known cells never change.
 
     Args:
         model: The model; its categories must include those of the data set.
@@ -122,16 +122,18 @@ def complete(
             f"{reference.source} has {int(positive.sum())} known positives and "
             f"{int((~positive).sum())} known negatives; at least 10 of each are needed to calibrate."
         )
-    weights = _fit(_log_odds(model_there, prototypes_there)[known], positive)
-    there = _joined(model_there, prototypes_there, weights)
+    there = _log_odds(model_there, prototypes_there)
+    weights = _fit(there[known], positive)
+    offsets = _offsets(_joined(there, weights), reference.labels)
     if reference is dataset:
-        model_here, prototypes_here, here = model_there, prototypes_there, there
+        model_here, prototypes_here = model_there, prototypes_there
     else:
         model_here, prototypes_here = _scores(model, dataset, progress)
-        here = _joined(model_here, prototypes_here, weights)
-    lowest, highest = _limits(there, reference.labels, precision)
+    odds = _joined(_log_odds(model_here, prototypes_here), weights) + offsets
+    here = np.minimum(1 / (1 + np.exp(-odds)), HIGHEST_SCORE).astype(np.float32)
     labels = dataset.labels.copy()
     blank = labels == UNKNOWN
+    lowest, highest = _limits(here, blank, precision)
     labels[blank & (here >= lowest)] = POSITIVE
     labels[blank & (here < highest) & (here < lowest)] = NEGATIVE
     return Completion(
@@ -199,33 +201,44 @@ def _fit(
 
 
 def _joined(
-    model: Float[np.ndarray, "image category"],
-    prototypes: Float[np.ndarray, "image category"],
-    weights: Float[np.ndarray, " weight"],
-) -> Float32[np.ndarray, "image category"]:
-    odds = _log_odds(model, prototypes) @ weights[:-1] + weights[-1]
-    return np.minimum(1 / (1 + np.exp(-odds)), HIGHEST_SCORE).astype(np.float32)
+    log_odds: Float[np.ndarray, "image category source"], weights: Float[np.ndarray, " weight"]
+) -> Float[np.ndarray, "image category"]:
+    return log_odds @ weights[:-1] + weights[-1]
+
+
+def _offsets(
+    log_odds: Float[np.ndarray, "image category"], labels: Int8[np.ndarray, "image category"]
+) -> Float[np.ndarray, " category"]:
+    """Fit a correction of the log-odds per category, drawn to none where few labels are known.
+
+    The most probable ones under a normal prior of unit variance, by Newton's method.
+    """
+    known, offsets = labels != UNKNOWN, np.zeros(labels.shape[1])
+    for _ in range(30):
+        p = 1 / (1 + np.exp(-(log_odds + offsets)))
+        gradient = ((p - (labels == POSITIVE)) * known).sum(axis=0) + offsets
+        offsets = offsets - gradient / ((p * (1 - p) * known).sum(axis=0) + 1)
+    return offsets
 
 
 def _limits(
     probability: Float[np.ndarray, "image category"],
-    labels: Int8[np.ndarray, "image category"],
+    blank: Bool[np.ndarray, "image category"],
     precision: float,
 ) -> tuple[Float[np.ndarray, " category"], Float[np.ndarray, " category"]]:
     """Return from which probability on a blank is positive, and below which it is negative."""
-    goal = Goal(kind="precision", target=precision)
-    lowest = np.array(calibrate(probability, labels, goal=goal).thresholds)
-    flipped = labels.copy()
-    flipped[labels == POSITIVE], flipped[labels == NEGATIVE] = NEGATIVE, POSITIVE
-    precise = 1 - np.array(calibrate(1 - probability, flipped, goal=goal).thresholds)
-    highest = []
-    every = probability[labels == POSITIVE]
-    for c, limit in enumerate(precise):
-        own = probability[labels[:, c] == POSITIVE, c]
+    lowest, highest = [], []
+    for column, is_blank in zip(probability.T, blank.T, strict=True):
+        rising = np.sort(column[is_blank].astype(np.float64))
+        count = np.arange(1, len(rising) + 1)
+        # Means of the most probable ones fall with their number, so what is enough comes first.
+        enough = int((np.cumsum(rising[::-1]) / count >= precision).sum())
+        lowest.append(rising[-enough] if enough else np.inf)
         # Where most labels are negative, a precision alone would let every blank be one.
-        kept = np.quantile(own if len(own) >= 10 else every, 1 - precision)
-        highest.append(min(limit, float(kept)))
-    return lowest, np.array(highest)
+        lost = np.cumsum(rising)
+        right = (1 - lost / count >= precision) & (lost <= (1 - precision) * rising.sum())
+        highest.append(np.nextafter(rising[right.sum() - 1], 1) if right.any() else -np.inf)
+    return np.array(lowest), np.array(highest)
 
 
 def _mistakes(

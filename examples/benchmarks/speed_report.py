@@ -82,6 +82,35 @@ def growth_table(rows: list[dict[str, Any]]) -> str:
     )
 
 
+def summary_table(results: dict[str, Any]) -> str:
+    """Return the ratios that matter to a user, one a line."""
+
+    def joined(values: list[float]) -> str:
+        return " / ".join(f"{value:g}" for value in values)
+
+    rows: list[list[Any]] = []
+    if "text" in results:
+        found = results["text"]["rows"]
+        labels = " / ".join(f"{row['categories']:,}" for row in found)
+        for side, name in (("shared context", "one context"), ("own contexts", "a context each")):
+            times = joined([row[f"{side}, times faster"] for row in found])
+            rows.append([f"training step of the text side, {labels} labels, {name}",
+                         "77 tokens a label", times])  # fmt: skip
+    if "epoch" in results:
+        found = results["epoch"]["rows"]
+        rows.append([f"epoch of fine-tuning on cached features, {' / '.join(r['tower'] for r in found)}",
+                     "photos encoded anew", joined([r["times_faster"] for r in found])])  # fmt: skip
+    if "predict" in results:
+        found = results["predict"]["rows"]
+        rows.append([f"`predict_many` from JPEG files, {' / '.join(r['tower'] for r in found)}",
+                     "open_clip's bare tower on ready tensors",
+                     joined([r["share_of_bare_tower"] for r in found])])  # fmt: skip
+    if "start" in results:
+        times = round(1 / results["start"]["rows"]["times_the_import"], 2)
+        rows.append(["one photo in a new process", "`import torch, open_clip` alone", f"{times:g}"])
+    return table(["what", "against", "times faster"], rows).replace(":--|--:|--:|", ":--|:--|--:|")
+
+
 TABLES = {
     "text": ("One training step of the text side, against 77 tokens a category", text_table),
     "layout": ("The image tower, against open_clip's", layout_table),
