@@ -10,7 +10,7 @@ from sklearn.linear_model import LogisticRegression
 
 import trmml
 from trmml.cli import main
-from trmml.completion import _fit, _limits, _offsets, complete
+from trmml.completion import _clear_negatives, _clear_positives, _fit, _offsets, complete
 from trmml.data.dataset import MultiLabelDataset
 from trmml.data.writing import write_dataset
 from trmml.errors import ConfigError, DataError
@@ -122,36 +122,39 @@ def test_decisions_are_as_right_as_expected_where_probabilities_are() -> None:
     probability = generator.beta([0.05, 2], [0.95, 2], (20_000, 2))
     truth = generator.random(probability.shape) < probability
     blank = generator.random(probability.shape) < 0.8
-    lowest, highest = _limits(probability.astype(np.float32), blank, 0.9)
-    assert (lowest > highest).all()
-    positive, negative = blank & (probability >= lowest), blank & (probability < highest)
+    positive = _clear_positives(probability, blank, 0.9)
+    negative = _clear_negatives(probability, blank, 0.9)
+    assert not ((positive | negative) & ~blank).any()
+    assert positive.sum(axis=0).min() > 20
     for c in range(2):
         assert truth[positive[:, c], c].mean() == pytest.approx(0.9, abs=0.03)
+        assert probability[positive[:, c], c].min() > probability[negative[:, c], c].max()
         assert (~truth[negative[:, c], c]).mean() >= 0.9 - 0.02
         lost = (truth & negative)[:, c].sum() / (truth & blank)[:, c].sum()
         assert lost <= 0.1 + 0.02
-    assert positive.sum(axis=0).min() > 20
 
 
 def test_nothing_is_decided_where_nothing_is_clear() -> None:
-    lowest, highest = _limits(np.full((10, 1), 0.5, np.float32), np.ones((10, 1), bool), 0.9)
-    assert np.isposinf(lowest).all()
-    assert np.isneginf(highest).all()
+    unclear, blank = np.full((10, 1), 0.5), np.ones((10, 1), dtype=bool)
+    assert not _clear_positives(unclear, blank, 0.9).any()
+    assert not _clear_negatives(unclear, blank, 0.9).any()
 
 
 def test_a_category_that_is_scored_too_low_is_corrected_as_far_as_its_labels_show() -> None:
     generator = np.random.default_rng(0)
     odds = generator.normal(size=(4000, 2))
-    labels = (generator.random(odds.shape) < 1 / (1 + np.exp(-(odds + np.array([2, 0]))))).astype(
-        np.int8
-    )
-    many = _offsets(odds, labels)
+    labels = generator.random(odds.shape) < 1 / (1 + np.exp(-(odds + np.array([2, 0]))))
+    labels = labels.astype(np.int8)
+    many, narrow = _offsets(odds, labels)
     assert many == pytest.approx([2, 0], abs=0.15)
     labels[5:] = UNKNOWN
-    few = _offsets(odds, labels)
+    few, wide = _offsets(odds, labels)
     assert 0 < few[0] < many[0]
+    assert (wide > 5 * narrow).all()
     labels[:] = UNKNOWN
-    assert _offsets(odds, labels) == pytest.approx([0, 0])
+    none, prior = _offsets(odds, labels)
+    assert none == pytest.approx([0, 0])
+    assert prior == pytest.approx([1, 1])
 
 
 def test_files_and_page_for_the_owner(

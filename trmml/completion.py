@@ -93,6 +93,8 @@ def complete(
     category, as many of the most probable blanks become positive as keep their mean probability,
     which is the precision to be expected, at the wanted one; as many of the least probable ones
     become negative as keep theirs there, and lose at most 1 − precision of the expected positives.
+    Both with log-odds a standard deviation less sure than they are, so that a category with few known
+    labels is decided with more care.
     Known cells never change.
 
     Args:
@@ -124,18 +126,19 @@ def complete(
         )
     there = _log_odds(model_there, prototypes_there)
     weights = _fit(there[known], positive)
-    offsets = _offsets(_joined(there, weights), reference.labels)
+    offsets, spreads = _offsets(_joined(there, weights), reference.labels)
     if reference is dataset:
         model_here, prototypes_here = model_there, prototypes_there
     else:
         model_here, prototypes_here = _scores(model, dataset, progress)
     odds = _joined(_log_odds(model_here, prototypes_here), weights) + offsets
-    here = np.minimum(1 / (1 + np.exp(-odds)), HIGHEST_SCORE).astype(np.float32)
     labels = dataset.labels.copy()
     blank = labels == UNKNOWN
-    lowest, highest = _limits(here, blank, precision)
-    labels[blank & (here >= lowest)] = POSITIVE
-    labels[blank & (here < highest) & (here < lowest)] = NEGATIVE
+    is_positive = _clear_positives(_probability(odds - spreads), blank, precision)
+    is_negative = _clear_negatives(_probability(odds + spreads), blank, precision)
+    labels[is_positive] = POSITIVE
+    labels[is_negative & ~is_positive] = NEGATIVE
+    here = _probability(odds)
     return Completion(
         dataset=replace(
             dataset,
@@ -206,39 +209,66 @@ def _joined(
     return log_odds @ weights[:-1] + weights[-1]
 
 
+def _probability(
+    log_odds: Float[np.ndarray, "image category"],
+) -> Float32[np.ndarray, "image category"]:
+    return np.minimum(1 / (1 + np.exp(-log_odds)), HIGHEST_SCORE).astype(np.float32)
+
+
 def _offsets(
     log_odds: Float[np.ndarray, "image category"], labels: Int8[np.ndarray, "image category"]
-) -> Float[np.ndarray, " category"]:
+) -> tuple[Float[np.ndarray, " category"], Float[np.ndarray, " category"]]:
     """Fit a correction of the log-odds per category, drawn to none where few labels are known.
 
-    The most probable ones under a normal prior of unit variance, by Newton's method.
+    The most probable ones under a normal prior of unit variance, by Newton's method, and the standard
+    deviations around them (Laplace's approximation).
     """
     known, offsets = labels != UNKNOWN, np.zeros(labels.shape[1])
+    curvature = np.ones(labels.shape[1])
     for _ in range(30):
         p = 1 / (1 + np.exp(-(log_odds + offsets)))
-        gradient = ((p - (labels == POSITIVE)) * known).sum(axis=0) + offsets
-        offsets = offsets - gradient / ((p * (1 - p) * known).sum(axis=0) + 1)
-    return offsets
+        curvature = (p * (1 - p) * known).sum(axis=0) + 1
+        offsets = offsets - (((p - (labels == POSITIVE)) * known).sum(axis=0) + offsets) / curvature
+    return offsets, 1 / np.sqrt(curvature)
 
 
-def _limits(
+def _clear_positives(
     probability: Float[np.ndarray, "image category"],
     blank: Bool[np.ndarray, "image category"],
     precision: float,
-) -> tuple[Float[np.ndarray, " category"], Float[np.ndarray, " category"]]:
-    """Return from which probability on a blank is positive, and below which it is negative."""
-    lowest, highest = [], []
-    for column, is_blank in zip(probability.T, blank.T, strict=True):
+) -> Bool[np.ndarray, "image category"]:
+    """Choose the most probable blanks of each category whose mean is the precision."""
+    chosen = np.zeros_like(blank)
+    for c, (column, is_blank) in enumerate(zip(probability.T, blank.T, strict=True)):
+        falling = np.sort(column[is_blank].astype(np.float64))[::-1]
+        # The mean falls with the number, so what is enough comes first.
+        enough = int((_running_mean(falling) >= precision).sum())
+        if enough:
+            chosen[:, c] = is_blank & (column >= falling[enough - 1])
+    return chosen
+
+
+def _clear_negatives(
+    probability: Float[np.ndarray, "image category"],
+    blank: Bool[np.ndarray, "image category"],
+    precision: float,
+) -> Bool[np.ndarray, "image category"]:
+    """Choose the least probable blanks of each category, so precise and so complete.
+
+    Where most labels are negative, a precision alone would let every blank be one.
+    """
+    chosen = np.zeros_like(blank)
+    for c, (column, is_blank) in enumerate(zip(probability.T, blank.T, strict=True)):
         rising = np.sort(column[is_blank].astype(np.float64))
-        count = np.arange(1, len(rising) + 1)
-        # Means of the most probable ones fall with their number, so what is enough comes first.
-        enough = int((np.cumsum(rising[::-1]) / count >= precision).sum())
-        lowest.append(rising[-enough] if enough else np.inf)
-        # Where most labels are negative, a precision alone would let every blank be one.
-        lost = np.cumsum(rising)
-        right = (1 - lost / count >= precision) & (lost <= (1 - precision) * rising.sum())
-        highest.append(np.nextafter(rising[right.sum() - 1], 1) if right.any() else -np.inf)
-    return np.array(lowest), np.array(highest)
+        precise = _running_mean(1 - rising) >= precision
+        enough = int((precise & (rising.cumsum() <= (1 - precision) * rising.sum())).sum())
+        if enough:
+            chosen[:, c] = is_blank & (column <= rising[enough - 1])
+    return chosen
+
+
+def _running_mean(values: Float[np.ndarray, " value"]) -> Float[np.ndarray, " value"]:
+    return values.cumsum() / np.arange(1, len(values) + 1)
 
 
 def _mistakes(
