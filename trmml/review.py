@@ -79,7 +79,7 @@ def review_page(
             completion.mistakes,
         ),
         ("Questions", "Blanks whose answer would teach most.", completion.questions),
-        ("Decisions", "A sample of the blanks that were filled.", sample),
+        ("Sample of decisions", "Some of the blanks that were filled.", sample),
     )
     shown = [
         {

@@ -1,4 +1,4 @@
-"""Put the measured figures into README.md, or say whether they are there.
+"""Put the measured figures into README.md.
 
     python examples/benchmarks/readme.py
 

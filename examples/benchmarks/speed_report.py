@@ -108,7 +108,7 @@ def summary_table(results: dict[str, Any]) -> str:
     if "start" in results:
         times = round(1 / results["start"]["rows"]["times_the_import"], 2)
         rows.append(["one photo in a new process", "`import torch, open_clip` alone", f"{times:g}"])
-    return table(["what", "against", "times faster"], rows).replace(":--|--:|--:|", ":--|:--|--:|")
+    return table(["what", "against", "times as fast"], rows).replace(":--|--:|--:|", ":--|:--|--:|")
 
 
 TABLES = {
