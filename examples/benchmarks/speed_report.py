@@ -34,8 +34,12 @@ def layout_table(rows: list[dict[str, Any]]) -> str:
     """The image tower."""
     names = list(rows[0]["times_faster"])
     return table(
-        ["tower", *names],
-        [[f"{r['tower']}, {r['image_size']} px", *r["times_faster"].values()] for r in rows],
+        ["tower", *names, "s to compile"],
+        [
+            [f"{r['tower']}, {r['image_size']} px", *r["times_faster"].values()]
+            + [r["seconds_to_compile"]]
+            for r in rows
+        ],
     )
 
 
