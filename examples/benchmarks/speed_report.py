@@ -36,8 +36,11 @@ def layout_table(rows: list[dict[str, Any]]) -> str:
     return table(
         ["tower", *names, "s to compile"],
         [
-            [f"{r['tower']}, {r['image_size']} px", *r["times_faster"].values()]
-            + [r["seconds_to_compile"]]
+            [
+                f"{r['tower']}, {r['image_size']} px",
+                *r["times_faster"].values(),
+                r["seconds_to_compile"],
+            ]
             for r in rows
         ],
     )
