@@ -157,6 +157,13 @@ def test_a_category_that_is_scored_too_low_is_corrected_as_far_as_its_labels_sho
     assert prior == pytest.approx([1, 1])
 
 
+def test_a_category_that_is_scored_all_wrong_is_corrected_too() -> None:
+    odds, labels = np.full((300, 1), 12.0), np.full((300, 1), NEGATIVE, dtype=np.int8)
+    (offset,), _ = _offsets(odds, labels)
+    # Where the slope of the posterior is zero: as many false positives as the prior pulls back.
+    assert 300 / (1 + np.exp(-(12 + offset))) == pytest.approx(-offset, rel=1e-6)
+
+
 def test_files_and_page_for_the_owner(
     learned: TextRegionMatcher, make_dataset: Maker, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

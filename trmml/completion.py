@@ -94,8 +94,7 @@ def complete(
     which is the precision to be expected, at the wanted one; as many of the least probable ones
     become negative as keep theirs there, and lose at most 1 − precision of the expected positives.
     Both with log-odds a standard deviation less sure than they are, so that a category with few known
-    labels is decided with more care.
-    Known cells never change.
+    labels is decided with more care. Known cells never change.
 
     Args:
         model: The model; its categories must include those of the data set.
@@ -220,16 +219,19 @@ def _offsets(
 ) -> tuple[Float[np.ndarray, " category"], Float[np.ndarray, " category"]]:
     """Fit a correction of the log-odds per category, drawn to none where few labels are known.
 
-    The most probable ones under a normal prior of unit variance, by Newton's method, and the standard
-    deviations around them (Laplace's approximation).
+    The most probable ones under a normal prior of unit variance, and the standard deviations around
+    them (Laplace's approximation). The slope of the posterior falls, so its root is found by halving:
+    Newton's steps overshoot where all of a category is scored wrong.
     """
-    known, offsets = labels != UNKNOWN, np.zeros(labels.shape[1])
-    curvature = np.ones(labels.shape[1])
-    for _ in range(30):
-        p = 1 / (1 + np.exp(-(log_odds + offsets)))
-        curvature = (p * (1 - p) * known).sum(axis=0) + 1
-        offsets = offsets - (((p - (labels == POSITIVE)) * known).sum(axis=0) + offsets) / curvature
-    return offsets, 1 / np.sqrt(curvature)
+    known, positive = labels != UNKNOWN, labels == POSITIVE
+    low, high = (np.full(labels.shape[1], end) for end in (-2 * _LIMIT, 2 * _LIMIT))
+    for _ in range(50):
+        middle = (low + high) / 2
+        p = 1 / (1 + np.exp(-(log_odds + middle)))
+        too_low = ((positive - p) * known).sum(axis=0) > middle
+        low, high = np.where(too_low, middle, low), np.where(too_low, high, middle)
+    p = 1 / (1 + np.exp(-(log_odds + low)))
+    return low, 1 / np.sqrt((p * (1 - p) * known).sum(axis=0) + 1)
 
 
 def _clear_positives(

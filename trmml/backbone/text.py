@@ -19,7 +19,7 @@ from trmml.errors import ConfigError, UnsupportedBackboneError
 
 TOKENS_AT_ONCE = 8192
 """More tokens are encoded in parts whose inner values are computed again for the gradient, so that
-memory grows with the parts and not with the categories: about 3 GB for the text tower of ViT-B/16."""
+memory grows with the parts and not with the categories."""
 
 
 class TextTower(nn.Module):
