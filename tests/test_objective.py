@@ -61,6 +61,24 @@ def test_without_known_negatives_an_unknown_label_is_a_weak_negative(
     assert pulls[0] == 0 < pulls[1] < pulls[2]
 
 
+@pytest.mark.parametrize("has_none", [HAS_NONE, torch.zeros(3, dtype=torch.bool)])
+def test_an_assumed_negative_moves_the_prototype_of_absence(
+    model: TextRegionMatcher, has_none: torch.Tensor
+) -> None:
+    config = FinetuneConfig().changed({"pseudo_labels.confidence": 0.0})
+    features = ImageFeatures(
+        torch.randn(BATCH, PATCHES, model.backbone.dim), torch.randn(BATCH, model.backbone.dim)
+    )
+    text = model.encode_text()
+    output = model.match(features, text)
+    assert model.negative_prototypes is not None
+    before = model.negative_prototypes.visual.clone()
+    Objective(model, config, has_none).update_prototypes(output, text, LABELS)
+    moved = (model.negative_prototypes.visual != before).any(dim=-1)
+    # The first category never has a negative label; the second has a known one.
+    assert moved.tolist() == [False, True, bool(has_none[2])]
+
+
 def test_all_parts_are_off_but_the_classification_by_default(model: TextRegionMatcher) -> None:
     loss, _ = step(model, HAS_NONE, epoch=99)
     assert set(loss.parts) == {"classification"}

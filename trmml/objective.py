@@ -74,11 +74,8 @@ class Objective:
         if pseudo.enabled and epoch >= pseudo.start_epoch:
             estimated = self._estimate(output, labels)
         weights = torch.where(labels == estimated, 1.0, pseudo.weight)
-        targets = estimated
-        if self.without_negatives.any():
-            assumed = (estimated == UNKNOWN) & self.without_negatives
-            targets = estimated.masked_fill(assumed, NEGATIVE)
-            weights = weights.masked_fill(assumed, loss.weak_negative)
+        targets = self.with_assumed_negatives(estimated)
+        weights = weights.masked_fill(targets != estimated, loss.weak_negative)
         parts = {
             "classification": asymmetric_loss(
                 output.logits,
@@ -106,6 +103,12 @@ class Objective:
         total = torch.stack(list(parts.values())).sum()
         return StepLoss(total, {name: part.item() for name, part in parts.items()}, estimated)
 
+    def with_assumed_negatives(
+        self, labels: Int8[Tensor, "batch category"]
+    ) -> Int8[Tensor, "batch category"]:
+        """Return labels whose unknown ones are negative in categories without any known negative."""
+        return labels.masked_fill((labels == UNKNOWN) & self.without_negatives, NEGATIVE)
+
     def _estimate(
         self, output: MatcherOutput, labels: Int8[Tensor, "batch category"]
     ) -> Int8[Tensor, "batch category"]:
@@ -124,12 +127,13 @@ class Objective:
     def update_prototypes(
         self, output: MatcherOutput, text: TextFeatures, labels: Int8[Tensor, "batch category"]
     ) -> None:
-        """Move the prototypes towards the confidently right known labels of a batch."""
+        """Move the prototypes towards the confidently right labels of a batch, known or assumed."""
         pseudo, model = self.config.pseudo_labels, self.model
         regions = F.normalize(output.region_features.float(), dim=-1)
         scores = output.logits.sigmoid()
         sure = (labels == POSITIVE) & (scores > pseudo.confidence)
         model.prototypes.update(regions, sure, text.positive, pseudo.momentum)
         if model.negative_prototypes is not None and text.negative is not None:
+            labels = self.with_assumed_negatives(labels)
             absent = (labels == NEGATIVE) & (scores < 1 - pseudo.confidence)
             model.negative_prototypes.update(regions, absent, text.negative, pseudo.momentum)

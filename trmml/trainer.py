@@ -139,7 +139,7 @@ class Trainer:
                 labels = self.labels[rows].to(device)
                 step, output = self._step(features, labels, epoch)
                 counts.add(labels.cpu().numpy(), step.estimated.cpu().numpy(), self._hidden(rows))
-                regions.add(output, labels)
+                regions.add(output, self.objective.with_assumed_negatives(labels))
                 for part, value in step.parts.items():
                     sums[part] = sums.get(part, 0.0) + value / num_batches
             self.model.eval()
@@ -253,7 +253,7 @@ class Trainer:
 
 
 class _RegionSums:
-    """Sums of region features over the known labels of an epoch, to start prototypes from."""
+    """Sums of region features over the labels of an epoch, to start prototypes from."""
 
     def __init__(self, model: TextRegionMatcher) -> None:
         self.model = model
