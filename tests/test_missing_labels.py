@@ -4,8 +4,10 @@ import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from conftest import load_example
 from PIL import Image
 
@@ -83,6 +85,36 @@ def test_every_method_runs_once_and_is_reported(
         assert drawn.width > 500
 
 
+def test_prompts_learned_first_stay_while_the_rest_learns(
+    data: Path, backbone_source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench_module = load_example("benchmarks/bench.py")
+    bench = bench_module.Bench(data, backbone_source, None)
+    models = []
+    finetune = bench._finetune
+
+    def watched(*arguments: Any) -> Any:
+        models.append(finetune(*arguments))
+        return models[-1]
+
+    monkeypatch.setattr(bench, "_finetune", watched)
+    quick = {"training.batch_size": 8, "model.num_heads": 2, "model.num_context_tokens": 2}
+    bench.run(
+        bench_module.Run(
+            "text-region", "50 %", 0, quick | {bench_module.PROMPTS_FIRST: True}, "two steps"
+        )
+    )
+    (first, _), (second, _) = models
+    assert first.config.matcher.matching == "text-image"
+    assert second.config.matcher.matching == "text-region"
+    before, after = first.learned_state(), second.learned_state()
+    prompts = [name for name in before if "context" in name]
+    assert prompts
+    for name in prompts:
+        assert torch.equal(before[name], after[name])
+    assert not torch.equal(before["logit_bias"], after["logit_bias"])
+
+
 def test_tools_for_tables_are_measured_against_the_hidden_labels(
     data: Path, backbone_source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -114,12 +146,15 @@ def test_a_table_shows_the_mean_and_the_spread_of_the_seeds() -> None:
         for seed, value in enumerate((0.2, 0.3, 0.4))
     ]
     assert "| text–region (TRM-ML) | 30.0 ± 10.0 |" in report.grid_table(runs)
-    base = [run | {"note": "ablation: as chosen"} for run in runs]
+    pixel = runs[0] | {"method": "text-pixel", "mAP": 0.1}
     less = [
         run | {"note": "ablation: x", "mAP": run["mAP"] - 0.01 * i} for i, run in enumerate(runs)
     ]
+    table = report.ablation_table([*runs, pixel, *less])
     # Paired by seed: the differences are 0, -1 and -2.
-    assert "| x | 29.0 ± 9.0 | -1.0 ± 1.0 |" in report.ablation_table(base + less)
+    assert "| x | 29.0 ± 9.0 | -1.0 ± 1.0 |" in table
+    assert "| text–region as chosen | 30.0 ± 10.0 |  |" in table
+    assert "| without the region module (text–pixel) | 10.0 | -10.0 |" in table
 
 
 def test_the_figures_in_the_readme_are_those_that_were_measured() -> None:

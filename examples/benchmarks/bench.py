@@ -15,13 +15,16 @@ from sklearn.preprocessing import StandardScaler
 import trmml
 from trmml.backbone import FrozenCLIP, ImageFeatures
 from trmml.batches import CachedFeatures
+from trmml.config import FinetuneConfig
 from trmml.data.dataset import MultiLabelDataset
 from trmml.evaluation import measure
 from trmml.features import compute_features
 from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
 from trmml.metrics import mean_average_precision
-from trmml.zoo import zero_shot_model
+from trmml.zoo import make_config, zero_shot_model
 
+PROMPTS_FIRST = "prompts first"
+"""A change that is no setting: learn the prompts with pooled features, then all else on them."""
 STRENGTHS = (0.001, 0.003, 0.01, 0.03)
 
 
@@ -140,19 +143,51 @@ class Bench:
     def _matching(self, run: Run) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
         config = {"model.matching": run.method, "training.seed": run.seed}
         config |= {"training.features": "cached"} | self.settings | run.changes
+        train = self.partial(run.setting, run.seed)
+        if config.pop(PROMPTS_FIRST, False):
+            first, _ = self._finetune(train, config | {"model.matching": "text-image"})
+            start = self._on_prompts_of(first, FinetuneConfig().changed(config))
+            model, history = self._finetune(
+                train, config | {"training.train_prompts": False}, start
+            )
+        else:
+            model, history = self._finetune(train, config)
+        epochs = [{"val_mAP": e["val_mAP"], "pseudo_labels": e["pseudo_labels"]} for e in history]
+        return self.scores(model, "val"), self.scores(model, "test"), {"epochs": epochs}
+
+    def _finetune(
+        self,
+        train: MultiLabelDataset,
+        config: dict[str, Any],
+        start: trmml.TextRegionMatcher | None = None,
+    ) -> tuple[trmml.TextRegionMatcher, list[dict[str, Any]]]:
+        """Train a model, a new one if none is given, and return it with its history."""
         with tempfile.TemporaryDirectory() as place:
             folder = Path(place) / "model"
             model = trmml.finetune(
-                self.partial(run.setting, run.seed),
-                backbone=self.clip,
+                train,
+                model=start,
+                backbone=self.clip if start is None else None,
                 val=self.val,
                 config=config,
                 output=folder,
                 progress=False,
             )
-            history = json.loads((folder / "finetune.json").read_text("utf-8"))["history"]
-        epochs = [{"val_mAP": e["val_mAP"], "pseudo_labels": e["pseudo_labels"]} for e in history]
-        return self.scores(model, "val"), self.scores(model, "test"), {"epochs": epochs}
+            report = json.loads((folder / "finetune.json").read_text("utf-8"))
+        return model, report["history"]
+
+    def _on_prompts_of(
+        self, first: trmml.TextRegionMatcher, settings: FinetuneConfig
+    ) -> trmml.TextRegionMatcher:
+        """Return a new model with all that a trained one has in common with it."""
+        names = self.train.category_names
+        model = trmml.TextRegionMatcher(make_config(self.clip, names, settings.model), self.clip)
+        model.start_from_text(settings.training.seed)
+        common = first.learned_state().keys() & model.learned_state().keys()
+        with torch.no_grad():
+            for name in common:
+                model.learned_state()[name].copy_(first.learned_state()[name])
+        return model
 
 
 _bench: Bench

@@ -7,8 +7,9 @@
 Frozen features are computed once and shared. The matching methods differ in `model.matching` alone;
 each takes its learning rates and loss from the same small grid, chosen on validation photos at 10 and
 50 % known labels (`--part choose`). Every run is written to `results.json` as it ends, and what is there
-is not run again; with `--jobs 2`, two runs at a time share the processor. `report.py` makes the
-tables and plots from it.
+is not run again; with `--jobs 2`, two runs at a time share the processor. Ablations change one thing
+of the text–region runs of the grid, and are compared with those. `report.py` makes the tables and
+plots from it.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bench import Bench, Run, run_in_worker, start_worker
+from bench import PROMPTS_FIRST, Bench, Run, run_in_worker, start_worker
 from provenance import provenance
 
 from trmml.files import write_json
@@ -40,9 +41,13 @@ GRID: dict[str, dict[str, Any]] = {
     for factor in (0.3, 1.0, 3.0)
     for name, loss in (("cross-entropy", CROSS_ENTROPY), ("asymmetric", ASYMMETRIC))
 }
-PSEUDO = {"pseudo_labels.enabled": True}
+PSEUDO = {
+    "pseudo_labels.enabled": True,
+    "pseudo_labels.positive_threshold": 0.97,
+    "pseudo_labels.negative_threshold": 0.02,
+    "pseudo_labels.weight": 0.3,
+}
 ABLATIONS: dict[str, dict[str, Any]] = {
-    "as chosen": {},
     "without the MLP": {"model.region_mlp": False},
     "one prompt": {"model.negative_prompt": False},
     "shared context": {"model.category_specific_context": False},
@@ -51,16 +56,17 @@ ABLATIONS: dict[str, dict[str, Any]] = {
         "training.train_prompts": False,
         "model.negative_prompt": False,
     },
+    "prompts first": {PROMPTS_FIRST: True},
     "with distillation": {"loss.distillation": 0.1},
-    "with contrast": {"loss.contrastive": 0.01},
+    "with contrast": {"loss.contrastive": 0.03},
     "with pseudo labels": PSEUDO,
     "… visual prototypes only": PSEUDO | {"pseudo_labels.text": False},
     "… text prototypes only": PSEUDO | {"pseudo_labels.visual": False},
     "… intra-category only": PSEUDO | {"pseudo_labels.inter_category": False},
     "… inter-category only": PSEUDO | {"pseudo_labels.intra_category": False},
-    "… thresholds 0.95 / 0.02": PSEUDO
-    | {"pseudo_labels.positive_threshold": 0.95, "pseudo_labels.negative_threshold": 0.02},
-    "… weight 0.1": PSEUDO | {"pseudo_labels.weight": 0.1},
+    "… thresholds 0.9 and 0.1": PSEUDO
+    | {"pseudo_labels.positive_threshold": 0.9, "pseudo_labels.negative_threshold": 0.1},
+    "… weight 1": PSEUDO | {"pseudo_labels.weight": 1.0},
 }
 
 

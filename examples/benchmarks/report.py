@@ -24,7 +24,7 @@ NAMES = {
 }
 
 
-def values(runs: Iterable[dict[str, Any]], key: str = "mAP", **wanted: str) -> list[float]:
+def values(runs: Iterable[dict[str, Any]], key: str = "mAP", **wanted: object) -> list[float]:
     """Return a figure of the runs that have these properties, in per cent."""
     return [
         100 * run[key] for run in runs if all(run[name] == value for name, value in wanted.items())
@@ -51,25 +51,31 @@ def grid_table(runs: list[dict[str, Any]]) -> str:
 
 
 def ablation_table(runs: list[dict[str, Any]]) -> str:
-    """Return mAP of each ablation, and its paired difference from the chosen settings."""
-    marked = [run for run in runs if run["note"].startswith("ablation: ")]
-    settings = list(dict.fromkeys(run["setting"] for run in marked))
-    notes = list(dict.fromkeys(run["note"] for run in marked))
-    lines = ["| ablation | " + " | ".join(f"{s} | difference" for s in settings) + " |"]
+    """Return mAP of each ablation, and its difference from the grid's text–region, seed by seed."""
+    notes = list(dict.fromkeys(r["note"] for r in runs if r["note"].startswith("ablation: ")))
+    settings = list(dict.fromkeys(run["setting"] for run in runs if run["note"] in notes))
+    rows = {
+        "text–region as chosen": ("text-region", "grid"),
+        "without the region module (text–pixel)": ("text-pixel", "grid"),
+        **{note.removeprefix("ablation: "): ("text-region", note) for note in notes},
+    }
+    seeds = sorted({run["seed"] for run in runs})
+    lines = ["| | " + " | ".join(f"{s} | difference" for s in settings) + " |"]
     lines.append("|:--|" + "--:|--:|" * len(settings))
-    base = "ablation: as chosen"
-    for note in notes:
+    for i, (name, (method, note)) in enumerate(rows.items()):
         cells = []
         for setting in settings:
             pairs = [
-                (found[0], other[0])
-                for seed in sorted({run["seed"] for run in marked})
-                if (found := values(marked, note=note, setting=setting, seed=seed))
-                and (other := values(marked, note=base, setting=setting, seed=seed))
+                (found, base)
+                for seed in seeds
+                for found in values(runs, method=method, note=note, setting=setting, seed=seed)
+                for base in values(
+                    runs, method="text-region", note="grid", setting=setting, seed=seed
+                )
             ]
             cells.append(mean_and_spread([a for a, _ in pairs]))
-            cells.append(mean_and_spread([a - b for a, b in pairs]) if note != base else "")
-        lines.append(f"| {note.removeprefix('ablation: ')} | " + " | ".join(cells) + " |")
+            cells.append(mean_and_spread([a - b for a, b in pairs]) if i else "")
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
