@@ -198,6 +198,9 @@ def test_zero_shot_tags_with_any_labels(
     assert run("predict", photo, *arguments, "--format", "json") == 0
     scores = json.loads(capsys.readouterr().out)["scores"]
     assert list(scores) == ["a red square", "日本語", "[red]<b>"]
+    templates = ["--template", "a {}", "--template", "many {}"]
+    assert run("predict", photo, *arguments, *templates, "--format", "json") == 0
+    assert json.loads(capsys.readouterr().out)["scores"] != scores
 
 
 def test_check_says_whether_finetune_would_take_the_table(

@@ -65,17 +65,24 @@ CONTEXTS = pytest.mark.parametrize("category_specific_context", [True, False])
 NEGATIVES = pytest.mark.parametrize("negative_prompt", [True, False])
 
 
+@pytest.mark.parametrize("templates", [["a {}"], ["an aerial view of a {}", "the {} from above"]])
 def test_zero_shot_compares_the_image_feature_with_hand_written_prompts(
-    backbone: FrozenCLIP, backbone_source: str
+    backbone: FrozenCLIP, backbone_source: str, templates: list[str]
 ) -> None:
     labels = ["hot dog", "traffic_light", "sea"]
-    model = load_model("zero-shot", labels=labels, backbone=backbone_source, device="cpu")
+    model = load_model(
+        "zero-shot", labels=labels, backbone=backbone_source, templates=templates, device="cpu"
+    )
     assert model.labels == tuple(labels)
     assert not any(parameter.requires_grad for parameter in model.parameters())
     clip: Any = open_clip.create_model(backbone_source).eval()
-    prompts = [f"a photo of a {label.replace('_', ' ')}." for label in labels]
+    prompts = [
+        f"{template.format(label.replace('_', ' '))}." for template in templates for label in labels
+    ]
     with torch.no_grad():
         text = clip.encode_text(open_clip.tokenize(prompts), normalize=True)
+        text = text.unflatten(0, (len(templates), -1)).mean(dim=0)
+        text = text / text.norm(dim=-1, keepdim=True)
         cosines = clip.encode_image(photos(), normalize=True) @ text.T
         expected = clip.logit_scale.exp() * (cosines - cosines.mean(dim=1, keepdim=True))
     torch.testing.assert_close(scores(model), expected, rtol=1e-4, atol=1e-4)
@@ -97,6 +104,17 @@ def test_zero_shot_with_one_label_has_nothing_to_compare(backbone_source: str) -
         load_model("zero-shot", labels=["dog"], backbone=backbone_source)
     with pytest.raises(ConfigError, match="must be a list of names, got the text 'dog'"):
         load_model("zero-shot", labels="dog", backbone=backbone_source)
+
+
+def test_a_template_says_where_the_label_goes(backbone_source: str, tmp_path: Path) -> None:
+    arguments = {"labels": ["dog", "cat"], "backbone": backbone_source}
+    for wrong in ("a photo", "{} or {}", "a {label}"):
+        with pytest.raises(ConfigError, match="where the label goes"):
+            load_model("zero-shot", templates=["a {}", wrong], **arguments)
+    with pytest.raises(ConfigError, match="must be a list of texts, got the text"):
+        load_model("zero-shot", templates="a {}", **arguments)
+    with pytest.raises(ConfigError, match="a trained model has learned its prompts"):
+        load_model(templates=["a {}"])
 
 
 def test_labels_that_repeat_or_are_blank_are_refused(backbone_source: str) -> None:

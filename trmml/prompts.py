@@ -11,6 +11,19 @@ from torch import Tensor, nn
 
 HAND_WRITTEN = "a photo of a"
 """Context of the prompts that need no training."""
+TEMPLATES = (
+    "{}",
+    "a {}",
+    "the {}",
+    "a photo of a {}",
+    "a photo of the {}",
+    "there is a {}",
+    "a {} in a scene",
+)
+"""Prompts whose mean stands for a category in zero-shot (our choice, as CLIP's ensembles).
+
+Photo captions rarely speak of photos, web captions do; a CLIP learned from either finds its own here.
+"""
 
 
 class PromptLearner(nn.Module):

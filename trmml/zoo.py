@@ -16,7 +16,7 @@ from trmml.model import TextRegionMatcher
 from trmml.model_folder import (
     load_folder,
 )
-from trmml.prompts import HAND_WRITTEN
+from trmml.prompts import HAND_WRITTEN, TEMPLATES
 
 DEFAULT_MODEL = "coco18-tiny"
 
@@ -28,6 +28,7 @@ def load_model(
     labels: Sequence[str] | None = None,
     backbone: str | None = None,
     image_size: int | None = None,
+    templates: Sequence[str] | None = None,
     device: str | torch.device | None = None,
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
@@ -44,6 +45,8 @@ def load_model(
         backbone: For zero-shot: the CLIP, by default the small one that comes with the package.
             For a folder: where its backbone is now, if it moved.
         image_size: For zero-shot: side of the square photos; the CLIP's own by default.
+        templates: For zero-shot: texts with `{}` where the label goes, as "an aerial view of a {}";
+            several are averaged. By default seven that suit any photo.
         device: Where to run; a GPU if there is one, else the CPU.
         cache_dir: Hugging Face cache folder, for models and backbones.
         local_files_only: Whether to use the cache alone.
@@ -72,9 +75,11 @@ def load_model(
             image_size=image_size,
             access=access,
         )
-        return zero_shot_model(frozen, labels).to(place)
+        return zero_shot_model(frozen, labels, templates or TEMPLATES).to(place)
     if image_size is not None:
         raise ConfigError("image_size is for zero-shot; a trained model has its own.")
+    if templates is not None:
+        raise ConfigError("templates are for zero-shot; a trained model has learned its prompts.")
     folder, name = model_folder_of(source, revision, access)
     model = load_folder(folder, backbone=backbone, text=labels is not None, access=access)
     model.source = name
@@ -125,15 +130,27 @@ def make_config(
     )
 
 
-def zero_shot_model(backbone: FrozenCLIP, labels: Sequence[str]) -> TextRegionMatcher:
+def zero_shot_model(
+    backbone: FrozenCLIP, labels: Sequence[str], templates: Sequence[str] = TEMPLATES
+) -> TextRegionMatcher:
     """Match hand-written prompts with the image feature: any labels, no training.
+
+    A category's text feature is the mean over templates, each a text with `{}` in place of its name.
 
     Scores are relative: each category is compared with the mean of all of them, so that a threshold
     of 0.5 means "more like this than like the labels on the whole".
 
     Raises:
-        ConfigError: If there are fewer than two labels, or one does not fit the text tower.
+        ConfigError: If there are fewer than two labels, one does not fit the text tower, or a
+            template has no place for it.
     """
+    if isinstance(templates, str):
+        raise ConfigError(f"templates must be a list of texts, got the text {templates!r}.")
+    for template in templates:
+        if template.count("{}") != 1:
+            raise ConfigError(
+                f"A template has one {{}} where the label goes, as 'a {{}}'; got {template!r}."
+            )
     if len(labels) < 2:
         raise ConfigError("Zero-shot compares labels with one another; give at least two.")
     matcher = MatchingConfig(
@@ -145,8 +162,12 @@ def zero_shot_model(backbone: FrozenCLIP, labels: Sequence[str]) -> TextRegionMa
     )
     model = TextRegionMatcher(make_config(backbone, labels, matcher), backbone)
     model.start_from_text()
+    tower = backbone.text_tower
+    if tower is None:
+        raise ConfigError("Zero-shot needs the text tower; load the backbone with it.")
+    text = tower.encode_names(model.config.prompt_names, templates)
     # Cosines of a CLIP lie close together and far from 0: only their differences say something.
-    model.text_features -= model.text_features.mean(dim=0)
+    model.text_features.copy_(text - text.mean(dim=0))
     return model.eval().requires_grad_(False)
 
 

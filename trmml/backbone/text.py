@@ -4,7 +4,7 @@ The tower is causal and reads out at the end token. So what stands behind the en
 matters, and what all prompts begin with is the same in all of them. Both shortcuts are exact.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import open_clip
@@ -87,6 +87,23 @@ class TextTower(nn.Module):
             row[: len(tokens)] = torch.tensor(tokens)
         device = self.token_embedding.weight.device
         return self.token_embedding(padded.to(device)), counts.to(device)
+
+    @torch.no_grad()
+    def encode_names(
+        self, names: tuple[str, ...], templates: Sequence[str]
+    ) -> Float[Tensor, "category dim"]:
+        """Return the mean text feature of each name in templates like "a {}", of unit length.
+
+        Raises:
+            ConfigError: If a text does not fit the tower.
+        """
+        features = torch.stack(
+            [
+                self(*self.embed_names(tuple(template.replace("{}", name) for name in names), 0))
+                for template in templates
+            ]
+        )
+        return F.normalize(features.mean(dim=0), dim=-1)
 
     def forward(
         self,

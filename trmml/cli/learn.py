@@ -15,6 +15,7 @@ from trmml.cli.options import (
     Report,
     Table,
     TableOptions,
+    Templates,
     as_json,
     assignments_of,
     no_bars,
@@ -107,6 +108,7 @@ def evaluate(
     options: TableOptions,
     backbone: Backbone = None,
     image_size: Annotated[int | None, typer.Option(help="For zero-shot: size of photos.")] = None,
+    templates: Templates = None,
     labels: Labels = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 32,
     dump_scores: Annotated[Path | None, typer.Option(help="CSV of all scores and labels.")] = None,
@@ -133,6 +135,7 @@ def evaluate(
         labels=dataset.category_names if model == ZERO_SHOT else None,
         backbone=backbone,
         image_size=image_size,
+        templates=templates,
     )
     folder = None if matcher.source is None else Path(matcher.source)
     if save_as is not None and (folder is None or not folder.is_dir()):

@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from trmml.cli.exits import DATA, SOME_FAILED
-from trmml.cli.options import Backbone, Format, Labels, Quiet, as_json, names_of, no_bars, writing
+from trmml.cli.options import (
+    Backbone,
+    Format,
+    Labels,
+    Quiet,
+    Templates,
+    as_json,
+    names_of,
+    no_bars,
+    writing,
+)
 from trmml.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -23,6 +33,7 @@ def predict(
     model: Annotated[str | None, typer.Option(help="Model folder or name.")] = None,
     labels: Labels = None,
     backbone: Backbone = None,
+    templates: Templates = None,
     threshold: Annotated[
         float | None, typer.Option(min=0, max=1, help="One for all labels.")
     ] = None,
@@ -47,7 +58,7 @@ def predict(
 
     paths = [path for place in photos for path in (photos_of(place) if place.is_dir() else [place])]
     name = model or (ZERO_SHOT if backbone else DEFAULT_MODEL)
-    matcher = load_model(name, labels=names_of(labels), backbone=backbone)
+    matcher = load_model(name, labels=names_of(labels), backbone=backbone, templates=templates)
     if heatmaps is not None and matcher.config.matcher.matching == "text-image":
         raise ConfigError(
             "This model matches text with the whole photo; heatmaps need a model that matches text "
