@@ -41,6 +41,8 @@ def test_every_method_runs_once_and_is_reported(
     quick = {"training.epochs": 1, "model.num_heads": 2, "model.num_context_tokens": 2}
     slow = {**quick, "training.learning_rate": 1e-9, "training.prompt_learning_rate": 1e-9}
     monkeypatch.setattr(bench_module, "GRID", {"quick": quick, "still": slow})
+    sharpness = {"blunt": {"model.spatial_scale": 1.0}, "sharp": {"model.spatial_scale": 99.0}}
+    monkeypatch.setattr(bench_module, "SHARPNESS", sharpness)
     facts = {"backbone": backbone_source, "settings": {}}
     bench = (data, backbone_source, None)
     path = tmp_path / "results.json"
@@ -48,7 +50,15 @@ def test_every_method_runs_once_and_is_reported(
     results.choose(bench_module.METHODS)
     assert results.chosen("text-region") in (quick, slow)
     assert results.chosen("linear-probe") == {}
-    assert len(results.content["runs"]) == 3 * 4
+    assert len(results.content["runs"]) == 4 * 4
+    assert len(results.content["chosen"]["text-pixel"]) == 2
+
+    def val(name: str) -> float:
+        keys = [f"text-pixel | {setting} | seed 0 | {name}" for setting in ("10 %", "50 %")]
+        return sum(results.content["runs"][key]["val_mAP"] for key in keys)
+
+    best = max(sharpness, key=val)
+    assert results.chosen("text-pixel")["model.spatial_scale"] == {"blunt": 1, "sharp": 99}[best]
     runs = [
         bench_module.Run(method, setting, 0, results.chosen(method), "grid")
         for method in bench_module.METHODS
@@ -56,7 +66,7 @@ def test_every_method_runs_once_and_is_reported(
     ]
     results.add(runs)
     found = json.loads(path.read_text())
-    assert len(found["runs"]) == 12 + 10
+    assert len(found["runs"]) == 16 + 10
     assert found["facts"]["images"] == {"train": 40, "val": 16, "test": 16}
     one = found["runs"]["text-region | 50 % | seed 0 | grid"]
     assert 0 < one["mAP"] <= 1

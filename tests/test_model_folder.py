@@ -195,7 +195,7 @@ def test_huge_weights_are_not_even_opened(folder: Path) -> None:
         ({"dim": "16"}, "dim must be of type int"),
         ({"dim": 8}, "dim is 8, but the backbone's joint space has 16"),
         ({"text_width": 0}, "text_width must be in 1"),
-        ({"text_width": 25}, r"prompts.context has the shape \(3, 3, 24\)"),
+        ({"text_width": 25}, r"prompts.context has the shape \(3, 24\)"),
         ({"matcher": {"num_heads": 3}}, r"num_heads \(3\) must divide"),
         ({"matcher": {"num_context_tokens": -1}}, "num_context_tokens must be in 1"),
         ({"backbone": None}, "backbone must be a table"),
@@ -211,7 +211,8 @@ def test_a_wrong_configuration_is_refused(folder: Path, changes: dict, message: 
 def test_sizes_that_no_model_has_are_refused_before_they_are_allocated(folder: Path) -> None:
     names, path = [f"category {i}" for i in range(100_000)], folder / "config.json"
     change_json(path, category_names=names, prompt_names=names)
-    change_json(path, text_width=16384, matcher={"num_context_tokens": 64})
+    matcher = {"num_context_tokens": 64, "category_specific_context": True}
+    change_json(path, text_width=16384, matcher=matcher)
     with pytest.raises(ArtifactError, match="contexts of more than 4 GiB"):
         load_folder(folder)
 

@@ -108,12 +108,15 @@ class MatchingConfig(_Settings):
     num_context_tokens: int = 16
     context_init: str = ""
     """Words whose embeddings start the context instead of noise; they also fix its length."""
-    category_specific_context: bool = True
+    category_specific_context: bool = False
     negative_prompt: bool = True
     """A second prompt per category that stands for its absence."""
     num_heads: int = 8
     attention_dropout: float = 0.1
     region_mlp: bool = True
+    spatial_scale: float = 20.0
+    """Text–pixel: start of the learned sharpness of a category's weights over the patches; near 0 all
+    patches weigh the same. DualCoOp has 20."""
     logit_scale: float = 50.0
     """Start of the learned factor on the cosine difference; 50 is exp(3.91)."""
 
@@ -124,6 +127,7 @@ class MatchingConfig(_Settings):
         _require(1 <= self.num_heads <= 64, "num_heads", "in 1 … 64", self.num_heads)
         _require(0 <= self.attention_dropout < 1, "attention_dropout", "in [0, 1)",
                  self.attention_dropout)  # fmt: skip
+        _require(0 < self.spatial_scale <= 100, "spatial_scale", "in (0, 100]", self.spatial_scale)
         _require(1 <= self.logit_scale <= 100, "logit_scale", "in [1, 100]", self.logit_scale)
 
 

@@ -29,9 +29,6 @@ from trmml.prompts import HAND_WRITTEN, PromptLearner, random_context
 from trmml.prototypes import Prototypes
 from trmml.regions import RegionModule
 
-SPATIAL_SCALE = 20.0
-"""Start of the learned sharpness of text-pixel matching: exp(3.0), as in the author's DualCoOp."""
-
 DECODING_THREADS = 4
 
 HIGHEST_SCORE = 1 - 2**-24
@@ -125,7 +122,7 @@ class TextRegionMatcher(nn.Module):
                 mlp=matcher.region_mlp,
             )
         elif matcher.matching == "text-pixel":
-            self.log_spatial_scale = nn.Parameter(torch.tensor(math.log(SPATIAL_SCALE)))
+            self.log_spatial_scale = nn.Parameter(torch.tensor(math.log(matcher.spatial_scale)))
         self.log_scale = nn.Parameter(torch.tensor(math.log(matcher.logit_scale)))
         self.logit_bias = nn.Parameter(torch.zeros(num_categories))
         self.eval()

@@ -5,11 +5,11 @@
         --part ablations
 
 Frozen features are computed once and shared. The matching methods differ in `model.matching` alone;
-each takes its learning rates and loss from the same small grid, chosen on validation photos at 10 and
-50 % known labels (`--part choose`). Every run is written to `results.json` as it ends, and what is there
-is not run again; with `--jobs 2`, two runs at a time share the processor. Ablations change one thing
-of the text–region runs of the grid, and are compared with those. `report.py` makes the tables and
-plots from it.
+each takes its learning rates and loss from the same small grid, and text–pixel its sharpness too,
+chosen on validation photos at 10 and 50 % known labels (`--part choose`). Every run is written to
+`results.json` as it ends, and what is there is not run again; with `--jobs 2`, two runs at a time share
+the processor. Ablations change one thing of the text–region runs of the grid, and are compared with
+those. `report.py` makes the tables and plots from it.
 """
 
 import argparse
@@ -41,6 +41,9 @@ GRID: dict[str, dict[str, Any]] = {
     for factor in (0.3, 1.0, 3.0)
     for name, loss in (("cross-entropy", CROSS_ENTROPY), ("asymmetric", ASYMMETRIC))
 }
+SHARPNESS: dict[str, dict[str, Any]] = {
+    f"sharpness {scale:g}": {"model.spatial_scale": scale} for scale in (1.0, 5.0, 20.0)
+}
 PSEUDO = {
     "pseudo_labels.enabled": True,
     "pseudo_labels.positive_threshold": 0.97,
@@ -50,7 +53,7 @@ PSEUDO = {
 ABLATIONS: dict[str, dict[str, Any]] = {
     "without the MLP": {"model.region_mlp": False},
     "one prompt": {"model.negative_prompt": False},
-    "shared context": {"model.category_specific_context": False},
+    "own contexts": {"model.category_specific_context": True},
     "hand-written prompts": {
         "model.context_init": "a photo of a",
         "training.train_prompts": False,
@@ -123,28 +126,43 @@ class Results:
         print(f"{key}: val {100 * run['val_mAP']:.2f}, {run['seconds']} s", flush=True)
 
     def choose(self, methods: Iterable[str]) -> None:
-        """Choose rates and loss of each matching method on val, at 10 and 50 % known labels."""
-        methods = [method for method in methods if method in MATCHINGS]
+        """Choose the settings of each matching method on val, at 10 and 50 % known labels."""
+        for method in methods:
+            for stage in range(len(grids(method))):
+                self._choose(method, stage)
+
+    def _choose(self, method: str, stage: int) -> None:
+        """Choose from one grid, with what was chosen from those before it."""
+        before, options = self.chosen(method, stage), grids(method)[stage]
         self.add(
-            Run(method, setting, 0, changes, note)
-            for method in methods
-            for note, changes in GRID.items()
+            Run(method, setting, 0, before | changes, name)
+            for name, changes in options.items()
             for setting in ("10 %", "50 %")
         )
         runs = self.content["runs"].values()
-        for method in methods:
 
-            def mean(note: str, method: str = method) -> float:
-                here = [r for r in runs if (r["method"], r["note"]) == (method, note)]
-                return float(np.mean([run["val_mAP"] for run in here]))
+        def mean(name: str) -> float:
+            here = [r for r in runs if (r["method"], r["note"]) == (method, name)]
+            return float(np.mean([run["val_mAP"] for run in here]))
 
-            self.content["chosen"][method] = max(GRID, key=mean)
+        names = self.content["chosen"].get(method, [])[:stage]
+        self.content["chosen"][method] = [*names, max(options, key=mean)]
         write_json(self.path, self.content)
 
-    def chosen(self, method: str) -> dict[str, Any]:
+    def chosen(self, method: str, num_stages: int | None = None) -> dict[str, Any]:
         """Return the settings chosen for a method; none for one without a grid."""
-        name = self.content["chosen"].get(method)
-        return {} if name is None else GRID[name]
+        names = self.content["chosen"].get(method, [])[:num_stages]
+        changes: dict[str, Any] = {}
+        for name, options in zip(names, grids(method), strict=False):
+            changes |= options[name]
+        return changes
+
+
+def grids(method: str) -> tuple[dict[str, dict[str, Any]], ...]:
+    """Return what the settings of a method are chosen from, one grid after the other."""
+    if method not in MATCHINGS:
+        return ()
+    return (GRID, SHARPNESS) if method == "text-pixel" else (GRID,)
 
 
 def main() -> None:
