@@ -185,7 +185,7 @@ def test_a_missing_setting_is_named_with_its_group() -> None:
         (PseudoLabelConfig, "momentum", (-0.1, 1.0)),
         (PseudoLabelConfig, "confidence", (-0.1, 1.1)),
         (PseudoLabelConfig, "positive_threshold", (1.1,)),
-        (PseudoLabelConfig, "negative_threshold", (-0.1, 0.9)),
+        (PseudoLabelConfig, "negative_threshold", (-0.1, 0.97)),
         (PseudoLabelConfig, "start_epoch", (-1,)),
         (PseudoLabelConfig, "top_categories", (0,)),
         (PseudoLabelConfig, "weight", (-0.1,)),

@@ -293,11 +293,12 @@ class PseudoLabelConfig(_Settings):
     confidence: float = 0.8
     """A known positive moves its prototype only when it is scored above this."""
     start_epoch: int = 2
-    positive_threshold: float = 0.9
-    negative_threshold: float = 0.1
+    positive_threshold: float = 0.97
+    negative_threshold: float = 0.02
     top_categories: int = 3
     """An unknown label can become positive only if its category is among this many nearest ones."""
-    weight: float = 1.0
+    weight: float = 0.3
+    """Of an estimated label in the classification loss; a known one has 1."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""

@@ -44,12 +44,7 @@ GRID: dict[str, dict[str, Any]] = {
 SHARPNESS: dict[str, dict[str, Any]] = {
     f"sharpness {scale:g}": {"model.spatial_scale": scale} for scale in (1.0, 5.0, 20.0)
 }
-PSEUDO = {
-    "pseudo_labels.enabled": True,
-    "pseudo_labels.positive_threshold": 0.97,
-    "pseudo_labels.negative_threshold": 0.02,
-    "pseudo_labels.weight": 0.3,
-}
+PSEUDO = {"pseudo_labels.enabled": True}
 ABLATIONS: dict[str, dict[str, Any]] = {
     "without the MLP": {"model.region_mlp": False},
     "one prompt": {"model.negative_prompt": False},
