@@ -5,11 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
+import open_clip
 import pytest
 from conftest import load_example
 from PIL import Image
+from safetensors.torch import save_file
 
 from trmml.data.dataset import MultiLabelDataset
 from trmml.errors import DataError
@@ -182,34 +185,58 @@ def test_a_list_of_single_positives(official: ModuleType, tmp_path: Path) -> Non
         official.read_single_positives(listed, train)
 
 
-def test_a_table_of_the_paper_is_made_and_goes_on_where_it_stopped(
-    tmp_path: Path, backbone_source: str
-) -> None:
-    root, generator = tmp_path / "data", np.random.default_rng(0)
+def many_of_voc(root: Path, num_train: int, num_test: int) -> None:
+    """Photos of cats and dogs in the layout of VOC 2007."""
+    generator = np.random.default_rng(0)
     folder = root / "VOCdevkit" / "VOC2007"
-    ids = [f"{i:06d}" for i in range(40)]
+    ids = [f"{i:06d}" for i in range(num_train + num_test)]
     for i, name in enumerate(ids):
         photo(folder / "JPEGImages" / f"{name}.jpg", int(generator.integers(200)))
         thing = f"<object><name>{('dog', 'cat')[i % 2]}</name><difficult>0</difficult></object>"
         xml = f"<annotation><filename>{name}.jpg</filename>{thing}</annotation>"
         write(folder / "Annotations" / f"{name}.xml", xml)
-    write(folder / "ImageSets" / "Main" / "trainval.txt", "\n".join(ids[:30]))
-    write(folder / "ImageSets" / "Main" / "test.txt", "\n".join(ids[30:]))
+    write(folder / "ImageSets" / "Main" / "trainval.txt", "\n".join(ids[:num_train]))
+    write(folder / "ImageSets" / "Main" / "test.txt", "\n".join(ids[num_train:]))
+
+
+def make_table(root: Path, backbone: str, output: Path, *options: str) -> dict[str, Any]:
+    """Run the command that makes a table of the paper, and return what it wrote."""
     command = [sys.executable, str(FOLDER / "paper_tables.py"), "voc2007", str(root)]
-    command += ["--backbone", backbone_source, "--output", str(tmp_path / "out")]
-    for name, value in (("training.epochs", 1), ("model.num_heads", 2)):
-        command += ["--set", f"{name}={value}"]
-    subprocess.run([*command, "--shares", "0.9"], check=True, capture_output=True)
-    first = json.loads((tmp_path / "out" / "results.json").read_text())
+    command += ["--backbone", backbone, "--output", str(output), "--set", "training.epochs=1"]
+    subprocess.run([*command, *options], check=True, capture_output=True)
+    return json.loads((output / "results.json").read_text())
+
+
+def test_a_table_of_the_paper_is_made_and_goes_on_where_it_stopped(
+    tmp_path: Path, backbone_source: str
+) -> None:
+    many_of_voc(tmp_path, 30, 10)
+    place, heads = (tmp_path, backbone_source, tmp_path / "out"), ("--set", "model.num_heads=2")
+    first = make_table(*place, *heads, "--shares", "0.9")
     assert list(first["runs"]) == ["90 %"]
-    subprocess.run([*command, "--shares", "0.9", "0.5"], check=True, capture_output=True)
-    both = json.loads((tmp_path / "out" / "results.json").read_text())
+    both = make_table(*place, *heads, "--shares", "0.9", "0.5")
     assert list(both["runs"]) == ["90 %", "50 %"]
     assert both["runs"]["90 %"] == first["runs"]["90 %"]
     assert both["settings"]["training"]["epochs"] == 1
     shown = (tmp_path / "out" / "results.md").read_text()
     value = 100 * both["runs"]["50 %"]["test"]["mAP"]
     assert f"| 50 % | {value:.2f} |" in shown
+
+
+def test_the_recipe_of_the_papers_tables_runs_on_a_resnet_101(tmp_path: Path) -> None:
+    weights = open_clip.create_model("RN101-quickgelu").state_dict()
+    save_file({k: v.contiguous() for k, v in weights.items()}, tmp_path / "random.safetensors")
+    many_of_voc(tmp_path, 6, 2)
+    recipe = ("-c", str(FOLDER.parent / "recipes" / "rn101-448.toml"))
+    small = ("--set", "training.batch_size=2", "--set", "training.val_fraction=0.34")
+    backbone = f"RN101-quickgelu/file:{tmp_path / 'random.safetensors'}"
+    made = make_table(tmp_path, backbone, tmp_path / "out", *recipe, *small, "--shares", "1")
+    assert made["settings"]["training"]["features"] == "augmented"
+    assert 0 < made["runs"]["100 %"]["test"]["mAP"] <= 1
+    config = json.loads((tmp_path / "out" / "100" / "config.json").read_text())
+    assert (config["photo"]["image_size"], config["dim"]) == (448, 512)
+    log = (tmp_path / "out" / "100" / "log.jsonl").read_text().splitlines()
+    assert len(log) == 1
 
 
 @pytest.mark.parametrize(
