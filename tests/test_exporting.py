@@ -14,7 +14,8 @@ import trmml
 from trmml.backbone import FrozenCLIP
 from trmml.config import MatchingConfig
 from trmml.data.dataset import MultiLabelDataset
-from trmml.data.photos import load_photo, photo_tensor
+from trmml.data.photos import load_photo
+from trmml.data.tensors import photo_tensor
 from trmml.errors import ArtifactError, ConfigError, DependencyError
 from trmml.exporting import Exported, export, load_exported
 from trmml.model import TextRegionMatcher

@@ -11,7 +11,8 @@ from trmml.backbone import FrozenCLIP
 from trmml.batches import AugmentedPhotos, CachedFeatures
 from trmml.config import TrainingConfig
 from trmml.data.dataset import MultiLabelDataset
-from trmml.data.photos import load_photo, photo_tensor
+from trmml.data.photos import load_photo
+from trmml.data.tensors import photo_tensor
 from trmml.errors import DataError
 from trmml.features import cache_bytes, compute_features
 

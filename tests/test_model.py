@@ -8,7 +8,7 @@ from PIL import Image
 
 from trmml.backbone import FrozenCLIP, ImageFeatures
 from trmml.config import MatchingConfig
-from trmml.data.photos import photo_tensor
+from trmml.data.tensors import photo_tensor
 from trmml.errors import ConfigError
 from trmml.model import TextRegionMatcher
 from trmml.zoo import make_config

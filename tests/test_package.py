@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import trmml
 
@@ -111,6 +112,20 @@ def test_starting_imports_no_torch(code: str) -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == ""
+
+
+def test_looking_at_a_table_imports_no_torch(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 6)).save(tmp_path / "a.png")
+    (tmp_path / "labels.csv").write_text("image,dog\na.png,1\n")
+    program = (
+        "import sys; from trmml.cli import app; "
+        "app(sys.argv[1:], standalone_mode=False); sys.exit('torch' in sys.modules)"
+    )
+    table = str(tmp_path / "labels.csv")
+    for arguments in (["check", table], ["convert", table, str(tmp_path / "labels.jsonl")]):
+        command = [sys.executable, "-c", program, "data", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
 
 
 def test_the_import_test_can_fail() -> None:

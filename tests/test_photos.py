@@ -13,7 +13,8 @@ from PIL import Image
 from skimage import data as sample
 
 from trmml.config import PhotoConfig
-from trmml.data.photos import find_photos, load_photo, load_tensor, photo_tensor
+from trmml.data.photos import find_photos, load_photo
+from trmml.data.tensors import load_tensor, photo_tensor
 from trmml.errors import ImageError
 
 HEIGHT, WIDTH = 5, 7

@@ -4,6 +4,7 @@ A batch comes as the rows of all of it and the features of this process's share 
 """
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,10 @@ from torch.utils.data import DataLoader, Dataset
 from trmml import processes
 from trmml.backbone import FrozenCLIP, ImageFeatures
 from trmml.config import PhotoConfig, TrainingConfig
-from trmml.data.photos import load_photo, load_tensor, require_readable
+from trmml.data.photos import load_photo, refuse_unreadable
+from trmml.data.tensors import load_tensor
 from trmml.data.transforms import Augmentation
+from trmml.errors import ImageError
 from trmml.features import FeatureStore
 
 Batch = tuple[Int64[np.ndarray, " batch"], ImageFeatures]
@@ -97,7 +100,7 @@ class AugmentedPhotos:
         self.backbone = backbone
         self.num_workers = config.num_workers
         self.use_bfloat16 = use_bfloat16(config, next(backbone.parameters()).device)
-        require_readable(photos, backbone.photo.image_size, self.num_workers)
+        _require_readable(photos, backbone.photo.image_size, self.num_workers)
 
     def centers(self) -> ImageFeatures:
         """Return the plain features of up to 256 photos, evenly chosen; see `start_from_data`."""
@@ -130,6 +133,26 @@ class AugmentedPhotos:
             with torch.autocast(device.type, torch.bfloat16, enabled=self.use_bfloat16):
                 features = self.backbone(images)
             yield order[batch], ImageFeatures(*(part.float() for part in features))
+
+
+def _require_readable(photos: Sequence[Path], image_size: int, num_threads: int) -> None:
+    """Open every photo once; of several processes each opens its share.
+
+    Raises:
+        DataError: If some cannot be read.
+    """
+
+    def look(path: Path) -> str | None:
+        try:
+            load_photo(path, image_size)
+        except ImageError as error:
+            return str(error)
+        return None
+
+    with ThreadPoolExecutor(max(num_threads, 1)) as pool:
+        own = pool.map(look, photos[processes.rank() :: processes.count()])
+        reasons = [reason for reason in own if reason is not None]
+    refuse_unreadable(processes.gather_lists(reasons), len(photos))
 
 
 class _AugmentedViews(Dataset[Tensor]):

@@ -23,7 +23,8 @@ from tqdm import tqdm
 
 from trmml import processes
 from trmml.backbone import FrozenCLIP, ImageFeatures
-from trmml.data.photos import load_photo, photo_tensor, refuse_unreadable
+from trmml.data.photos import load_photo, refuse_unreadable
+from trmml.data.tensors import photo_tensor
 from trmml.errors import DataError, ImageError
 from trmml.files import write_atomically
 

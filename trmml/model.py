@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from trmml.backbone import FrozenCLIP, ImageFeatures, TextTower
 from trmml.calibration import Calibration
 from trmml.config import ModelConfig
-from trmml.data.photos import load_photo, load_tensor
+from trmml.data.photos import load_photo
+from trmml.data.tensors import load_tensor
 from trmml.errors import ConfigError, ImageError
 from trmml.predictions import Prediction
 from trmml.prompts import HAND_WRITTEN, PromptLearner, random_context

@@ -1,20 +1,17 @@
-"""Photos: from whatever a user has to an upright RGB picture, and on to a tensor."""
+"""Photos: from whatever a user has to an upright RGB picture.
+
+This module needs no torch, so that looking at a label table starts at once.
+"""
 
 import contextlib
 import io
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from jaxtyping import Float
 from PIL import Image, ImageOps, UnidentifiedImageError
-from torch import Tensor
 
-from trmml import processes
-from trmml.config import PhotoConfig
 from trmml.errors import DataError, ImageError
 
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
@@ -51,7 +48,7 @@ def load_photo(source: Any, image_size: int | None = None) -> Image.Image:
             return _upright_rgb(source, "The PIL image")
     if isinstance(source, np.ndarray):
         return _from_array(source)
-    if isinstance(source, Tensor):
+    if type(source).__module__.partition(".")[0] == "torch":
         return _from_tensor(source)
     if isinstance(source, bytes | bytearray):
         name = f"The photo ({len(source)} bytes)"
@@ -88,35 +85,6 @@ def find_photos(folder: Path) -> list[Path]:
     )
 
 
-def load_tensor(source: Any, config: PhotoConfig) -> Float[Tensor, "3 height width"]:
-    """Read a photo for a model: `load_photo`, squashed and normalized.
-
-    Raises:
-        ImageError: As `load_photo`.
-    """
-    return photo_tensor(load_photo(source, config.image_size), config)
-
-
-def require_readable(photos: Sequence[Path], image_size: int, num_threads: int) -> None:
-    """Open every photo once; of several processes each opens its share.
-
-    Raises:
-        DataError: If some cannot be read.
-    """
-
-    def look(path: Path) -> str | None:
-        try:
-            load_photo(path, image_size)
-        except ImageError as error:
-            return str(error)
-        return None
-
-    with ThreadPoolExecutor(max(num_threads, 1)) as pool:
-        own = pool.map(look, photos[processes.rank() :: processes.count()])
-        reasons = [reason for reason in own if reason is not None]
-    refuse_unreadable(processes.gather_lists(reasons), len(photos))
-
-
 def refuse_unreadable(reasons: Sequence[str], num_photos: int) -> None:
     """Raise a `DataError` that names the photos that cannot be read, if there are any."""
     if reasons:
@@ -126,22 +94,10 @@ def refuse_unreadable(reasons: Sequence[str], num_photos: int) -> None:
         )
 
 
-def photo_tensor(photo: Image.Image, config: PhotoConfig) -> Float[Tensor, "3 height width"]:
-    """Squash a photo to a square (nothing is cut off) and normalize it."""
-    return normalized(resized(photo, config.image_size, config.interpolation), config)
-
-
 def resized(photo: Image.Image, image_size: int, interpolation: str) -> Image.Image:
     """Squash a photo to a square."""
     size = (image_size, image_size)
     return photo if photo.size == size else photo.resize(size, _RESAMPLING[interpolation])
-
-
-def normalized(photo: Image.Image, config: PhotoConfig) -> Float[Tensor, "3 height width"]:
-    """Return (value / 255 − mean) / std of each channel."""
-    pixels = torch.from_numpy(np.array(photo)).permute(2, 0, 1).float().div_(255)
-    mean, std = torch.tensor(config.mean), torch.tensor(config.std)
-    return pixels.sub_(mean[:, None, None]).div_(std[:, None, None])
 
 
 def _decoded(
@@ -213,15 +169,15 @@ def _from_array(array: np.ndarray) -> Image.Image:
     return _upright_rgb(Image.fromarray(np.ascontiguousarray(array)), "The array")
 
 
-def _from_tensor(tensor: Tensor) -> Image.Image:
+def _from_tensor(tensor: Any) -> Image.Image:
     if tensor.ndim != 3 or tensor.shape[0] not in (1, 3):
         raise ImageError(f"A tensor must be 3 × height × width, got {tuple(tensor.shape)}.")
     if tensor.is_floating_point():
         tensor = tensor.detach().float()
         if not bool(((tensor >= 0) & (tensor <= 1)).all()):
             raise ImageError("A float tensor must have values in [0, 1], before any normalization.")
-        tensor = (tensor * 255).round().to(torch.uint8)
-    elif tensor.dtype != torch.uint8:
+        tensor = (tensor * 255).round().byte()
+    elif str(tensor.dtype) != "torch.uint8":
         raise ImageError(f"A tensor must be uint8 or float, got {tensor.dtype}.")
     return _from_array(tensor.cpu().permute(1, 2, 0).numpy())
 

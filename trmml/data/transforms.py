@@ -10,7 +10,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from trmml.config import PhotoConfig
-from trmml.data.photos import normalized
+from trmml.data.tensors import normalized
 
 SMALLEST_CROP = 0.64
 
