@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 
@@ -124,3 +126,30 @@ def test_pseudo_labels_wait_for_their_epoch_and_weigh_what_they_are_told(
         logits, late.estimated, gamma_positive=0, gamma_negative=0, clip=0, weights=weights
     )
     torch.testing.assert_close(late.total, plain)
+
+
+def test_pseudo_labels_take_back_the_odds_that_weak_negatives_teach(
+    model: TextRegionMatcher,
+) -> None:
+    settings = {
+        "pseudo_labels__enabled": True,
+        "pseudo_labels__start_epoch": 0,
+        "pseudo_labels__inter_category": False,
+        "pseudo_labels__negative_threshold": 0.0,
+        "loss__weak_negative": 0.1,
+    }
+    every = torch.ones(3, dtype=torch.bool)
+
+    def is_decided(has_negatives: bool, probability: float) -> bool:
+        model.prototypes.start(torch.zeros(3, model.backbone.dim))
+        assert model.negative_prototypes is not None
+        model.negative_prototypes.start(torch.zeros(3, model.backbone.dim))
+        model.logit_bias.data.fill_(math.log(probability / (1 - probability)))
+        known = ~every if has_negatives else every
+        loss, _ = step(model, known, pseudo_labels__positive_threshold=0.5, **settings)
+        return bool((loss.estimated[LABELS == UNKNOWN] == POSITIVE).all())
+
+    # 10/11 are odds of ten: what a weak negative's tenth makes of even odds.
+    assert is_decided(True, 0.6)
+    assert not is_decided(False, 0.9)
+    assert is_decided(False, 0.92)

@@ -4,6 +4,7 @@ Paper: the parts are stated, their sum and weights are not; each weight is a set
 its part off.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -19,6 +20,10 @@ from trmml.pseudo_labels import presence_probability, pseudo_labels
 
 TEACHER_SCALE = 100.0
 """Factor on the teacher's cosines: CLIP's own upper bound of its logit scale."""
+
+
+LEAST_WEIGHT = 1e-3
+"""Below this, the odds that weak negatives teach say nothing; the correction stops there."""
 
 
 class StepLoss(NamedTuple):
@@ -51,6 +56,9 @@ class Objective:
         self.config = config
         self.without_negatives = without_negatives
         self.teacher_text = model.hand_written_text() if config.loss.distillation else None
+        # Negatives that weigh w teach odds that are 1/w too high; an estimate has to take that back.
+        weight = max(config.loss.weak_negative, LEAST_WEIGHT)
+        self.excess = -math.log(weight) * without_negatives.float()
 
     def __call__(
         self,
@@ -118,7 +126,7 @@ class Objective:
             model.prototypes,
             model.negative_prototypes,
             model.logit_scale,
-            model.logit_bias,
+            model.logit_bias - self.excess,
             self.config.pseudo_labels,
         )
         return pseudo_labels(labels, probability, allowed, self.config.pseudo_labels)
