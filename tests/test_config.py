@@ -180,7 +180,6 @@ def test_a_missing_setting_is_named_with_its_group() -> None:
         (LossConfig, "contrastive", (-0.1,)),
         (LossConfig, "weak_negative", (-0.1,)),
         (LossConfig, "contrastive_temperature", (0.0,)),
-        (LossConfig, "distillation_temperature", (0.0,)),
         (LossConfig, "clip", (-0.1, 1.0)),
         (PseudoLabelConfig, "momentum", (-0.1, 1.0)),
         (PseudoLabelConfig, "confidence", (-0.1, 1.1)),

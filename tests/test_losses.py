@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -76,20 +77,26 @@ def test_extreme_logits_stay_finite(size: float) -> None:
     assert torch.isfinite(logits.grad).all()
 
 
-def test_distillation_by_a_plain_sum() -> None:
-    student, teacher, temperature = (
-        torch.randn(BATCH, CATEGORIES),
-        torch.randn(BATCH, CATEGORIES),
-        4,
-    )
-    p, q = (teacher / temperature).softmax(1), (student / temperature).softmax(1)
-    expected = (p * (p / q).log()).sum() / BATCH * temperature**2
-    torch.testing.assert_close(distillation_loss(student, teacher, temperature), expected)
+def test_distillation_is_one_minus_the_mean_correlation() -> None:
+    student, teacher = torch.randn(BATCH, CATEGORIES), torch.randn(BATCH, CATEGORIES)
+    correlations = [
+        np.corrcoef(student[:, c].numpy(), teacher[:, c].numpy())[0, 1] for c in range(CATEGORIES)
+    ]
+    expected = 1 - np.mean(correlations)
+    assert distillation_loss(student, teacher).item() == pytest.approx(expected, abs=1e-6)
 
 
-def test_distillation_from_oneself_is_zero() -> None:
-    logits = torch.randn(BATCH, CATEGORIES)
-    assert distillation_loss(logits, logits + 3).item() == pytest.approx(0, abs=1e-5)
+def test_distillation_does_not_see_scale_and_offset_of_a_category() -> None:
+    teacher = torch.randn(BATCH, CATEGORIES)
+    scale, offset = torch.rand(CATEGORIES) + 0.1, torch.randn(CATEGORIES)
+    assert distillation_loss(scale * teacher + offset, teacher).item() == pytest.approx(0, abs=1e-5)
+    assert distillation_loss(-teacher, teacher).item() == pytest.approx(2, abs=1e-5)
+
+
+def test_a_single_photo_teaches_nothing() -> None:
+    logits = torch.randn(1, CATEGORIES, requires_grad=True)
+    distillation_loss(logits, torch.randn(1, CATEGORIES)).backward()
+    assert not logits.grad.any()
 
 
 def plain_contrast(

@@ -264,7 +264,6 @@ class LossConfig(_Settings):
     clip: float = 0.0
     """Probability below which a negative costs nothing."""
     distillation: float = 0.0
-    distillation_temperature: float = 4.0
     contrastive: float = 0.0
     contrastive_temperature: float = 0.07
     weak_negative: float = 0.1
@@ -275,8 +274,8 @@ class LossConfig(_Settings):
         for name in ("gamma_positive", "gamma_negative", "distillation", "contrastive",
                      "weak_negative"):  # fmt: skip
             _require(getattr(self, name) >= 0, f"loss.{name}", "zero or more", getattr(self, name))
-        for name in ("distillation_temperature", "contrastive_temperature"):
-            _require(getattr(self, name) > 0, f"loss.{name}", "positive", getattr(self, name))
+        _require(self.contrastive_temperature > 0, "loss.contrastive_temperature", "positive",
+                 self.contrastive_temperature)  # fmt: skip
         _require(0 <= self.clip < 1, "loss.clip", "in [0, 1)", self.clip)
 
 

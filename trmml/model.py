@@ -6,7 +6,7 @@ CoOp) are the same model with another way from patches to one feature per catego
 
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -26,7 +26,7 @@ from trmml.data.photos import load_photo
 from trmml.data.tensors import load_tensor
 from trmml.errors import ConfigError, ImageError
 from trmml.predictions import Prediction
-from trmml.prompts import HAND_WRITTEN, PromptLearner, random_context
+from trmml.prompts import HAND_WRITTEN, TEMPLATES, PromptLearner, random_context
 from trmml.prototypes import Prototypes
 from trmml.regions import RegionModule
 
@@ -187,6 +187,17 @@ class TextRegionMatcher(nn.Module):
             return tower.encode_with_prefix(
                 PromptLearner(words).prefix(names), names[:, 1:], counts - 1
             )
+
+    def zero_shot_text(self, templates: Sequence[str] = TEMPLATES) -> Float[Tensor, "category dim"]:
+        """Mean text feature of each category over templates like "a {}", less that of all of them.
+
+        Cosines of a CLIP lie close together and far from 0: only their differences say something.
+
+        Raises:
+            ConfigError: If a text does not fit the tower.
+        """
+        text = self._text_tower().encode_names(self.config.prompt_names, templates)
+        return text - text.mean(dim=0)
 
     def encode_text(self) -> TextFeatures:
         """Encode the present prompts; gradients reach the contexts."""

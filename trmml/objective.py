@@ -18,10 +18,6 @@ from trmml.losses import asymmetric_loss, contrastive_loss, distillation_loss
 from trmml.model import MatcherOutput, TextFeatures, TextRegionMatcher
 from trmml.pseudo_labels import presence_probability, pseudo_labels
 
-TEACHER_SCALE = 100.0
-"""Factor on the teacher's cosines: CLIP's own upper bound of its logit scale."""
-
-
 LEAST_WEIGHT = 1e-3
 """Below this, the odds that weak negatives teach say nothing; the correction stops there."""
 
@@ -55,7 +51,7 @@ class Objective:
         self.model = model
         self.config = config
         self.without_negatives = without_negatives
-        self.teacher_text = model.hand_written_text() if config.loss.distillation else None
+        self.teacher_text = model.zero_shot_text() if config.loss.distillation else None
         # Negatives that weigh w teach odds that are 1/w too high; an estimate has to take that back.
         weight = max(config.loss.weak_negative, LEAST_WEIGHT)
         self.excess = -math.log(weight) * without_negatives.float()
@@ -95,10 +91,9 @@ class Objective:
             )
         }
         if self.teacher_text is not None:
-            image = F.normalize(image_features, dim=-1)
-            teacher = TEACHER_SCALE * image @ self.teacher_text.T
+            teacher = F.normalize(image_features - self.model.image_center, dim=-1)
             parts["distillation"] = loss.distillation * distillation_loss(
-                output.logits, teacher, loss.distillation_temperature
+                output.logits, teacher @ self.teacher_text.T
             )
         if loss.contrastive and self.model.config.matcher.matching != "text-image":
             parts["contrastive"] = loss.contrastive * contrastive_loss(

@@ -162,12 +162,7 @@ def zero_shot_model(
     )
     model = TextRegionMatcher(make_config(backbone, labels, matcher), backbone)
     model.start_from_text()
-    tower = backbone.text_tower
-    if tower is None:
-        raise ConfigError("Zero-shot needs the text tower; load the backbone with it.")
-    text = tower.encode_names(model.config.prompt_names, templates)
-    # Cosines of a CLIP lie close together and far from 0: only their differences say something.
-    model.text_features.copy_(text - text.mean(dim=0))
+    model.text_features.copy_(model.zero_shot_text(templates))
     return model.eval().requires_grad_(False)
 
 
