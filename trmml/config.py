@@ -263,7 +263,7 @@ class LossConfig(_Settings):
     gamma_negative: float = 0.0
     clip: float = 0.0
     """Probability below which a negative costs nothing."""
-    distillation: float = 0.0
+    distillation: float = 0.1
     contrastive: float = 0.0
     contrastive_temperature: float = 0.07
     weak_negative: float = 0.1
@@ -283,7 +283,7 @@ class LossConfig(_Settings):
 class PseudoLabelConfig(_Settings):
     """Prototypes, and how they estimate unknown labels."""
 
-    enabled: bool = False
+    enabled: bool = True
     visual: bool = True
     text: bool = True
     intra_category: bool = True
@@ -296,7 +296,7 @@ class PseudoLabelConfig(_Settings):
     negative_threshold: float = 0.02
     top_categories: int = 3
     """An unknown label can become positive only if its category is among this many nearest ones."""
-    weight: float = 0.3
+    weight: float = 0.4
     """Of an estimated label in the classification loss; a known one has 1."""
 
     def __post_init__(self) -> None:

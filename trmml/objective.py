@@ -4,7 +4,7 @@ Paper: the parts are stated, their sum and weights are not; each weight is a set
 its part off.
 """
 
-import math
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -17,9 +17,6 @@ from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
 from trmml.losses import asymmetric_loss, contrastive_loss, distillation_loss
 from trmml.model import MatcherOutput, TextFeatures, TextRegionMatcher
 from trmml.pseudo_labels import presence_probability, pseudo_labels
-
-LEAST_WEIGHT = 1e-3
-"""Below this, the odds that weak negatives teach say nothing; the correction stops there."""
 
 
 class StepLoss(NamedTuple):
@@ -46,15 +43,12 @@ class Objective:
             model: The matcher in training.
             config: Loss weights and pseudo-label settings.
             without_negatives: Categories that have no known negative in the training set; their
-                unknown labels count as weak negatives.
+                unknown labels count as weak negatives and are not estimated.
         """
         self.model = model
         self.config = config
         self.without_negatives = without_negatives
         self.teacher_text = model.zero_shot_text() if config.loss.distillation else None
-        # Negatives that weigh w teach odds that are 1/w too high; an estimate has to take that back.
-        weight = max(config.loss.weak_negative, LEAST_WEIGHT)
-        self.excess = -math.log(weight) * without_negatives.float()
 
     def __call__(
         self,
@@ -77,19 +71,22 @@ class Objective:
         estimated = labels
         if pseudo.enabled and epoch >= pseudo.start_epoch:
             estimated = self._estimate(output, labels)
-        weights = torch.where(labels == estimated, 1.0, pseudo.weight)
-        targets = self.with_assumed_negatives(estimated)
-        weights = weights.masked_fill(targets != estimated, loss.weak_negative)
-        parts = {
-            "classification": asymmetric_loss(
-                output.logits,
-                targets,
-                gamma_positive=loss.gamma_positive,
-                gamma_negative=loss.gamma_negative,
-                clip=loss.clip,
-                weights=weights,
-            )
-        }
+        is_estimated = estimated != labels
+        targets = self.with_assumed_negatives(labels).masked_fill(is_estimated, UNKNOWN)
+        weights = torch.where(labels == UNKNOWN, loss.weak_negative, 1.0)
+        classify = partial(
+            asymmetric_loss,
+            output.logits,
+            gamma_positive=loss.gamma_positive,
+            gamma_negative=loss.gamma_negative,
+            clip=loss.clip,
+        )
+        parts = {"classification": classify(targets, weights=weights)}
+        if is_estimated.any():
+            # Added to the mean over the known labels, which the many estimated ones must not thin out.
+            per_known = is_estimated.sum() / weights[targets != UNKNOWN].sum().clamp(min=1)
+            only_estimated = estimated.masked_fill(~is_estimated, UNKNOWN)
+            parts["pseudo_labels"] = pseudo.weight * per_known * classify(only_estimated)
         if self.teacher_text is not None:
             teacher = F.normalize(image_features - self.model.image_center, dim=-1)
             parts["distillation"] = loss.distillation * distillation_loss(
@@ -121,10 +118,13 @@ class Objective:
             model.prototypes,
             model.negative_prototypes,
             model.logit_scale,
-            model.logit_bias - self.excess,
+            model.logit_bias,
             self.config.pseudo_labels,
         )
-        return pseudo_labels(labels, probability, allowed, self.config.pseudo_labels)
+        estimated = pseudo_labels(labels, probability, allowed, self.config.pseudo_labels)
+        # Where no negative is known, the unknown labels are weak negatives already, and scores that
+        # have never seen a real one are too high: half of the positives they would give are wrong.
+        return torch.where(self.without_negatives, labels, estimated)
 
     @torch.no_grad()
     def update_prototypes(

@@ -25,6 +25,12 @@ from trmml.zoo import make_config, zero_shot_model
 
 PROMPTS_FIRST = "prompts first"
 """A change that is no setting: learn the prompts with pooled features, then all else on them."""
+MATCHING_ALONE = {
+    "loss.distillation": 0.0,
+    "loss.contrastive": 0.0,
+    "pseudo_labels.enabled": False,
+}
+"""Settings of the methods that TRM-ML is compared with: its further parts are not theirs."""
 STRENGTHS = (0.001, 0.003, 0.01, 0.03)
 
 
@@ -142,6 +148,8 @@ class Bench:
 
     def _matching(self, run: Run) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
         config = {"model.matching": run.method, "training.seed": run.seed}
+        if run.method != "text-region":
+            config |= MATCHING_ALONE
         config |= {"training.features": "cached"} | self.settings | run.changes
         train = self.partial(run.setting, run.seed)
         if config.pop(PROMPTS_FIRST, False):

@@ -9,7 +9,7 @@ each takes its learning rates and loss from the same small grid, and text–pixe
 chosen on validation photos at 10 and 50 % known labels (`--part choose`). Every run is written to
 `results.json` as it ends, and what is there is not run again; with `--jobs 2`, two runs at a time share
 the processor. Ablations change one thing of the text–region runs of the grid, and are compared with
-those. `report.py` makes the tables and plots from it.
+those; `--part longer` trains twice as long. `report.py` makes the tables and plots from it.
 """
 
 import argparse
@@ -29,6 +29,7 @@ from trmml.files import write_json
 
 MATCHINGS = ("text-image", "text-pixel", "text-region")
 METHODS = ("zero-shot", "linear-probe", *MATCHINGS)
+PARTS = ("choose", "grid", "ablations", "longer")
 SETTINGS = ("10 %", "30 %", "50 %", "70 %", "90 %", "100 %", "single positive")
 CROSS_ENTROPY = {"loss.gamma_positive": 0.0, "loss.gamma_negative": 0.0, "loss.clip": 0.0}
 ASYMMETRIC = {"loss.gamma_positive": 1.0, "loss.gamma_negative": 2.0, "loss.clip": 0.05}
@@ -44,7 +45,8 @@ GRID: dict[str, dict[str, Any]] = {
 SHARPNESS: dict[str, dict[str, Any]] = {
     f"sharpness {scale:g}": {"model.spatial_scale": scale} for scale in (1.0, 5.0, 20.0)
 }
-PSEUDO = {"pseudo_labels.enabled": True}
+NO_REGIONS = "text–pixel, all else the same"
+"""The ablation that needs the settings chosen for text–pixel."""
 ABLATIONS: dict[str, dict[str, Any]] = {
     "without the MLP": {"model.region_mlp": False},
     "one prompt": {"model.negative_prompt": False},
@@ -55,17 +57,23 @@ ABLATIONS: dict[str, dict[str, Any]] = {
         "model.negative_prompt": False,
     },
     "prompts first": {PROMPTS_FIRST: True},
-    "with distillation": {"loss.distillation": 0.1},
+    "without distillation": {"loss.distillation": 0.0},
     "with contrast": {"loss.contrastive": 0.03},
-    "with pseudo labels": PSEUDO,
-    "… visual prototypes only": PSEUDO | {"pseudo_labels.text": False},
-    "… text prototypes only": PSEUDO | {"pseudo_labels.visual": False},
-    "… intra-category only": PSEUDO | {"pseudo_labels.inter_category": False},
-    "… inter-category only": PSEUDO | {"pseudo_labels.intra_category": False},
-    "… thresholds 0.9 and 0.1": PSEUDO
-    | {"pseudo_labels.positive_threshold": 0.9, "pseudo_labels.negative_threshold": 0.1},
-    "… weight 1": PSEUDO | {"pseudo_labels.weight": 1.0},
 }
+PSEUDO_LABELS: dict[str, dict[str, Any]] = {
+    "without pseudo labels": {"pseudo_labels.enabled": False},
+    "visual prototypes only": {"pseudo_labels.text": False},
+    "text prototypes only": {"pseudo_labels.visual": False},
+    "intra-category only": {"pseudo_labels.inter_category": False},
+    "inter-category only": {"pseudo_labels.intra_category": False},
+    "thresholds 0.9 and 0.1": {
+        "pseudo_labels.positive_threshold": 0.9,
+        "pseudo_labels.negative_threshold": 0.1,
+    },
+    "pseudo labels weigh 1": {"pseudo_labels.weight": 1.0},
+}
+"""Ablations of what only works where some negatives are known, so not with single positives."""
+LONGER = {"training.epochs": 12}
 
 
 class Results:
@@ -167,7 +175,7 @@ def main() -> None:
     parser.add_argument("--backbone", default="small-clip")
     parser.add_argument("--image-size", type=int)
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--part", choices=("choose", "grid", "ablations"), default="grid")
+    parser.add_argument("--part", choices=PARTS, default="grid")
     parser.add_argument("--methods", nargs="*", default=METHODS, choices=METHODS)
     parser.add_argument("--settings", nargs="*", default=SETTINGS, choices=SETTINGS)
     parser.add_argument("--seeds", nargs="*", type=int, default=(0, 1, 2))
@@ -184,14 +192,25 @@ def main() -> None:
         (args.data, args.backbone, args.image_size, settings),
         args.jobs,
     )
-    methods = ["text-region"] if args.part == "ablations" else args.methods
+    methods = ("text-pixel", "text-region") if args.part == "ablations" else args.methods
     results.choose(methods)
     if args.part == "ablations":
+        no_regions = results.chosen("text-pixel") | {"model.matching": "text-pixel"}
+        everywhere = {NO_REGIONS: no_regions, **ABLATIONS}
+        of_setting = {"10 %": everywhere | PSEUDO_LABELS, "single positive": everywhere}
         results.add(
-            Run("text-region", setting, seed, results.chosen("text-region") | changes, note)
+            Run(
+                "text-region", s, seed, results.chosen("text-region") | changes, f"ablation: {name}"
+            )
             for seed in args.seeds
-            for setting in ("10 %", "single positive")
-            for note, changes in ((f"ablation: {n}", c) for n, c in ABLATIONS.items())
+            for s, ablations in of_setting.items()
+            for name, changes in ablations.items()
+        )
+    elif args.part == "longer":
+        results.add(
+            Run(method, setting, 0, results.chosen(method) | LONGER, "longer")
+            for method in methods
+            for setting in ("10 %", "100 %")
         )
     elif args.part == "grid":
         results.add(
