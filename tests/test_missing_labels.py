@@ -36,7 +36,7 @@ def test_every_method_runs_once_and_is_reported(
 ) -> None:
     bench_module, report = (
         load_example("benchmarks/missing_labels.py"),
-        load_example("benchmarks/report.py"),
+        load_example("benchmarks/missing_labels_report.py"),
     )
     quick = {"training.epochs": 1, "model.num_heads": 2, "model.num_context_tokens": 2}
     slow = {**quick, "training.learning_rate": 1e-9, "training.prompt_learning_rate": 1e-9}
@@ -150,7 +150,7 @@ def test_tools_for_tables_are_measured_against_the_hidden_labels(
 
 
 def test_a_table_shows_the_mean_and_the_spread_of_the_seeds() -> None:
-    report = load_example("benchmarks/report.py")
+    report = load_example("benchmarks/missing_labels_report.py")
     runs = [
         {"method": "text-region", "setting": "10 %", "note": "grid", "seed": seed, "mAP": value}
         for seed, value in enumerate((0.2, 0.3, 0.4))
@@ -164,14 +164,47 @@ def test_a_table_shows_the_mean_and_the_spread_of_the_seeds() -> None:
     # Paired by seed: the differences are 0, -1 and -2.
     assert "| x | 29.0 ± 9.0 | -1.0 ± 1.0 |" in table
     assert "| text–region as chosen | 30.0 ± 10.0 |  |" in table
-    assert "| without the region module (text–pixel) | 10.0 | -10.0 |" in table
+    assert "| text–pixel, as in the grid | 10.0 | -10.0 |" in table
+
+
+def test_the_tables_of_label_tables_are_means_over_the_seeds() -> None:
+    report = load_example("benchmarks/label_tables_report.py")
+
+    def complete(filled: int, right: float) -> dict[str, Any]:
+        found = {"filled": filled, "precision": [right, 0.0, 1.0], "there": 100}
+        nothing = {"filled": 0, "precision": [None, None, None], "there": 10}
+        states = {"positive": found, "negative": found}
+        labels = {"dog": states, "cat": {"positive": nothing, "negative": nothing}}
+        return {"all": states, "labels": labels, "mAP": {"partial": 40.0, "completed": 41.0}}
+
+    def thresholds(high: float) -> dict[str, Any]:
+        labels = {"dog": [0.8, 0.7, high, 25]}
+        side = {"CF1": 50.0, "precision": {"0.9": {"all": [0.8, 0.7, 0.9], "labels": labels}}}
+        return {"partial": side, "full": side}
+
+    results = {
+        "complete | seed 0": complete(20, 0.5),
+        "complete | seed 1": complete(60, 1.0),
+        "thresholds | seed 0": thresholds(0.95),
+        "thresholds | seed 1": thresholds(0.85),
+    }
+    # Of 100 there, 10 and 60 were rightly filled.
+    assert "| positive cells | 75.0 ± 35.4 | 35.0 ± 35.4 |" in report.complete_table(results)
+    assert "41.0 ± 0.0 mAP on the test photos" in report.complete_table(results)
+    by_label = report.filled_by_label_table(results)
+    assert "| dog | 40 | 87.5 | 40 | 87.5 |" in by_label
+    assert "| cat | 0 | – | 0 | – |" in by_label
+    # The interval of one of the two seeds reaches 0.9.
+    assert "| 90 | 80.0 ± 0.0 | 80.0 ± 0.0 | 50.0 ± 70.7 |" in report.thresholds_table(results)
+    assert "| dog | 80 (70 – 95), 25 | 80 (70 – 85), 25 |" in report.kept_by_label_table(results)
 
 
 def test_the_figures_in_the_readme_are_those_that_were_measured() -> None:
     readme = load_example("benchmarks/readme.py")
     text = readme.README.read_text("utf-8")
     assert text.count("<!-- figures: ") == len(readme.figures())
-    assert readme.with_figures(text) == text
+    for path, made in readme.documents().items():
+        assert path.read_text("utf-8") == made, f"{path.name}: run examples/benchmarks/readme.py"
     changed = text.replace("| chance |", "| luck |")
     assert changed != text
     assert readme.with_figures(changed) == text

@@ -1,13 +1,14 @@
 """What the tools for label tables are worth, measured where the hidden labels are known.
 
-    python examples/benchmarks/label_tables.py complete --data coco18 --output runs/label_tables.json
+    python examples/benchmarks/label_tables.py --data coco18 --output runs/label_tables.json
 
 Parts: `complete` (how right the filled blanks are, and a second training on the filled table),
-`mistakes` (labels flipped on purpose: how many of the first listed ones are such), `thresholds`
-(calibrated on partial labels against full ones). A run that is in the JSON is not run again.
+`thresholds` (calibrated on partial labels against full ones), `mistakes` (labels flipped on purpose:
+how many of the first listed ones are such). A run that is in the JSON is not run again.
 """
 
 import argparse
+import itertools
 import json
 import math
 from dataclasses import replace
@@ -37,11 +38,18 @@ class Tables:
     def __init__(self, bench: Bench, settings: dict[str, Any]) -> None:
         """Share photos and features with the other benchmark."""
         self.bench, self.settings = bench, settings
+        self._learned: dict[int, trmml.TextRegionMatcher] = {}
 
     def learn(self, train: MultiLabelDataset, seed: int) -> trmml.TextRegionMatcher:
         """Fine-tune with a validation table in which as much is blank."""
         config = self.settings | {"training.seed": seed}
         return trmml.finetune(train, backbone=self.bench.clip, val=self.val(seed), config=config)
+
+    def learned(self, seed: int) -> trmml.TextRegionMatcher:
+        """Return the model of the partial table, which two parts look at."""
+        if seed not in self._learned:
+            self._learned = {seed: self.learn(self.bench.train.hide_labels(KNOWN, seed), seed)}
+        return self._learned[seed]
 
     def val(self, seed: int) -> MultiLabelDataset:
         """Return the validation table as its owner would have it."""
@@ -55,8 +63,7 @@ class Tables:
 
     def complete(self, seed: int) -> Found:
         """Fill the blanks at a wanted precision, compare with the truth, and train again."""
-        partial = self.bench.train.hide_labels(KNOWN, seed)
-        model = self.learn(partial, seed)
+        partial, model = self.bench.train.hide_labels(KNOWN, seed), self.learned(seed)
         done = trmml.complete(model, partial, precision=WANTED, calibrate_on=self.val(seed))
         truth, filled = self.bench.train.labels, done.dataset.labels
         blank = partial.labels == UNKNOWN
@@ -106,7 +113,7 @@ class Tables:
 
     def thresholds(self, seed: int) -> Found:
         """Choose thresholds on a tenth of the validation labels, and on all of them."""
-        model = self.learn(self.bench.train.hide_labels(KNOWN, seed), seed)
+        model = self.learned(seed)
         val, test = self.bench.scores(model, "val"), self.bench.scores(model, "test")
         truth, names = self.bench.test.labels == POSITIVE, self.bench.test.category_names
         found: Found = {}
@@ -160,13 +167,13 @@ def _rounded(value: tuple[float, float, float]) -> list[float | None]:
     return [None if math.isnan(part) else round(part, 4) for part in value]
 
 
-PARTS = {"complete": Tables.complete, "mistakes": Tables.mistakes, "thresholds": Tables.thresholds}
+PARTS = {"complete": Tables.complete, "thresholds": Tables.thresholds, "mistakes": Tables.mistakes}
 
 
 def main() -> None:
-    """Run what is missing of one part."""
+    """Run what is missing."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("part", choices=PARTS)
+    parser.add_argument("--parts", nargs="*", default=tuple(PARTS), choices=PARTS)
     parser.add_argument("--data", type=Path, required=True, help="folder with labels.csv")
     parser.add_argument("--backbone", default="small-clip")
     parser.add_argument("--image-size", type=int)
@@ -178,12 +185,12 @@ def main() -> None:
     bench = Bench(args.data, args.backbone, args.image_size)
     tables = Tables(bench, settings)
     results = json.loads(args.output.read_text("utf-8")) if args.output.is_file() else {}
-    for seed in args.seeds:
-        key = f"{args.part} | seed {seed}"
+    for seed, part in itertools.product(args.seeds, args.parts):
+        key = f"{part} | seed {seed}"
         if key in results:
             continue
         facts = {"settings": settings, "backbone": bench.clip.config.sha256, **provenance()}
-        results[key] = PARTS[args.part](tables, seed) | {"facts": facts}
+        results[key] = PARTS[part](tables, seed) | {"facts": facts}
         write_json(args.output, results)
         print(f"{key}: done", flush=True)
 

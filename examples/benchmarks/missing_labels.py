@@ -9,7 +9,7 @@ each takes its learning rates and loss from the same small grid, and text–pixe
 chosen on validation photos at 10 and 50 % known labels (`--part choose`). Every run is written to
 `results.json` as it ends, and what is there is not run again; with `--jobs 2`, two runs at a time share
 the processor. Ablations change one thing of the text–region runs of the grid, and are compared with
-those; `--part longer` trains twice as long. `report.py` makes the tables and plots from it.
+those; `--part longer` trains twice as long. `missing_labels_report.py` makes tables and plot.
 """
 
 import argparse

@@ -1,57 +1,44 @@
-"""Put the measured figures into README.md.
+"""Put the measured figures into README.md, and the tables beside their JSON.
 
     python examples/benchmarks/readme.py
 
-What stands between `<!-- figures: NAME -->` and `<!-- end -->` is made from the JSON in `measured`.
+What stands between `<!-- figures: NAME -->` and `<!-- end -->` in README.md, and every `measured/*.md`,
+is made from the JSON in `measured`.
 """
 
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from speed_report import summary_table, table
+import label_tables_report
+import missing_labels_report
+import speed_report
 
-HERE = Path(__file__).parent
-README = HERE.parents[1] / "README.md"
-
-
-def of_parts(results: dict[str, Any], part: str) -> list[dict[str, Any]]:
-    """Return the runs of one part of `label_tables.py`, one a seed."""
-    return [run for key, run in results.items() if key.startswith(f"{part} | ")]
-
-
-def mean(values: list[float], digits: int = 1) -> str:
-    """Return `mean ± standard deviation`."""
-    return f"{np.mean(values):.{digits}f} ± {np.std(values, ddof=1):.{digits}f}"
+MEASURED = Path(__file__).with_name("measured")
+README = Path(__file__).parents[2] / "README.md"
+REPORTS = {
+    "missing_labels": missing_labels_report,
+    "label_tables": label_tables_report,
+    "speed": speed_report,
+}
 
 
-def mistakes_table(results: dict[str, Any]) -> str:
-    """How many of the first listed labels are flipped ones."""
-    runs = of_parts(results, "mistakes")
-    sides: dict[str, Callable[[dict[str, Any]], dict[str, float]]] = {
-        "`trmml complete`": lambda run: run["trmml"],
-        "cleanlab, self-confidence": lambda run: run["cleanlab"]["self-confidence"],
-        "cleanlab, adjusted": lambda run: run["cleanlab"]["adjusted"],
-    }
-    rows: list[list[Any]] = [
-        [name, *(mean([100 * of(run)[k] for run in runs]) for k in ("100", "500"))]
-        for name, of in sides.items()
-    ]
-    chance = f"{100 * np.mean([run['chance'] for run in runs]):.1f}"
-    return table(["3 % of known labels flipped", "of the first 100, %", "of the first 500, %"],
-                 [*rows, ["chance", chance, chance]])  # fmt: skip
+def measured(name: str) -> dict[str, Any]:
+    """Return what a benchmark wrote."""
+    return json.loads((MEASURED / f"{name}.json").read_text("utf-8"))
 
 
 def figures() -> dict[str, str]:
     """Return what README shows, by name."""
-    speed = json.loads((HERE / "measured/speed.json").read_text("utf-8"))
-    tables = json.loads((HERE / "measured/label_tables.json").read_text("utf-8"))
+    runs, tables = list(measured("missing_labels")["runs"].values()), measured("label_tables")
+    summary = missing_labels_report.summary(runs)
     return {
-        "speed": summary_table(speed),
-        "mistakes": mistakes_table(tables),
+        "missing_labels": f"{summary}\n{missing_labels_report.grid_table(runs)}",
+        "speed": speed_report.summary_table(measured("speed")),
+        "thresholds": label_tables_report.thresholds_table(tables),
+        "complete": label_tables_report.complete_table(tables),
+        "mistakes": label_tables_report.mistakes_table(tables),
     }
 
 
@@ -66,5 +53,14 @@ def with_figures(text: str) -> str:
     )
 
 
+def documents() -> dict[Path, str]:
+    """Return every file that shows figures, as it should be."""
+    tables = {
+        MEASURED / f"{name}.md": report.tables(measured(name)) for name, report in REPORTS.items()
+    }
+    return {README: with_figures(README.read_text("utf-8")), **tables}
+
+
 if __name__ == "__main__":
-    README.write_text(with_figures(README.read_text("utf-8")), encoding="utf-8")
+    for path, text in documents().items():
+        path.write_text(text, encoding="utf-8")

@@ -152,15 +152,19 @@ def plot(results: dict[str, Any], path: Path) -> None:
     plt.close(figure)
 
 
-def main(source: str, stem: str) -> None:
-    """Write `<stem>.md` and, if growth was measured, `<stem>.png`."""
-    results = json.loads(Path(source).read_text("utf-8"))
-    parts = [
+def tables(results: dict[str, Any]) -> str:
+    """Return a table of every part that was measured."""
+    return "\n".join(
         f"**{title}**\n\n{make(results[name]['rows'])}"
         for name, (title, make) in TABLES.items()
         if name in results
-    ]
-    Path(f"{stem}.md").write_text("\n".join(parts), encoding="utf-8")
+    )
+
+
+def main(source: str, stem: str) -> None:
+    """Write `<stem>.md` and, if growth was measured, `<stem>.png`."""
+    results = json.loads(Path(source).read_text("utf-8"))
+    Path(f"{stem}.md").write_text(tables(results), encoding="utf-8")
     if {"categories", "photos"} <= results.keys():
         plot(results, Path(f"{stem}.png"))
 

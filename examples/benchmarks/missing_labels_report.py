@@ -1,11 +1,12 @@
 """Tables and plot of `missing_labels.py`, from its JSON alone.
 
-python examples/benchmarks/report.py runs/missing_labels/results.json missing_labels
+python examples/benchmarks/missing_labels_report.py runs/missing_labels/results.json missing_labels
 """
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
+SETTINGS = ("10 %", "30 %", "50 %", "70 %", "90 %", "100 %", "single positive")
 NAMES = {
     "zero-shot": "zero-shot",
     "linear-probe": "linear probe",
@@ -39,21 +41,46 @@ def mean_and_spread(found: list[float]) -> str:
     return f"{np.mean(found):.1f}{spread}"
 
 
-def grid_table(runs: list[dict[str, Any]]) -> str:
-    """Return mAP by method and setting."""
+def grid_table(runs: list[dict[str, Any]], key: str = "mAP") -> str:
+    """Return a figure by method and setting, in per cent."""
     grid = [run for run in runs if run["note"] == "grid"]
-    settings = list(dict.fromkeys(run["setting"] for run in grid))
+    settings = [s for s in SETTINGS if any(run["setting"] == s for run in grid)]
     lines = ["| method | " + " | ".join(settings) + " |", "|:--|" + "--:|" * len(settings)]
     for method, name in NAMES.items():
-        cells = [mean_and_spread(values(grid, method=method, setting=s)) for s in settings]
+        cells = [mean_and_spread(values(grid, key, method=method, setting=s)) for s in settings]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def cost_table(runs: list[dict[str, Any]]) -> str:
+    """Return seconds and memory of a run with all labels."""
+    lines = ["| method | processor seconds | peak memory, GB |", "|:--|--:|--:|"]
+    for method, name in NAMES.items():
+        chosen = [
+            r for r in runs if (r["method"], r["setting"], r["note"]) == (method, "100 %", "grid")
+        ]
+        if chosen:
+            seconds, memory = (np.mean([r[k] for r in chosen]) for k in ("cpu_seconds", "peak_gb"))
+            lines.append(f"| {name} | {seconds:.0f} | {memory:.1f} |")
+    return "\n".join(lines) + "\n"
+
+
+def longer_table(runs: list[dict[str, Any]]) -> str:
+    """Return what twice as many epochs change, on validation photos."""
+    longer = [run for run in runs if run["note"] == "longer"]
+    lines = ["| method | known | mAP on val | twice as many epochs |", "|:--|:--|--:|--:|"]
+    for run in longer:
+        same = {name: run[name] for name in ("method", "setting", "seed")}
+        before = mean_and_spread(values(runs, "val_mAP", **same, note="grid"))
+        after = mean_and_spread(values(runs, "val_mAP", **same, note="longer"))
+        lines.append(f"| {NAMES[run['method']]} | {run['setting']} | {before} | {after} |")
     return "\n".join(lines) + "\n"
 
 
 def summary(runs: list[dict[str, Any]]) -> str:
     """Return by how much text–region leads the best other method, in each setting and on average."""
     grid = [run for run in runs if run["note"] == "grid"]
-    settings = list(dict.fromkeys(run["setting"] for run in grid))
+    settings = [s for s in SETTINGS if any(run["setting"] == s for run in grid)]
     means = {
         method: [float(np.mean(values(grid, method=method, setting=s))) for s in settings]
         for method in NAMES
@@ -83,7 +110,11 @@ def share_table(runs: list[dict[str, Any]]) -> str:
 
 def pseudo_label_table(runs: list[dict[str, Any]]) -> str:
     """Return how many pseudo labels there were in each epoch, and how right they were."""
-    marked = [run for run in runs if run["note"] == PSEUDO_LABELS]
+    marked = [
+        run
+        for run in runs
+        if (run["method"], run["note"]) == ("text-region", "grid") and run["setting"] == "10 %"
+    ]
     states = ("positive", "negative")
     head = [f"{state}s | precision, % | recall, %" for state in states]
     lines = ["| known | epoch | " + " | ".join(head) + " |", "|:--|" + "--:|" * 7]
@@ -108,7 +139,7 @@ def ablation_table(runs: list[dict[str, Any]]) -> str:
     settings = list(dict.fromkeys(run["setting"] for run in runs if run["note"] in notes))
     rows = {
         "text–region as chosen": ("text-region", "grid"),
-        "without the region module (text–pixel)": ("text-pixel", "grid"),
+        "text–pixel, as in the grid": ("text-pixel", "grid"),
         **{note.removeprefix("ablation: "): ("text-region", note) for note in notes},
     }
     seeds = sorted({run["seed"] for run in runs})
@@ -151,10 +182,16 @@ def plot(runs: list[dict[str, Any]], path: Path) -> None:
     figure.savefig(path, dpi=130)
 
 
-PSEUDO_LABELS = "ablation: with pseudo labels"
-TABLES = {
+TABLES: dict[str, Callable[[list[dict[str, Any]]], str]] = {
     "mAP on the test photos, by share of known labels": grid_table,
+    "mAP without `person`": partial(grid_table, key="mAP_without_person"),
+    "mAP on photos with two or more labels": partial(grid_table, key="mAP_two_or_more"),
+    "CF1 at a threshold of 0.5": partial(grid_table, key="CF1"),
+    "OF1 at a threshold of 0.5": partial(grid_table, key="OF1"),
+    "Cost": cost_table,
     "What is left when 90 % of the labels are missing": share_table,
+}
+ABLATION_TABLES: dict[str, Callable[[list[dict[str, Any]]], str]] = {
     "One thing changed at a time: mAP on the test photos, and the difference seed by seed": (
         ablation_table
     ),
@@ -162,17 +199,23 @@ TABLES = {
 }
 
 
-def main(results: str, stem: str) -> None:
+def tables(results: dict[str, Any]) -> str:
+    """Return all tables that the runs allow."""
+    runs = list(results["runs"].values())
+    notes = {run["note"] for run in runs}
+    chosen = dict(TABLES)
+    if any(note.startswith("ablation: ") for note in notes):
+        chosen |= ABLATION_TABLES
+    if "longer" in notes:
+        chosen["Are six epochs enough?"] = longer_table
+    return "\n".join(f"**{title}**\n\n{make(runs)}" for title, make in chosen.items())
+
+
+def main(source: str, stem: str) -> None:
     """Write `<stem>.md` and `<stem>.png`."""
-    runs = list(json.loads(Path(results).read_text("utf-8"))["runs"].values())
-    ablated = any(run["note"].startswith("ablation: ") for run in runs)
-    parts = [
-        f"**{title}**\n\n{make(runs)}"
-        for title, make in TABLES.items()
-        if ablated or make in (grid_table, share_table)
-    ]
-    Path(f"{stem}.md").write_text("\n".join(parts), encoding="utf-8")
-    plot(runs, Path(f"{stem}.png"))
+    results = json.loads(Path(source).read_text("utf-8"))
+    Path(f"{stem}.md").write_text(tables(results), encoding="utf-8")
+    plot(list(results["runs"].values()), Path(f"{stem}.png"))
 
 
 if __name__ == "__main__":
