@@ -15,6 +15,7 @@ ROOT = Path(trmml.__file__).parent
 LAYERS = [
     {"", "errors"},
     {
+        "columns",
         "config",
         "explain",
         "files",

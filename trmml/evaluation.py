@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Int8
 from tqdm import tqdm
 
+from trmml.columns import first_column
 from trmml.data.dataset import MultiLabelDataset
 from trmml.errors import DataError, nearest
 from trmml.files import write_text
@@ -111,14 +112,12 @@ class Evaluation:
 
     def __str__(self) -> str:
         """Return a table for people, in per cent."""
-        width = max(len(name) for name in ("label", *self.category_names))
-        lines = [f"{'label':<{width}}      AP  positives   known"]
-        rows = zip(
-            self.category_names, self.average_precision, self.positives, self.known, strict=True
-        )
+        head, *names = first_column("label", self.category_names)
+        lines = [f"{head}      AP  positives   known"]
+        rows = zip(names, self.average_precision, self.positives, self.known, strict=True)
         for name, ap, positives, known in rows:
             shown = "   –  " if np.isnan(ap) else f"{100 * ap:6.2f}"
-            lines.append(f"{name:<{width}}  {shown}  {positives:>9}  {known:>6}")
+            lines.append(f"{name}  {shown}  {positives:>9}  {known:>6}")
         left_out = len(self.category_names) - self.num_scored
         lines += [
             "",

@@ -15,6 +15,7 @@ from trmml.cli.options import (
     with_table_options,
     writing,
 )
+from trmml.columns import first_column
 
 
 @with_table_options
@@ -78,13 +79,12 @@ def complete(
         with writing(html):
             write_text(html, review_page(found, dataset, matcher, table.name))
     before, after = dataset.summary(), found.dataset.summary()
-    width = max(len(name) for name in ("label", *dataset.category_names))
-    typer.echo(f"{'label':<{width}}  blanks  positive  negative  left")
-    for i, name in enumerate(dataset.category_names):
+    head, *names = first_column("label", dataset.category_names)
+    typer.echo(f"{head}  blanks  positive  negative  left")
+    for i, name in enumerate(names):
         more = after.positives[i] - before.positives[i], after.negatives[i] - before.negatives[i]
         typer.echo(
-            f"{name:<{width}}  {before.unknown[i]:>6}  {more[0]:>8}  {more[1]:>8}  "
-            f"{after.unknown[i]:>4}"
+            f"{name}  {before.unknown[i]:>6}  {more[0]:>8}  {more[1]:>8}  {after.unknown[i]:>4}"
         )
     typer.echo(
         f"\n{output}: {int(found.decided.sum())} blanks filled, {len(found.mistakes)} known cells "

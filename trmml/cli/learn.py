@@ -22,6 +22,7 @@ from trmml.cli.options import (
     with_table_options,
     writing,
 )
+from trmml.columns import first_column
 from trmml.errors import ConfigError, DataError
 
 
@@ -200,17 +201,13 @@ def calibrate(
         picture = reliability_diagram(found, f"{model.name}: scores against {table.name}")
         with writing(plot):
             write_atomically(plot, lambda path: picture.save(path, "PNG"))
-    width = max(len(name) for name in ("label", *matcher.labels))
-    typer.echo(
-        f"{'label':<{width}}  threshold  precision (95 %)      recall (95 %)         known positives"
-    )
-    for name, threshold, count in zip(
-        matcher.labels, made.thresholds, made.known_positives, strict=True
+    head, *names = first_column("label", matcher.labels)
+    typer.echo(f"{head}  threshold  precision (95 %)      recall (95 %)         known positives")
+    for label, name, threshold, count in zip(
+        matcher.labels, names, made.thresholds, made.known_positives, strict=True
     ):
-        shares = [_interval(made.evidence[name][part]) for part in ("precision", "recall")]
-        typer.echo(
-            f"{name:<{width}}  {threshold:9.3f}  {shares[0]:<20}  {shares[1]:<20}  {count:>15}"
-        )
+        shares = [_interval(made.evidence[label][part]) for part in ("precision", "recall")]
+        typer.echo(f"{name}  {threshold:9.3f}  {shares[0]:<20}  {shares[1]:<20}  {count:>15}")
     typer.echo(f"\n{made.method}; expected calibration error {100 * found.expected_error:.1f} %")
     for reason in evaluation.skipped:
         typer.echo(f"skipped: {reason}", err=True)

@@ -7,6 +7,7 @@ import typer
 
 from trmml.cli.exits import MODEL
 from trmml.cli.options import Report, as_json
+from trmml.columns import first_column
 
 app = typer.Typer(help="List models, look into them, fetch and verify them.", no_args_is_help=True)
 
@@ -28,11 +29,11 @@ def list_(
     if format is Report.json:
         typer.echo(as_json([info.to_dict() for info in models]))
         return
-    width = max([len(info.name) for info in models] + [4])
-    typer.echo(f"{'name':<{width}}  labels  test mAP     size  about")
-    for info in models:
+    head, *names = first_column("name", [info.name for info in models])
+    typer.echo(f"{head}  labels  test mAP     size  about")
+    for name, info in zip(names, models, strict=True):
         typer.echo(
-            f"{info.name:<{width}}  {len(info.labels):>6}  {_per_cent(info.test_map):>8}  "
+            f"{name}  {len(info.labels):>6}  {_per_cent(info.test_map):>8}  "
             f"{info.megabytes:>4.1f} MB  {info.summary}"
         )
 

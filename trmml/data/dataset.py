@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Int8, Int64
 
 from trmml import labels as states
+from trmml.columns import first_column
 from trmml.errors import DataError, nearest
 from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
 
@@ -192,16 +193,16 @@ class Summary:
 
     def __str__(self) -> str:
         """Return a table for people."""
-        width = max(len(name) for name in ("label", *self.category_names))
+        head, *names = first_column("label", self.category_names)
         lines = [
             f"{self.source}: {self.num_images} photos, {len(self.category_names)} labels, "
             f"{100 * self.known_share:.1f} % of the cells known.",
             self.interpretation,
             *(f"  {example}" for example in self.examples),
             "",
-            f"{'label':<{width}}  {'positive':>8}  {'negative':>8}  {'unknown':>8}",
+            f"{head}  {'positive':>8}  {'negative':>8}  {'unknown':>8}",
         ]
-        counts = zip(self.category_names, self.positives, self.negatives, self.unknown, strict=True)
-        lines += [f"{name:<{width}}  {p:>8}  {n:>8}  {u:>8}" for name, p, n, u in counts]
+        counts = zip(names, self.positives, self.negatives, self.unknown, strict=True)
+        lines += [f"{name}  {p:>8}  {n:>8}  {u:>8}" for name, p, n, u in counts]
         lines += [f"problem: {problem}" for problem in self.problems]
         return "\n".join(lines)
