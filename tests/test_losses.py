@@ -77,25 +77,41 @@ def test_extreme_logits_stay_finite(size: float) -> None:
     assert torch.isfinite(logits.grad).all()
 
 
-def test_distillation_is_one_minus_the_mean_correlation() -> None:
+NOTHING_KNOWN = torch.full((BATCH, CATEGORIES), UNKNOWN, dtype=torch.int8)
+
+
+def test_distillation_is_one_minus_the_mean_correlation_over_unknown_labels() -> None:
     student, teacher = torch.randn(BATCH, CATEGORIES), torch.randn(BATCH, CATEGORIES)
+    labels = NOTHING_KNOWN.clone()
+    labels[0, 0], labels[1, 2] = POSITIVE, NEGATIVE
+    unknown = (labels == UNKNOWN).numpy()
     correlations = [
-        np.corrcoef(student[:, c].numpy(), teacher[:, c].numpy())[0, 1] for c in range(CATEGORIES)
+        np.corrcoef(student[unknown[:, c], c].numpy(), teacher[unknown[:, c], c].numpy())[0, 1]
+        for c in range(CATEGORIES)
     ]
-    expected = 1 - np.mean(correlations)
-    assert distillation_loss(student, teacher).item() == pytest.approx(expected, abs=1e-6)
+    expected = (1 - np.mean(correlations)) * unknown.mean()
+    assert distillation_loss(student, teacher, labels).item() == pytest.approx(expected, abs=1e-6)
 
 
 def test_distillation_does_not_see_scale_and_offset_of_a_category() -> None:
     teacher = torch.randn(BATCH, CATEGORIES)
-    scale, offset = torch.rand(CATEGORIES) + 0.1, torch.randn(CATEGORIES)
-    assert distillation_loss(scale * teacher + offset, teacher).item() == pytest.approx(0, abs=1e-5)
-    assert distillation_loss(-teacher, teacher).item() == pytest.approx(2, abs=1e-5)
+    student = (torch.rand(CATEGORIES) + 0.1) * teacher + torch.randn(CATEGORIES)
+    for scores, expected in ((student, 0), (-student, 2)):
+        loss = distillation_loss(scores, teacher, NOTHING_KNOWN)
+        assert loss.item() == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_teacher_is_asked_about_unknown_labels_only() -> None:
+    logits = torch.randn(BATCH, CATEGORIES, requires_grad=True)
+    labels = NOTHING_KNOWN.clone()
+    labels[1] = POSITIVE
+    distillation_loss(logits, torch.randn(BATCH, CATEGORIES), labels).backward()
+    assert torch.equal(logits.grad != 0, labels == UNKNOWN)
 
 
 def test_a_single_photo_teaches_nothing() -> None:
     logits = torch.randn(1, CATEGORIES, requires_grad=True)
-    distillation_loss(logits, torch.randn(1, CATEGORIES)).backward()
+    distillation_loss(logits, torch.randn(1, CATEGORIES), NOTHING_KNOWN[:1]).backward()
     assert not logits.grad.any()
 
 

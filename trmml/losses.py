@@ -58,19 +58,30 @@ def asymmetric_loss(
 
 
 def distillation_loss(
-    logits: Float[Tensor, "batch category"], teacher_scores: Float[Tensor, "batch category"]
+    logits: Float[Tensor, "batch category"],
+    teacher_scores: Float[Tensor, "batch category"],
+    labels: Int8[Tensor, "batch category"],
 ) -> Float[Tensor, ""]:
-    """One minus the correlation of the logits with the teacher over the batch, mean over categories.
+    """One minus the correlation of logits and teacher over the unknown labels of a batch.
 
     A frozen CLIP can say which of two photos shows more of a category, and neither how probable one
     is nor which of two categories is the likelier; so only the order and the distances of the photos
     are distilled, category by category (our choice; Pearson's correlation as in DIST, Huang et al.,
-    NeurIPS 2022). A category on which either says the same of all photos costs 1, without gradient.
+    NeurIPS 2022). Known labels are better teachers: where they are, this one is not asked.
+
+    Returns:
+        The mean over categories times the share of unknown labels, in [0, 2]; zero if all are known.
     """
-    student = logits - logits.mean(dim=0)
-    teacher = teacher_scores.detach()
-    teacher = teacher - teacher.mean(dim=0)
-    return 1 - F.cosine_similarity(student, teacher, dim=0, eps=1e-6).mean()
+    unknown = (labels == UNKNOWN).to(logits.dtype)
+    counts = unknown.sum(dim=0).clamp(min=1)
+
+    def centered(scores: Tensor) -> Tensor:
+        return unknown * (scores - (unknown * scores).sum(dim=0) / counts)
+
+    correlation = F.cosine_similarity(
+        centered(logits), centered(teacher_scores.detach()), dim=0, eps=1e-6
+    )
+    return (1 - correlation.mean()) * unknown.mean()
 
 
 def contrastive_loss(

@@ -90,7 +90,7 @@ class Objective:
         if self.teacher_text is not None:
             teacher = F.normalize(image_features - self.model.image_center, dim=-1)
             parts["distillation"] = loss.distillation * distillation_loss(
-                output.logits, teacher @ self.teacher_text.T
+                output.logits, teacher @ self.teacher_text.T, labels
             )
         if loss.contrastive and self.model.config.matcher.matching != "text-image":
             parts["contrastive"] = loss.contrastive * contrastive_loss(

@@ -70,7 +70,6 @@ PSEUDO_LABELS: dict[str, dict[str, Any]] = {
         "pseudo_labels.positive_threshold": 0.9,
         "pseudo_labels.negative_threshold": 0.1,
     },
-    "pseudo labels weigh 1": {"pseudo_labels.weight": 1.0},
 }
 """Ablations of what only works where some negatives are known, so not with single positives."""
 LONGER = {"training.epochs": 12}
