@@ -167,6 +167,17 @@ def test_a_table_shows_the_mean_and_the_spread_of_the_seeds() -> None:
     assert "| text–pixel, as in the grid | 10.0 | -10.0 |" in table
 
 
+def test_what_was_tried_stands_beside_what_was_kept() -> None:
+    report = load_example("benchmarks/missing_labels_report.py")
+    runs = [
+        {"method": "text-region", "setting": "10 %", "note": note, "seed": 0, "val_mAP": value}
+        for note, value in (("grid", 0.4), ("tried: more", 0.35))
+    ]
+    table = report.tried_table(runs)
+    assert "| as it is | 40.0 |" in table
+    assert "| more | 35.0 |" in table
+
+
 def test_the_tables_of_label_tables_are_means_over_the_seeds() -> None:
     report = load_example("benchmarks/label_tables_report.py")
 

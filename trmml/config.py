@@ -264,6 +264,7 @@ class LossConfig(_Settings):
     clip: float = 0.0
     """Probability below which a negative costs nothing."""
     distillation: float = 0.1
+    """Zero-shot matching teaches the order of the photos where labels are unknown."""
     contrastive: float = 0.0
     contrastive_temperature: float = 0.07
     weak_negative: float = 0.1

@@ -17,6 +17,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 SETTINGS = ("10 %", "30 %", "50 %", "70 %", "90 %", "100 %", "single positive")
+TRIED = "tried: "
+"""Begins the note of runs that an earlier commit did, with code that was not kept."""
 NAMES = {
     "zero-shot": "zero-shot",
     "linear-probe": "linear probe",
@@ -41,15 +43,30 @@ def mean_and_spread(found: list[float]) -> str:
     return f"{np.mean(found):.1f}{spread}"
 
 
-def grid_table(runs: list[dict[str, Any]], key: str = "mAP") -> str:
-    """Return a figure by method and setting, in per cent."""
-    grid = [run for run in runs if run["note"] == "grid"]
-    settings = [s for s in SETTINGS if any(run["setting"] == s for run in grid)]
-    lines = ["| method | " + " | ".join(settings) + " |", "|:--|" + "--:|" * len(settings)]
-    for method, name in NAMES.items():
-        cells = [mean_and_spread(values(grid, key, method=method, setting=s)) for s in settings]
+def by_setting(
+    runs: list[dict[str, Any]], head: str, rows: dict[str, dict[str, str]], key: str
+) -> str:
+    """Return a figure in per cent, a column per setting and a row per kind of run."""
+    settings = [s for s in SETTINGS if any(run["setting"] == s for run in runs)]
+    lines = [f"| {head} | " + " | ".join(settings) + " |", "|:--|" + "--:|" * len(settings)]
+    for name, wanted in rows.items():
+        cells = [mean_and_spread(values(runs, key, setting=s, **wanted)) for s in settings]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def grid_table(runs: list[dict[str, Any]], key: str = "mAP") -> str:
+    """Return a figure by method and setting, in per cent."""
+    rows = {name: {"method": method, "note": "grid"} for method, name in NAMES.items()}
+    return by_setting(runs, "method", rows, key)
+
+
+def tried_table(runs: list[dict[str, Any]]) -> str:
+    """Return what was tried on the way and left, on validation photos."""
+    notes = dict.fromkeys(run["note"] for run in runs if run["note"].startswith(TRIED))
+    rows = {"as it is": "grid", **{note.removeprefix(TRIED): note for note in notes}}
+    kinds = {name: {"method": "text-region", "note": note} for name, note in rows.items()}
+    return by_setting(runs, "text–region", kinds, "val_mAP")
 
 
 def cost_table(runs: list[dict[str, Any]]) -> str:
@@ -206,6 +223,8 @@ def tables(results: dict[str, Any]) -> str:
     chosen = dict(TABLES)
     if any(note.startswith("ablation: ") for note in notes):
         chosen |= ABLATION_TABLES
+    if any(note.startswith(TRIED) for note in notes):
+        chosen["What was tried and left: mAP on the validation photos"] = tried_table
     if "longer" in notes:
         chosen["Are six epochs enough?"] = longer_table
     return "\n".join(f"**{title}**\n\n{make(runs)}" for title, make in chosen.items())
