@@ -184,7 +184,8 @@ def plot(runs: list[dict[str, Any]], path: Path) -> None:
     grid = [run for run in runs if run["note"] == "grid" and run["setting"].endswith("%")]
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
     for method, name in NAMES.items():
-        settings = list(dict.fromkeys(r["setting"] for r in grid if r["method"] == method))
+        measured = {run["setting"] for run in grid if run["method"] == method}
+        settings = [setting for setting in SETTINGS if setting in measured]
         shares = [float(setting.rstrip(" %")) for setting in settings]
         found = [values(grid, method=method, setting=setting) for setting in settings]
         means = [np.mean(part) for part in found]
@@ -194,7 +195,7 @@ def plot(runs: list[dict[str, Any]], path: Path) -> None:
             shares, means, spread, label=name, marker="o", markersize=4, capsize=3, **style
         )
     axes.set(xlabel="known labels, per cent", ylabel="mAP on test photos, per cent")
-    axes.legend()
+    figure.legend(loc="outside upper center", ncols=3, frameon=False)
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=130)
 
