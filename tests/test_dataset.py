@@ -113,10 +113,10 @@ def test_a_summary_reads_as_a_table() -> None:
         "  1.png: positive dog, <b>; negative none; unknown 日本語",
         "  2.png: positive dog, <b>; negative 日本語; unknown none",
         "",
-        "label  positive  negative   unknown",
-        "dog           5         0         0",
-        "日本語           0         3         2",
-        "<b>           2         1         2",
+        "label   positive  negative   unknown",
+        "dog            5         0         0",
+        "日本語         0         3         2",  # three characters in six places
+        "<b>            2         1         2",
         "problem: 'dog' has no known negative: unknown labels stand in for them.",
         "problem: '日本語' has no known positive: it cannot be learned.",
     ]
