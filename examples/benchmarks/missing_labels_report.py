@@ -47,7 +47,9 @@ def by_setting(
     runs: list[dict[str, Any]], head: str, rows: dict[str, dict[str, str]], key: str
 ) -> str:
     """Return a figure in per cent, a column per setting and a row per kind of run."""
-    settings = [s for s in SETTINGS if any(run["setting"] == s for run in runs)]
+    settings = [
+        s for s in SETTINGS if any(values(runs, key, setting=s, **w) for w in rows.values())
+    ]
     lines = [f"| {head} | " + " | ".join(settings) + " |", "|:--|" + "--:|" * len(settings)]
     for name, wanted in rows.items():
         cells = [mean_and_spread(values(runs, key, setting=s, **wanted)) for s in settings]
