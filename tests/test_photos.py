@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from skimage import data as sample
+from torchvision import tv_tensors
 
 from trmml.config import PhotoConfig
 from trmml.data.photos import find_photos, load_photo
@@ -58,6 +59,7 @@ def test_a_photo_is_the_same_from_every_kind_of_source(pixels: np.ndarray, tmp_p
         tensor,
         tensor.double() / 255,
         (tensor / 255).requires_grad_(),
+        tv_tensors.Image(tensor),  # a tensor class of another package
     ]
     for source in sources:
         np.testing.assert_array_equal(np.asarray(load_photo(source)), pixels)

@@ -123,7 +123,7 @@ class Objective:
         )
         estimated = pseudo_labels(labels, probability, allowed, self.config.pseudo_labels)
         # Where no negative is known, the unknown labels are weak negatives already, and scores that
-        # have never seen a real one are too high: half of the positives they would give are wrong.
+        # have never seen a real one are too high: many of the positives they would give are wrong.
         return torch.where(self.without_negatives, labels, estimated)
 
     @torch.no_grad()

@@ -5,6 +5,7 @@ This module needs no torch, so that looking at a label table starts at once.
 
 import contextlib
 import io
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,8 @@ def load_photo(source: Any, image_size: int | None = None) -> Image.Image:
             return _upright_rgb(source, "The PIL image")
     if isinstance(source, np.ndarray):
         return _from_array(source)
-    if type(source).__module__.partition(".")[0] == "torch":
+    torch = sys.modules.get("torch")  # whoever has a tensor has loaded it
+    if torch is not None and isinstance(source, torch.Tensor):
         return _from_tensor(source)
     if isinstance(source, bytes | bytearray):
         name = f"The photo ({len(source)} bytes)"
