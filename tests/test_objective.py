@@ -13,6 +13,14 @@ BATCH, PATCHES = 2, 5
 LABELS = torch.tensor([[POSITIVE, NEGATIVE, UNKNOWN], [UNKNOWN, UNKNOWN, POSITIVE]]).to(torch.int8)
 OFF = {"loss.distillation": 0.0, "loss.contrastive": 0.0, "pseudo_labels.enabled": False}
 HAS_NONE = torch.tensor([False, False, True])
+"""The third category has no known negative in the training set."""
+ALL_HAVE = torch.zeros(3, dtype=torch.bool)
+
+
+def training_labels(without_negatives: torch.Tensor) -> torch.Tensor:
+    """Of six photos: four known positives of every category and, maybe, two known negatives."""
+    others = torch.where(without_negatives, UNKNOWN, NEGATIVE).expand(2, 3)
+    return torch.cat([torch.full((4, 3), POSITIVE), others]).to(torch.int8)
 
 
 @pytest.fixture
@@ -35,9 +43,9 @@ def step(
     text = model.encode_text()
     output = model.match(features, text)
     output.logits.retain_grad()
-    loss = Objective(model, config, without_negatives)(
-        features.image_features, output, text, LABELS, epoch
-    )
+    objective = Objective(model, config, training_labels(without_negatives))
+    objective.begin_epoch(epoch)
+    loss = objective(features.image_features, output, text, LABELS)
     loss.total.backward()
     return loss, output.logits.grad
 
@@ -45,7 +53,7 @@ def step(
 def test_unknown_labels_have_no_gradient_where_negatives_are_known(
     model: TextRegionMatcher,
 ) -> None:
-    _, gradient = step(model, torch.zeros(3, dtype=torch.bool))
+    _, gradient = step(model, ALL_HAVE)
     assert torch.equal(gradient != 0, LABELS != UNKNOWN)
 
 
@@ -62,7 +70,7 @@ def test_without_known_negatives_an_unknown_label_is_a_weak_negative(
     assert pulls[0] == 0 < pulls[1] < pulls[2]
 
 
-@pytest.mark.parametrize("has_none", [HAS_NONE, torch.zeros(3, dtype=torch.bool)])
+@pytest.mark.parametrize("has_none", [HAS_NONE, ALL_HAVE])
 def test_an_assumed_negative_moves_the_prototype_of_absence(
     model: TextRegionMatcher, has_none: torch.Tensor
 ) -> None:
@@ -74,7 +82,7 @@ def test_an_assumed_negative_moves_the_prototype_of_absence(
     output = model.match(features, text)
     assert model.negative_prototypes is not None
     before = model.negative_prototypes.visual.clone()
-    Objective(model, config, has_none).update_prototypes(output, text, LABELS)
+    Objective(model, config, training_labels(has_none)).update_prototypes(output, text, LABELS)
     moved = (model.negative_prototypes.visual != before).any(dim=-1)
     # The first category never has a negative label; the second has a known one.
     assert moved.tolist() == [False, True, bool(has_none[2])]
@@ -101,7 +109,6 @@ def test_the_total_is_the_sum_of_its_weighted_parts(model: TextRegionMatcher) ->
 def test_pseudo_labels_wait_for_their_epoch_and_weigh_what_they_are_told(
     model: TextRegionMatcher,
 ) -> None:
-    none = torch.zeros(3, dtype=torch.bool)
     settings = {
         "pseudo_labels__enabled": True,
         "pseudo_labels__start_epoch": 3,
@@ -109,9 +116,9 @@ def test_pseudo_labels_wait_for_their_epoch_and_weigh_what_they_are_told(
         "pseudo_labels__positive_threshold": 1.0,
         "pseudo_labels__negative_threshold": 0.999999,
     }
-    early, _ = step(model, none, epoch=2, **settings)
+    early, _ = step(model, ALL_HAVE, epoch=2, **settings)
     assert torch.equal(early.estimated, LABELS)
-    late, gradient = step(model, none, epoch=3, **settings)
+    late, gradient = step(model, ALL_HAVE, epoch=3, **settings)
     known = LABELS != UNKNOWN
     assert torch.equal(late.estimated[known], LABELS[known])
     decided = late.estimated != UNKNOWN
@@ -130,9 +137,27 @@ def test_pseudo_labels_wait_for_their_epoch_and_weigh_what_they_are_told(
 
 def test_where_no_negative_is_known_nothing_is_estimated(model: TextRegionMatcher) -> None:
     model.logit_bias.data.copy_(torch.tensor([9.0, -9.0, 9.0]))
-    settings = {"pseudo_labels__enabled": True, "pseudo_labels__inter_category": False}
+    settings = {
+        "pseudo_labels__enabled": True,
+        "pseudo_labels__inter_category": False,
+        "pseudo_labels__positive_budget": 9.0,
+    }
     loss, gradient = step(model, HAS_NONE, pseudo_labels__start_epoch=0, **settings)
     unknown = LABELS == UNKNOWN
     assert torch.equal(loss.estimated == UNKNOWN, unknown & HAS_NONE)
     # They stay the weak negatives that they were.
     assert (gradient[unknown & HAS_NONE] > 0).all()
+
+
+def test_the_known_labels_limit_how_many_positives_are_estimated(model: TextRegionMatcher) -> None:
+    model.logit_bias.data.fill_(30.0)
+    settings = {
+        "pseudo_labels__enabled": True,
+        "pseudo_labels__inter_category": False,
+        "pseudo_labels__start_epoch": 0,
+    }
+    # Four positives and two negatives are known, so of one unknown label (4 + 1) / (6 + 2) is expected.
+    for budget, expected in ((1.0, 0), (8 / 5, 1)):
+        loss, _ = step(model, ALL_HAVE, pseudo_labels__positive_budget=budget, **settings)
+        estimated = (LABELS == UNKNOWN) & (loss.estimated == POSITIVE)
+        assert estimated.sum(dim=0).tolist() == [expected] * 3

@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from trmml.config import PseudoLabelConfig
 from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
 from trmml.prototypes import Prototypes
-from trmml.pseudo_labels import presence_probability, pseudo_labels
+from trmml.pseudo_labels import PositiveBudget, presence_probability, pseudo_labels
 
 BATCH, CATEGORIES, DIM = 2, 5, 7
+UNLIMITED = torch.full((CATEGORIES,), float("inf"))
 SCALE, BIAS = torch.tensor(10.0), torch.linspace(-1, 1, CATEGORIES)
 
 
@@ -86,7 +87,39 @@ def test_pseudo_labels_equal_a_plain_loop_and_never_overwrite() -> None:
                 expected[b, c] = POSITIVE
             elif labels[b, c] == UNKNOWN and probability[b, c] <= 0.2:
                 expected[b, c] = NEGATIVE
-    assert torch.equal(pseudo_labels(labels, probability, allowed, config), expected)
+    found = pseudo_labels(labels, probability, allowed, PositiveBudget(UNLIMITED), config)
+    assert torch.equal(found, expected)
+
+
+def test_no_more_positives_are_estimated_than_the_budget_allows() -> None:
+    """Against a plain loop over three batches; what one of them leaves, the next ones may spend."""
+    generator = torch.Generator().manual_seed(0)
+    per_unknown = torch.tensor([0.0, 0.02, 0.1, 0.5, 1.0])
+    config = PseudoLabelConfig(positive_threshold=0.6, negative_threshold=0.1)
+    budget, left = PositiveBudget(per_unknown), per_unknown.double() * 0
+    total, wanted_of = torch.zeros(CATEGORIES), torch.zeros(CATEGORIES)
+    for threshold in (0.95, 0.3, 0.6):
+        config = replace(config, positive_threshold=threshold)
+        labels = torch.randint(-1, 2, (31, CATEGORIES), generator=generator, dtype=torch.int8)
+        probability = torch.rand(31, CATEGORIES, generator=generator)
+        possible = torch.rand(31, CATEGORIES, generator=generator) < 0.8
+        found = pseudo_labels(labels, probability, possible, budget, config)
+        for c in range(CATEGORIES):
+            left[c] += float(per_unknown[c]) * int((labels[:, c] == UNKNOWN).sum())
+            wanted = [
+                b
+                for b in sorted(range(31), key=lambda b: -probability[b, c])
+                if labels[b, c] == UNKNOWN and possible[b, c] and probability[b, c] >= threshold
+            ]
+            spent = wanted[: int(left[c] + 1e-4)]
+            left[c] -= len(spent)
+            estimated = (labels[:, c] == UNKNOWN) & (found[:, c] == POSITIVE)
+            assert estimated.nonzero().flatten().tolist() == sorted(spent)
+            total[c] += len(spent)
+            wanted_of[c] += len(wanted)
+    # Neither end is the rule: one category has none, one has all, one has some of those it wants.
+    assert total[0] == 0 < total[2] < wanted_of[2]
+    assert total[4] == wanted_of[4]
 
 
 def test_estimates_have_no_gradient() -> None:

@@ -297,6 +297,9 @@ class PseudoLabelConfig(_Settings):
     negative_threshold: float = 0.02
     top_categories: int = 3
     """An unknown label can become positive only if its category is among this many nearest ones."""
+    positive_budget: float = 0.5
+    """How many positives may be estimated of a category, as a share of those that its known labels
+    lead one to expect."""
     weight: float = 0.4
     """Of an estimated label in the classification loss; a known one has 1."""
 
@@ -313,7 +316,9 @@ class PseudoLabelConfig(_Settings):
                  self.start_epoch)  # fmt: skip
         _require(self.top_categories >= 1, "pseudo_labels.top_categories", "at least 1",
                  self.top_categories)  # fmt: skip
-        _require(self.weight >= 0, "pseudo_labels.weight", "zero or more", self.weight)
+        for name in ("positive_budget", "weight"):
+            _require(getattr(self, name) >= 0, f"pseudo_labels.{name}", "zero or more",
+                     getattr(self, name))  # fmt: skip
         _require(self.visual or self.text or not self.enabled, "pseudo_labels.visual or .text",
                  "true", False)  # fmt: skip
         _require(self.intra_category or self.inter_category or not self.enabled,

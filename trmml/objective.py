@@ -9,14 +9,14 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int8
+from jaxtyping import Float, Int8
 from torch import Tensor
 
 from trmml.config import FinetuneConfig
 from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
 from trmml.losses import asymmetric_loss, contrastive_loss, distillation_loss
 from trmml.model import MatcherOutput, TextFeatures, TextRegionMatcher
-from trmml.pseudo_labels import presence_probability, pseudo_labels
+from trmml.pseudo_labels import PositiveBudget, presence_probability, pseudo_labels
 
 
 class StepLoss(NamedTuple):
@@ -35,20 +35,30 @@ class Objective:
         self,
         model: TextRegionMatcher,
         config: FinetuneConfig,
-        without_negatives: Bool[Tensor, " category"],
+        labels: Int8[Tensor, "image category"],
     ) -> None:
         """Prepare what stays the same in all steps.
 
         Args:
             model: The matcher in training.
             config: Loss weights and pseudo-label settings.
-            without_negatives: Categories that have no known negative in the training set; their
-                unknown labels count as weak negatives and are not estimated.
+            labels: Of the whole training set. In categories without any known negative, unknown
+                labels count as weak negatives and are not estimated; in the others, the share of
+                positives among the known labels limits how many are estimated.
         """
         self.model = model
         self.config = config
-        self.without_negatives = without_negatives
+        positives, negatives = ((labels == s).sum(dim=0) for s in (POSITIVE, NEGATIVE))
+        self.without_negatives = (negatives == 0).to(model.device)
+        share = (positives + 1) / (positives + negatives + 2)  # smoothed by one of each
+        self.positives_per_unknown = config.pseudo_labels.positive_budget * share.to(model.device)
         self.teacher_text = model.zero_shot_text() if config.loss.distillation else None
+        self.begin_epoch(0)
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Say which epoch the next steps belong to, from 0."""
+        self.epoch = epoch
+        self.budget = PositiveBudget(self.positives_per_unknown)
 
     def __call__(
         self,
@@ -56,7 +66,6 @@ class Objective:
         output: MatcherOutput,
         text: TextFeatures,
         labels: Int8[Tensor, "batch category"],
-        epoch: int,
     ) -> StepLoss:
         """Return the loss; pseudo labels take part from `start_epoch` on.
 
@@ -65,11 +74,10 @@ class Objective:
             output: What the matcher made of the photos.
             text: The present text features.
             labels: Labels in three states.
-            epoch: Number of the epoch, from 0.
         """
         loss, pseudo = self.config.loss, self.config.pseudo_labels
         estimated = labels
-        if pseudo.enabled and epoch >= pseudo.start_epoch:
+        if pseudo.enabled and self.epoch >= pseudo.start_epoch:
             estimated = self._estimate(output, labels)
         is_estimated = estimated != labels
         targets = self.with_assumed_negatives(labels).masked_fill(is_estimated, UNKNOWN)
@@ -113,7 +121,7 @@ class Objective:
         self, output: MatcherOutput, labels: Int8[Tensor, "batch category"]
     ) -> Int8[Tensor, "batch category"]:
         model = self.model
-        probability, allowed = presence_probability(
+        probability, possible = presence_probability(
             F.normalize(output.region_features, dim=-1),
             model.prototypes,
             model.negative_prototypes,
@@ -121,7 +129,9 @@ class Objective:
             model.logit_bias,
             self.config.pseudo_labels,
         )
-        estimated = pseudo_labels(labels, probability, allowed, self.config.pseudo_labels)
+        estimated = pseudo_labels(
+            labels, probability, possible, self.budget, self.config.pseudo_labels
+        )
         # Where no negative is known, the unknown labels are weak negatives already, and scores that
         # have never seen a real one are too high: many of the positives they would give are wrong.
         return torch.where(self.without_negatives, labels, estimated)

@@ -44,30 +44,67 @@ def presence_probability(
         Probabilities in [0, 1], and where the inter-category relation allows a positive.
     """
     modalities = [i for i, used in enumerate((config.visual, config.text)) if used]
-    allowed = torch.ones(region_features.shape[:2], dtype=torch.bool, device=region_features.device)
+    possible = torch.ones(
+        region_features.shape[:2], dtype=torch.bool, device=region_features.device
+    )
     relative = []
     if config.inter_category:
         for i in modalities:
             similarity = prototypes.all_similarity(region_features)[i]
             own = similarity.diagonal(dim1=1, dim2=2)
             nearer = (similarity > own[..., None]).sum(dim=-1)
-            allowed &= nearer < config.top_categories
+            possible &= nearer < config.top_categories
             relative.append((own - similarity.amax(dim=-1)) / INTER_TEMPERATURE)
     if not config.intra_category:
-        return torch.stack(relative).mean(dim=0).exp(), allowed
+        return torch.stack(relative).mean(dim=0).exp(), possible
     present = prototypes.own_similarity(region_features)
     margin = torch.stack([present[i] for i in modalities]).mean(dim=0)
     if negative_prototypes is not None:
         absent = negative_prototypes.own_similarity(region_features)
         margin = margin - torch.stack([absent[i] for i in modalities]).mean(dim=0)
-    return (logit_scale * margin + logit_bias).sigmoid(), allowed
+    return (logit_scale * margin + logit_bias).sigmoid(), possible
+
+
+class PositiveBudget:
+    """How many positives may be estimated of each category before those get the upper hand.
+
+    The known labels tell how common a category is. Estimated positives make the model find more of
+    them: without a limit, a category that is estimated too easily ends up everywhere (our choice; the
+    thresholds of Xie et al., NeurIPS 2023, follow the same shares).
+    """
+
+    def __init__(self, per_unknown: Float[Tensor, " category"]) -> None:
+        """Begin an epoch.
+
+        Args:
+            per_unknown: Positives allowed for each unknown label seen.
+        """
+        self.per_unknown = per_unknown
+        self.left = torch.zeros_like(per_unknown)
+
+    def spend(
+        self,
+        wanted: Bool[Tensor, "batch category"],
+        probability: Float[Tensor, "batch category"],
+        unknown: Bool[Tensor, "batch category"],
+    ) -> Bool[Tensor, "batch category"]:
+        """Return which of the wanted positives the budget allows: the most probable ones.
+
+        What earlier batches of the epoch left over can be spent as well.
+        """
+        self.left += self.per_unknown * unknown.sum(dim=0)
+        order = probability.masked_fill(~wanted, -1).argsort(dim=0, descending=True, stable=True)
+        allowed = wanted & (order.argsort(dim=0) < self.left.floor())
+        self.left -= allowed.sum(dim=0)
+        return allowed
 
 
 @torch.no_grad()
 def pseudo_labels(
     labels: Int8[Tensor, "batch category"],
     probability: Float[Tensor, "batch category"],
-    allowed: Bool[Tensor, "batch category"],
+    possible: Bool[Tensor, "batch category"],
+    budget: PositiveBudget,
     config: PseudoLabelConfig,
 ) -> Int8[Tensor, "batch category"]:
     """Decide the unknown labels that are clear, and leave the others unknown.
@@ -75,11 +112,13 @@ def pseudo_labels(
     Args:
         labels: Labels in three states; the known ones come back as they are.
         probability: Estimated presence, in [0, 1].
-        allowed: Where a positive is possible.
+        possible: Where a positive is possible.
+        budget: Limits the positives, and is charged with them.
         config: The two thresholds.
     """
     unknown = labels == UNKNOWN
     estimated = labels.clone()
-    estimated[unknown & allowed & (probability >= config.positive_threshold)] = POSITIVE
+    wanted = unknown & possible & (probability >= config.positive_threshold)
+    estimated[budget.spend(wanted, probability, unknown)] = POSITIVE
     estimated[unknown & (probability <= config.negative_threshold)] = NEGATIVE
     return estimated

@@ -71,8 +71,7 @@ class Trainer:
         self.train_batches, self.val_batches = train_batches, val_batches
         self.fingerprint = fingerprint
         self.labels = torch.from_numpy(train.labels)
-        without_negatives = torch.from_numpy(~(train.labels == NEGATIVE).any(axis=0))
-        self.objective = Objective(model, config, without_negatives.to(model.device))
+        self.objective = Objective(model, config, self.labels)
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(not name.startswith("backbone."))
         training = config.training
@@ -130,6 +129,7 @@ class Trainer:
         with torch.random.fork_rng(devices=cuda):
             torch.manual_seed((training.seed << 20) + epoch + (processes.rank() << 40))
             self.model.train()
+            self.objective.begin_epoch(epoch)
             batches = self.train_batches.shuffled(training.batch_size, training.seed, epoch)
             num_batches = math.ceil(len(self.train) / training.batch_size)
             name = f"epoch {epoch + 1}/{training.epochs}"
@@ -137,7 +137,7 @@ class Trainer:
                 batches, total=num_batches, desc=name, unit="batch", disable=not progress
             ):
                 labels = self.labels[rows].to(device)
-                step, output = self._step(features, labels, epoch)
+                step, output = self._step(features, labels)
                 counts.add(labels.cpu().numpy(), step.estimated.cpu().numpy(), self._hidden(rows))
                 regions.add(output, self.objective.with_assumed_negatives(labels))
                 for part, value in step.parts.items():
@@ -157,7 +157,7 @@ class Trainer:
         }
 
     def _step(
-        self, features: ImageFeatures, labels: Int8[Tensor, "batch category"], epoch: int
+        self, features: ImageFeatures, labels: Int8[Tensor, "batch category"]
     ) -> tuple[StepLoss, MatcherOutput]:
         """Learn from a batch: the features of this process's share, the labels of all of it."""
         device, num_photos = self.model.device, len(labels)
@@ -174,11 +174,11 @@ class Trainer:
             None,  # nothing is learned from where a region lies
         )
         image_features = processes.gather(features.image_features, num_photos)
-        step = self.objective(image_features, output, text, labels, epoch)
+        step = self.objective(image_features, output, text, labels)
         if not bool(torch.isfinite(step.total)):
             raise ConfigError(
-                f"The loss is {step.total.item()} in epoch {epoch}; lower training.learning_rate "
-                f"({self.config.training.learning_rate:g})."
+                f"The loss is {step.total.item()} in epoch {self.objective.epoch}; lower "
+                f"training.learning_rate ({self.config.training.learning_rate:g})."
             )
         self.optimizer.zero_grad(set_to_none=True)
         step.total.backward()
