@@ -328,6 +328,22 @@ def test_the_rate_rises_to_its_peak_in_a_fifth_and_falls_to_almost_nothing(
     assert rates[-1] < 0.01 * training.learning_rate
 
 
+@pytest.mark.parametrize("schedule", ["one-cycle", "cosine"])
+def test_the_shortest_trainings_have_rates_that_teach(
+    backbone: FrozenCLIP, schedule: str
+) -> None:
+    training = FinetuneConfig().changed({"training.schedule": schedule}).training
+    for num_steps in range(1, 12):
+        optimizer = make_optimizer(matcher_for(backbone), training)
+        steps = make_schedule(optimizer, training, num_steps)
+        rates = []
+        for _ in range(num_steps):
+            rates.append(optimizer.param_groups[1]["lr"])
+            optimizer.step()
+            steps.step()
+        assert max(rates) >= 0.01 * training.learning_rate
+
+
 def test_frozen_prompts_are_left_out_of_the_optimizer(backbone: FrozenCLIP) -> None:
     training = FinetuneConfig().changed({"training.train_prompts": False}).training
     model = matcher_for(backbone)

@@ -14,6 +14,8 @@ from trmml.config import TrainingConfig
 from trmml.model import TextRegionMatcher
 
 WARM_UP_SHARE = 0.2
+LEAST_CYCLE = 6
+"""Of fewer steps OneCycleLR makes no curve: a rise of one step is a division by zero to it."""
 
 
 def make_optimizer(model: TextRegionMatcher, config: TrainingConfig) -> torch.optim.AdamW:
@@ -47,7 +49,7 @@ def make_schedule(
         return OneCycleLR(
             optimizer,
             max_lr=peaks,
-            total_steps=num_steps,
+            total_steps=max(num_steps, LEAST_CYCLE),
             pct_start=WARM_UP_SHARE,
             cycle_momentum=False,
         )
