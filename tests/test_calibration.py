@@ -52,6 +52,29 @@ def test_unknown_labels_do_not_move_a_threshold() -> None:
     assert calibrate(scores, labels) == calibrate(more, unknown)
 
 
+def test_categories_that_are_not_calibrated_anew_keep_what_they_had() -> None:
+    before = Calibration(
+        thresholds=(0.1, 0.2, 0.3),
+        global_threshold=0.2,
+        known_positives=(1, 2, 3),
+        method="by hand",
+        evidence={"cat": 1, "dog": 2, "cow": 3},
+    )
+    made = Calibration(
+        thresholds=(0.9, 0.8),
+        global_threshold=0.7,
+        known_positives=(30, 10),
+        method="anew",
+        evidence={"cow": 30, "cat": 10},
+    )
+    after = before.updated(("cat", "dog", "cow"), ("cow", "cat"), made)
+    assert after.thresholds == (0.8, 0.2, 0.9)
+    assert after.known_positives == (10, 2, 30)
+    assert after.evidence == {"cat": 10, "dog": 2, "cow": 30}
+    assert after.method == "anew; 1 of 3 labels before that: by hand"
+    assert before.updated(("cow", "cat"), ("cow", "cat"), made) == made
+
+
 def test_calibration_comes_back_from_plain_values() -> None:
     made = Calibration(
         thresholds=(0.25, 0.75), global_threshold=0.5, known_positives=(3, 5), method="by hand"

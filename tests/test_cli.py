@@ -3,6 +3,7 @@ import io
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -181,6 +182,34 @@ def test_thresholds_are_chosen_anew(
     assert made["method"] in (model / "README.md").read_text().replace("\\", "")
     assert trmml.load_model(model).calibration.thresholds[0] == made["thresholds"]["red"]
     assert (tmp_path / "r.png").stat().st_size > 1000
+
+
+def test_labels_that_a_table_does_not_state_keep_their_thresholds(
+    model: Path, table: Path, capsys: pytest.CaptureFixture
+) -> None:
+    def stored() -> dict[str, Any]:
+        return json.loads((model / "calibration.json").read_text())
+
+    before = stored()
+    options = ("--labels", "red", "--goal", "recall", "--target", "0.99")
+    assert run("calibrate", model, table, *options) == 0
+    assert "does not state 2 of the model's labels" in capsys.readouterr().out
+    after = stored()
+    assert after["thresholds"]["red"] != before["thresholds"]["red"]
+    for name in ("green", "blue"):
+        for part in ("thresholds", "known_positives", "evidence"):
+            assert after[part].get(name) == before[part].get(name)
+
+
+def test_a_goal_out_of_reach_changes_nothing(
+    model: Path, table: Path, capsys: pytest.CaptureFixture
+) -> None:
+    before = (model / "calibration.json").read_bytes()
+    options = ("--goal", "precision", "--target", "0.999")
+    assert run("calibrate", model, table, *options) == 4
+    said = capsys.readouterr().err
+    assert "No label reaches a precision of 0.999 on these 16 photos" in said
+    assert (model / "calibration.json").read_bytes() == before
 
 
 def test_no_readable_photo_at_all_is_a_data_error(

@@ -329,9 +329,7 @@ def test_the_rate_rises_to_its_peak_in_a_fifth_and_falls_to_almost_nothing(
 
 
 @pytest.mark.parametrize("schedule", ["one-cycle", "cosine"])
-def test_the_shortest_trainings_have_rates_that_teach(
-    backbone: FrozenCLIP, schedule: str
-) -> None:
+def test_the_shortest_trainings_have_rates_that_teach(backbone: FrozenCLIP, schedule: str) -> None:
     training = FinetuneConfig().changed({"training.schedule": schedule}).training
     for num_steps in range(1, 12):
         optimizer = make_optimizer(matcher_for(backbone), training)

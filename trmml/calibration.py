@@ -5,7 +5,7 @@ lowest cost); each category then has its own, drawn towards the global one where
 known (our choice), since a threshold tuned on a handful of photos is mostly noise.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -91,6 +91,33 @@ class Calibration:
     def uncalibrated(cls, num_categories: int) -> "Calibration":
         """Return 0.5 for every category."""
         return cls(thresholds=(UNCALIBRATED,) * num_categories)
+
+    def updated(
+        self, category_names: tuple[str, ...], names: tuple[str, ...], made: "Calibration"
+    ) -> "Calibration":
+        """Return a calibration with new thresholds for some categories; the others keep theirs.
+
+        Args:
+            category_names: All of the model.
+            names: Those that `made` is for, in its order.
+            made: The new one.
+        """
+        if names == category_names:
+            return made
+        new = dict(zip(names, zip(made.thresholds, made.known_positives, strict=True), strict=True))
+        counts = self.known_positives or (0,) * len(category_names)
+        old = dict(zip(category_names, zip(self.thresholds, counts, strict=True), strict=True))
+        thresholds, known_positives = zip(
+            *(new.get(name, old[name]) for name in category_names), strict=True
+        )
+        kept = len(category_names) - len(names)
+        return replace(
+            made,
+            thresholds=thresholds,
+            known_positives=known_positives,
+            method=f"{made.method}; {kept} of {len(category_names)} labels before that: {self.method}",
+            evidence=self.evidence | made.evidence,
+        )
 
     def to_dict(self, category_names: tuple[str, ...]) -> dict[str, Any]:
         """Return plain values for JSON, thresholds by category name."""

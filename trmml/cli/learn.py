@@ -173,10 +173,9 @@ def calibrate(
 
     Example: trmml calibrate runs/shop val.csv --goal precision --target 0.95 --plot reliability.png
     """
-    from trmml.calibration import Goal
+    from trmml.calibration import NEVER, Goal
     from trmml.calibration import calibrate as choose
     from trmml.evaluation import evaluate as measure
-    from trmml.evaluation import require_known
     from trmml.files import write_atomically
     from trmml.model_folder import replace_calibration
     from trmml.reliability import reliability, reliability_diagram
@@ -190,25 +189,39 @@ def calibrate(
     )
     matcher = load_model(model)
     dataset = options.read(table, labels)
-    require_known(dataset, matcher.labels)
-    dataset = dataset.aligned_to(matcher.labels)
     evaluation = measure(matcher, dataset, progress=not no_bars(quiet))
     known = dataset.labels[list(evaluation.readable)]
-    made = choose(evaluation.scores, known, matcher.labels, wanted)
-    replace_calibration(model, made)
+    names_here = dataset.category_names
+    made = choose(evaluation.scores, known, names_here, wanted)
+    limits = zip(names_here, made.thresholds, strict=True)
+    never = [name for name, limit in limits if limit >= NEVER]
+    if len(never) == len(names_here):
+        raise DataError(
+            f"No label reaches a {wanted} on these {evaluation.num_images} photos, so nothing was "
+            "changed. Lower --target, or give more known positives: a handful proves little."
+        )
+    replace_calibration(model, matcher.calibration.updated(matcher.labels, names_here, made))
     found = reliability(evaluation.scores, known)
     if plot is not None:
         picture = reliability_diagram(found, f"{model.name}: scores against {table.name}")
         with writing(plot):
             write_atomically(plot, lambda path: picture.save(path, "PNG"))
-    head, *names = first_column("label", matcher.labels)
+    head, *names = first_column("label", names_here)
     typer.echo(f"{head}  threshold  precision (95 %)      recall (95 %)         known positives")
     for label, name, threshold, count in zip(
-        matcher.labels, names, made.thresholds, made.known_positives, strict=True
+        names_here, names, made.thresholds, made.known_positives, strict=True
     ):
         shares = [_interval(made.evidence[label][part]) for part in ("precision", "recall")]
-        typer.echo(f"{name}  {threshold:9.3f}  {shares[0]:<20}  {shares[1]:<20}  {count:>15}")
+        limit = "never" if threshold >= NEVER else f"{threshold:.3f}"
+        typer.echo(f"{name}  {limit:>9}  {shares[0]:<20}  {shares[1]:<20}  {count:>15}")
     typer.echo(f"\n{made.method}; expected calibration error {100 * found.expected_error:.1f} %")
+    if never:
+        typer.echo(f"No score reaches that for {', '.join(never)}: never predicted from now on.")
+    kept = len(matcher.labels) - len(names_here)
+    if kept:
+        typer.echo(
+            f"The table does not state {kept} of the model's labels; they keep what they had."
+        )
     for reason in evaluation.skipped:
         typer.echo(f"skipped: {reason}", err=True)
     if evaluation.skipped:
