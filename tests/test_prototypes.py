@@ -56,15 +56,6 @@ def test_replacing_keeps_what_has_no_example() -> None:
     assert torch.equal(prototypes.visual[1], start[1])
 
 
-def test_own_similarity_is_the_diagonal_of_all_similarity() -> None:
-    prototypes, regions = Prototypes(unit(CATEGORIES, DIM)), unit(BATCH, CATEGORIES, DIM)
-    prototypes.replace_visual(torch.randn(CATEGORIES, DIM))
-    for own, every in zip(
-        prototypes.own_similarity(regions), prototypes.all_similarity(regions), strict=True
-    ):
-        torch.testing.assert_close(own, every.diagonal(dim1=1, dim2=2))
-
-
 def test_prototypes_have_no_gradient() -> None:
     text = unit(CATEGORIES, DIM).requires_grad_()
     prototypes = Prototypes(text)

@@ -12,6 +12,8 @@ from trmml.pseudo_labels import PositiveBudget, presence_probability, pseudo_lab
 
 BATCH, CATEGORIES, DIM = 2, 5, 7
 UNLIMITED = torch.full((CATEGORIES,), float("inf"))
+ALONE = PseudoLabelConfig(inter_category=False)
+"""What a category's own prototypes say, without a look at the others."""
 SCALE, BIAS = torch.tensor(10.0), torch.linspace(-1, 1, CATEGORIES)
 
 
@@ -63,14 +65,23 @@ def plainly(
     ],
 )
 @pytest.mark.parametrize("with_absence", [True, False])
-def test_the_estimate_equals_its_definition(change: dict, with_absence: bool) -> None:
+@pytest.mark.parametrize("at_a_time", [2**24, 3 * CATEGORIES])
+def test_the_estimate_equals_its_definition(
+    change: dict, with_absence: bool, at_a_time: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trmml.pseudo_labels.MOST_SIMILARITIES", at_a_time)
     config = replace(PseudoLabelConfig(), **change)
     regions, present = unit(BATCH, CATEGORIES, DIM), random_prototypes()
     absent = random_prototypes() if with_absence else None
-    probability, allowed = presence_probability(regions, present, absent, SCALE, BIAS, config)
-    expected, expected_allowed = plainly(regions, present, absent, config)
+    probability = presence_probability(regions, present, absent, SCALE, BIAS, config)
+    expected, possible = plainly(regions, present, absent, config)
     torch.testing.assert_close(probability, expected, rtol=1e-4, atol=1e-6)
-    assert torch.equal(allowed, expected_allowed)
+    # With thresholds out of the way, every possible label becomes positive.
+    config = replace(config, positive_threshold=1e-9, negative_threshold=0.0)
+    unknown = torch.full((BATCH, CATEGORIES), UNKNOWN, dtype=torch.int8)
+    budget = PositiveBudget(UNLIMITED)
+    found = pseudo_labels(unknown, probability, regions, present, budget, config)
+    assert torch.equal(found == POSITIVE, possible & (probability >= 1e-9))
 
 
 def test_pseudo_labels_equal_a_plain_loop_and_never_overwrite() -> None:
@@ -78,38 +89,60 @@ def test_pseudo_labels_equal_a_plain_loop_and_never_overwrite() -> None:
     shape = (31, CATEGORIES)
     labels = torch.randint(-1, 2, shape, generator=generator, dtype=torch.int8)
     probability = torch.rand(shape, generator=generator)
-    allowed = torch.rand(shape, generator=generator) < 0.5
-    config = PseudoLabelConfig(positive_threshold=0.7, negative_threshold=0.2)
+    config = replace(ALONE, positive_threshold=0.7, negative_threshold=0.2)
     expected = labels.clone()
     for b in range(shape[0]):
         for c in range(CATEGORIES):
-            if labels[b, c] == UNKNOWN and allowed[b, c] and probability[b, c] >= 0.7:
+            if labels[b, c] == UNKNOWN and probability[b, c] >= 0.7:
                 expected[b, c] = POSITIVE
             elif labels[b, c] == UNKNOWN and probability[b, c] <= 0.2:
                 expected[b, c] = NEGATIVE
-    found = pseudo_labels(labels, probability, allowed, PositiveBudget(UNLIMITED), config)
+    found = pseudo_labels(
+        labels, probability, unit(31, CATEGORIES, DIM), random_prototypes(),
+        PositiveBudget(UNLIMITED), config
+    )  # fmt: skip
     assert torch.equal(found, expected)
+
+
+def test_no_more_cosines_are_held_at_a_time_than_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten photos and 1,000 categories have ten million cosines of regions with prototypes."""
+    photos, many, allowed = 10, 1_000, 2**20
+    monkeypatch.setattr("trmml.pseudo_labels.MOST_SIMILARITIES", allowed)
+    config = replace(PseudoLabelConfig(), positive_threshold=0.3)
+    prototypes, regions, zeros = (
+        Prototypes(unit(many, DIM)),
+        unit(photos, many, DIM),
+        torch.zeros(many),
+    )
+    unknown = torch.full((photos, many), UNKNOWN, dtype=torch.int8)
+    with torch.profiler.profile(profile_memory=True) as profile:
+        probability = presence_probability(regions, prototypes, None, SCALE, zeros, config)
+        budget = PositiveBudget(zeros)
+        pseudo_labels(unknown, probability, regions, prototypes, budget, config)
+    largest = max(event.cpu_memory_usage for event in profile.events())
+    assert (probability >= 0.3).sum() * many > 5 * allowed
+    assert largest <= 3 * 4 * allowed  # an operation and what it calls count together
 
 
 def test_no_more_positives_are_estimated_than_the_budget_allows() -> None:
     """Against a plain loop over three batches; what one of them leaves, the next ones may spend."""
     generator = torch.Generator().manual_seed(0)
     per_unknown = torch.tensor([0.0, 0.02, 0.1, 0.5, 1.0])
-    config = PseudoLabelConfig(positive_threshold=0.6, negative_threshold=0.1)
+    config = replace(ALONE, negative_threshold=0.1)
     budget, left = PositiveBudget(per_unknown), per_unknown.double() * 0
     total, wanted_of = torch.zeros(CATEGORIES), torch.zeros(CATEGORIES)
     for threshold in (0.95, 0.3, 0.6):
         config = replace(config, positive_threshold=threshold)
         labels = torch.randint(-1, 2, (31, CATEGORIES), generator=generator, dtype=torch.int8)
         probability = torch.rand(31, CATEGORIES, generator=generator)
-        possible = torch.rand(31, CATEGORIES, generator=generator) < 0.8
-        found = pseudo_labels(labels, probability, possible, budget, config)
+        regions = unit(31, CATEGORIES, DIM)
+        found = pseudo_labels(labels, probability, regions, random_prototypes(), budget, config)
         for c in range(CATEGORIES):
             left[c] += float(per_unknown[c]) * int((labels[:, c] == UNKNOWN).sum())
             wanted = [
                 b
                 for b in sorted(range(31), key=lambda b: -probability[b, c])
-                if labels[b, c] == UNKNOWN and possible[b, c] and probability[b, c] >= threshold
+                if labels[b, c] == UNKNOWN and probability[b, c] >= threshold
             ]
             spent = wanted[: int(left[c] + 1e-4)]
             left[c] -= len(spent)
@@ -124,7 +157,7 @@ def test_no_more_positives_are_estimated_than_the_budget_allows() -> None:
 
 def test_estimates_have_no_gradient() -> None:
     regions = unit(BATCH, CATEGORIES, DIM).requires_grad_()
-    probability, _ = presence_probability(
+    probability = presence_probability(
         regions, random_prototypes(), None, SCALE, BIAS, PseudoLabelConfig()
     )
     assert not probability.requires_grad

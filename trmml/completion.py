@@ -161,7 +161,7 @@ def _scores(
     columns = [model.labels.index(name) for name in dataset.category_names]
     store = compute_features(dataset.photos, model.backbone, progress=progress)
     batches = CachedFeatures(store, np.arange(len(dataset))).in_order(BATCH_SIZE)
-    # Every relation and modality counts, whatever the model was trained with.
+    # Every modality counts, whatever the model was trained with.
     config, text = PseudoLabelConfig(), model.stored_text()
     scores, estimates = [], []
     total = -(-len(dataset) // BATCH_SIZE)
@@ -169,7 +169,7 @@ def _scores(
         for batch in tqdm(batches, "estimates", total, disable=not progress):
             features = type(batch)(*(part.to(model.device) for part in batch))
             output = model.match(features, text)
-            probability, _ = presence_probability(
+            probability = presence_probability(
                 output.region_features,
                 model.prototypes,
                 model.negative_prototypes,

@@ -120,17 +120,18 @@ class Objective:
     def _estimate(
         self, output: MatcherOutput, labels: Int8[Tensor, "batch category"]
     ) -> Int8[Tensor, "batch category"]:
-        model = self.model
-        probability, possible = presence_probability(
-            F.normalize(output.region_features, dim=-1),
+        model, pseudo = self.model, self.config.pseudo_labels
+        regions = F.normalize(output.region_features, dim=-1)
+        probability = presence_probability(
+            regions,
             model.prototypes,
             model.negative_prototypes,
             model.logit_scale,
             model.logit_bias,
-            self.config.pseudo_labels,
+            pseudo,
         )
         estimated = pseudo_labels(
-            labels, probability, possible, self.budget, self.config.pseudo_labels
+            labels, probability, regions, model.prototypes, self.budget, pseudo
         )
         # Where no negative is known, the unknown labels are weak negatives already, and scores that
         # have never seen a real one are too high: many of the positives they would give are wrong.

@@ -68,19 +68,3 @@ class Prototypes(nn.Module):
         )
         self.visual.copy_(torch.where(chosen.any(dim=0)[:, None], moved, self.visual))
         self.text.copy_(text_features)
-
-    def own_similarity(
-        self, region_features: Float[Tensor, "batch category dim"]
-    ) -> tuple[Float[Tensor, "batch category"], Float[Tensor, "batch category"]]:
-        """Return the cosine of each region with its own category's visual and text prototype."""
-        visual = torch.einsum("bcd,cd->bc", region_features, self.visual)
-        text = torch.einsum("bcd,cd->bc", region_features, self.text)
-        return visual, text
-
-    def all_similarity(
-        self, region_features: Float[Tensor, "batch category dim"]
-    ) -> tuple[Float[Tensor, "batch category other"], Float[Tensor, "batch category other"]]:
-        """Return the cosine of each region with every category's visual and text prototype."""
-        visual = torch.einsum("bcd,jd->bcj", region_features, self.visual)
-        text = torch.einsum("bcd,jd->bcj", region_features, self.text)
-        return visual, text

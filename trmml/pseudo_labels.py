@@ -5,7 +5,7 @@ relationships" to estimate unknown labels. The formulas and thresholds here are 
 """
 
 import torch
-from jaxtyping import Bool, Float, Int8
+from jaxtyping import Bool, Float, Int8, Int64
 from torch import Tensor
 
 from trmml.config import PseudoLabelConfig
@@ -13,6 +13,8 @@ from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
 from trmml.prototypes import Prototypes
 
 INTER_TEMPERATURE = 0.01
+MOST_SIMILARITIES = 2**24
+"""Cosines held at a time: all regions with all categories would be photos × categories²."""
 
 
 @torch.no_grad()
@@ -23,14 +25,12 @@ def presence_probability(
     logit_scale: Float[Tensor, ""],
     logit_bias: Float[Tensor, " category"],
     config: PseudoLabelConfig,
-) -> tuple[Float[Tensor, "batch category"], Bool[Tensor, "batch category"]]:
-    """Estimate from the prototypes how probable each category is.
+) -> Float[Tensor, "batch category"]:
+    """Estimate from the prototypes how probable each category is, in [0, 1].
 
     Intra-category: sigmoid of the scaled cosine with the category's own prototypes (minus the cosine
-    with those of its absence), averaged over the modalities. Inter-category: a category can be
-    present only if, for its own region, it is among the `top_categories` nearest prototypes of
-    every modality. Without the intra part the probability is the softmax over categories, relative
-    to the largest one, at temperature 0.01.
+    with those of its absence), averaged over the modalities. Without the intra part: the softmax over
+    categories, relative to the largest one, at temperature 0.01, averaged in the same way.
 
     Args:
         region_features: Of unit length.
@@ -39,30 +39,45 @@ def presence_probability(
         logit_scale: The model's present scale.
         logit_bias: The model's present bias per category.
         config: Which modalities and relations count.
-
-    Returns:
-        Probabilities in [0, 1], and where the inter-category relation allows a positive.
     """
-    modalities = [i for i, used in enumerate((config.visual, config.text)) if used]
-    possible = torch.ones(
-        region_features.shape[:2], dtype=torch.bool, device=region_features.device
-    )
-    relative = []
-    if config.inter_category:
-        for i in modalities:
-            similarity = prototypes.all_similarity(region_features)[i]
-            own = similarity.diagonal(dim1=1, dim2=2)
-            nearer = (similarity > own[..., None]).sum(dim=-1)
-            possible &= nearer < config.top_categories
-            relative.append((own - similarity.amax(dim=-1)) / INTER_TEMPERATURE)
     if not config.intra_category:
-        return torch.stack(relative).mean(dim=0).exp(), possible
-    present = prototypes.own_similarity(region_features)
-    margin = torch.stack([present[i] for i in modalities]).mean(dim=0)
+        every = torch.ones(region_features.shape[:2], dtype=torch.bool, device=logit_bias.device)
+        behind = [
+            _standing(region_features, every, table)[1] for table in _used(prototypes, config)
+        ]
+        return (-torch.stack(behind).mean(dim=0) / INTER_TEMPERATURE).exp().view(every.shape)
+
+    def similarity(own: Prototypes) -> Tensor:
+        tables = _used(own, config)
+        cosines = [torch.einsum("bcd,cd->bc", region_features, table) for table in tables]
+        return torch.stack(cosines).mean(dim=0)
+
+    margin = similarity(prototypes)
     if negative_prototypes is not None:
-        absent = negative_prototypes.own_similarity(region_features)
-        margin = margin - torch.stack([absent[i] for i in modalities]).mean(dim=0)
-    return (logit_scale * margin + logit_bias).sigmoid(), possible
+        margin = margin - similarity(negative_prototypes)
+    return (logit_scale * margin + logit_bias).sigmoid()
+
+
+def _used(prototypes: Prototypes, config: PseudoLabelConfig) -> list[Float[Tensor, "category dim"]]:
+    modalities = ((config.visual, prototypes.visual), (config.text, prototypes.text))
+    return [table for used, table in modalities if used]
+
+
+def _standing(
+    region_features: Float[Tensor, "batch category dim"],
+    chosen: Bool[Tensor, "batch category"],
+    table: Float[Tensor, "category dim"],
+) -> tuple[Int64[Tensor, " region"], Float[Tensor, " region"]]:
+    """Return how many prototypes are nearer to a chosen region than its own, and by how much at most."""
+    regions, own = region_features[chosen], chosen.nonzero()[:, 1]
+    rows = max(MOST_SIMILARITIES // len(table), 1)
+    nearer, behind = [], []
+    for some, categories in zip(regions.split(rows), own.split(rows), strict=True):
+        similarity = some @ table.T
+        of_own = similarity.gather(1, categories[:, None])
+        nearer.append((similarity > of_own).sum(dim=1))
+        behind.append(similarity.amax(dim=1) - of_own[:, 0])
+    return torch.cat(nearer), torch.cat(behind)
 
 
 class PositiveBudget:
@@ -103,22 +118,31 @@ class PositiveBudget:
 def pseudo_labels(
     labels: Int8[Tensor, "batch category"],
     probability: Float[Tensor, "batch category"],
-    possible: Bool[Tensor, "batch category"],
+    region_features: Float[Tensor, "batch category dim"],
+    prototypes: Prototypes,
     budget: PositiveBudget,
     config: PseudoLabelConfig,
 ) -> Int8[Tensor, "batch category"]:
     """Decide the unknown labels that are clear, and leave the others unknown.
 
+    Inter-category: a label can become positive only if, for its own region, its category is among the
+    `top_categories` nearest prototypes of every modality.
+
     Args:
         labels: Labels in three states; the known ones come back as they are.
         probability: Estimated presence, in [0, 1].
-        possible: Where a positive is possible.
+        region_features: Of unit length.
+        prototypes: Of the presence of each category.
         budget: Limits the positives, and is charged with them.
-        config: The two thresholds.
+        config: The two thresholds, and which modalities and relations count.
     """
     unknown = labels == UNKNOWN
     estimated = labels.clone()
-    wanted = unknown & possible & (probability >= config.positive_threshold)
+    wanted = unknown & (probability >= config.positive_threshold)
+    if config.inter_category:
+        for table in _used(prototypes, config):
+            nearer, _ = _standing(region_features, wanted, table)
+            wanted = wanted.masked_scatter(wanted, nearer < config.top_categories)
     estimated[budget.spend(wanted, probability, unknown)] = POSITIVE
     estimated[unknown & (probability <= config.negative_threshold)] = NEGATIVE
     return estimated
