@@ -146,6 +146,21 @@ def test_what_is_wrong_with_coco_is_named(
         read_dataset(write_json(tmp_path / "c.json", values), unlabeled="negative")
 
 
+def test_photos_of_two_folders_are_not_taken_for_one(tmp_path: Path, photo: Callable) -> None:
+    photo("a.jpg")
+    values = COCO | {
+        "images": [{"id": 7, "file_name": "cam_a/a.jpg"}, {"id": 3, "file_name": "cam_b/a.jpg"}]
+    }
+    table = write_json(tmp_path / "c.json", values)
+    with pytest.raises(
+        DataError, match=r"images 1 and 2 name cam_a/a.jpg and cam_b/a.jpg, and for"
+    ):
+        read_dataset(table, unlabeled="negative")
+    photo("cam_a/a.jpg")
+    photo("cam_b/a.jpg")
+    assert len(read_dataset(table, unlabeled="negative")) == 2
+
+
 def test_lvis_lists_what_is_absent(tmp_path: Path, photo: Callable) -> None:
     photo("000000000025.jpg")
     image = {
@@ -243,6 +258,26 @@ def test_label_studio(tmp_path: Path, photo: Callable) -> None:
         "b.jpg": {"cat": P, "dog": U},  # the annotators disagree
         "c.jpg": {"cat": U, "dog": U},  # nobody has annotated it
         "d.jpg": {"cat": N, "dog": N},
+    }
+
+
+def test_uploads_that_differ_by_their_hash_are_not_taken_for_one(
+    tmp_path: Path, photo: Callable
+) -> None:
+    photo("1.jpg")
+    tasks = [
+        {"id": 1, "data": {"image": f"upload/{name}"}, "annotations": [annotation(label)]}
+        for name, label in (("aaaaaaaa-1.jpg", "cat"), ("bbbbbbbb-1.jpg", "dog"))
+    ]
+    table = write_json(tmp_path / "export.json", tasks)
+    message = "tasks 1 and 2 name upload/aaaaaaaa-1.jpg and upload/bbbbbbbb-1.jpg, and for both"
+    with pytest.raises(DataError, match=message):
+        read_dataset(table, unlabeled="negative")
+    photo("upload/aaaaaaaa-1.jpg")
+    again = read_dataset(table, unlabeled="negative")
+    assert cells(again) == {
+        "aaaaaaaa-1.jpg": {"cat": P, "dog": N},
+        "1.jpg": {"cat": N, "dog": P},
     }
 
 

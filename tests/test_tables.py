@@ -299,3 +299,18 @@ def test_photos_are_looked_for_in_their_folder_and_then_beside_the_table(
 def test_the_same_path_written_in_two_ways_is_one_photo(read: Read) -> None:
     with pytest.raises(DataError, match="lines 2 and 3 disagree about 'red'"):
         read("image,red\na.png,1\n./a.png,0\n")
+
+
+@pytest.mark.parametrize("other", ["a", "sub/../a.png", "{folder}/a.png", "link.png"])
+def test_two_names_that_lead_to_one_file_are_one_photo(
+    read: Read, tmp_path: Path, other: str
+) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "link.png").symlink_to(tmp_path / "a.png")
+    name = other.format(folder=tmp_path)
+    dataset = read(f"image,red,blue\na.png,1,\nb.png,0,1\n{name},1,0\n")
+    assert dataset.photos == (tmp_path / "a.png", tmp_path / "b.png")
+    assert dataset.labels.tolist() == [[P, N], [N, P]]
+    with pytest.raises(DataError) as caught:
+        read(f"image,red\na.png,1\n{name},0\n")
+    assert f"lines 2 and 3 disagree about 'red' in a.png = {name}; keep one" in str(caught.value)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from trmml.errors import DataError
 from trmml.labels import NEGATIVE, UNKNOWN
@@ -99,41 +99,80 @@ def refuse_encoding(options: Options, path: Path, form: str) -> None:
         raise DataError(f"{path} {form}; `label_encoding` does not apply.")
 
 
-def merge_duplicates(table: Table, path: Path) -> list[Row]:
-    """Join rows of the same photo; two that state different things are an error."""
-    merged: dict[str, Row] = {}
+def merge_duplicates(
+    table: Table, path: Path, images: str | Path | None
+) -> tuple[list[Row], list[Path]]:
+    """Find the photos, and join the rows of each; two that state different things are an error.
+
+    Args:
+        table: What was read; may name a photo in several rows and in several ways.
+        path: The table's file or folder.
+        images: Folder to look in first.
+
+    Returns:
+        One row per photo, and the photos.
+
+    Raises:
+        DataError: If photos are missing or empty, rows of one photo disagree, or two names lead to one
+            photo and one of them only without its folder or hash.
+    """
+    named: dict[str, Row] = {}
+    for row in table.rows:
+        if not row.image:
+            raise DataError(f"{path}, {table.unit} {row.line}: the photo is not named.")
+        _join(named, str(Path(row.image)), row, table, path)  # ./a.jpg is a.jpg
+    merged: dict[Path, Row] = {}
+    photos: dict[Path, Path] = {}
+    guessed: set[Path] = set()
+    found = _find_photos(list(named.values()), path, images)
+    for row, (photo, is_guess) in zip(named.values(), found, strict=True):
+        file = photo.resolve()
+        if file in merged and (is_guess or file in guessed):
+            earlier = merged[file]
+            raise DataError(
+                f"{path}: {table.unit}s {earlier.line} and {row.line} name {earlier.image} and "
+                f"{row.image}, and for both there is only {photo}; give each a file of the name that "
+                "the table has, or remove one of them."
+            )
+        if is_guess:
+            guessed.add(file)
+        photos.setdefault(file, photo)
+        _join(merged, file, row, table, path)
+    return list(merged.values()), list(photos.values())
+
+
+def _join(merged: dict[Any, Row], key: Any, row: Row, table: Table, path: Path) -> None:
+    """Add what a row states to what is known of its photo."""
 
     def rest(row: Row) -> int:
         return table.unmentioned if row.unmentioned is None else row.unmentioned
 
-    for row in table.rows:
-        if not row.image:
-            raise DataError(f"{path}, {table.unit} {row.line}: the photo is not named.")
-        photo = str(Path(row.image))  # ./a.jpg is a.jpg
-        earlier = merged.setdefault(photo, row)
-        if earlier is row:
-            continue
-        # What neither row mentions is the same in both; where a row leaves the rest open, only what
-        # it states itself can disagree.
-        names = row.states.keys() | (earlier.states.keys() if rest(row) != UNKNOWN else set())
-        for name in sorted(names):
-            first = earlier.states.get(name, rest(earlier))
-            second = row.states.get(name, rest(row))
-            if UNKNOWN not in (first, second) and first != second:
-                raise DataError(
-                    f"{path}: {table.unit}s {earlier.line} and {row.line} disagree about {name!r} "
-                    f"in {row.image}; keep one of them."
-                )
-        for name, state in row.states.items():
-            if state != UNKNOWN:
-                earlier.states[name] = state
-        if rest(earlier) != rest(row):
-            merged[photo] = replace(earlier, unmentioned=UNKNOWN)
-    return list(merged.values())
+    earlier = merged.setdefault(key, row)
+    if earlier is row:
+        return
+    # What neither row mentions is the same in both; where a row leaves the rest open, only what
+    # it states itself can disagree.
+    names = row.states.keys() | (earlier.states.keys() if rest(row) != UNKNOWN else set())
+    for name in sorted(names):
+        first = earlier.states.get(name, rest(earlier))
+        second = row.states.get(name, rest(row))
+        if UNKNOWN not in (first, second) and first != second:
+            places = dict.fromkeys((earlier.image, row.image))
+            raise DataError(
+                f"{path}: {table.unit}s {earlier.line} and {row.line} disagree about {name!r} "
+                f"in {' = '.join(places)}; keep one of them."
+            )
+    for name, state in row.states.items():
+        if state != UNKNOWN:
+            earlier.states[name] = state
+    if rest(earlier) != rest(row):
+        merged[key] = replace(earlier, unmentioned=UNKNOWN)
 
 
-def find_table_photos(rows: list[Row], table: Path, images: str | Path | None) -> list[Path]:
-    """Resolve photo paths; all that are missing or empty are named in one error."""
+def _find_photos(
+    rows: list[Row], table: Path, images: str | Path | None
+) -> list[tuple[Path, bool]]:
+    """Find each row's photo, as `_found` does; all that are missing or empty are named in one error."""
     folders = [table if table.is_dir() else table.parent]
     if images is not None:
         folders.insert(0, Path(images).expanduser())
@@ -141,12 +180,12 @@ def find_table_photos(rows: list[Row], table: Path, images: str | Path | None) -
             raise DataError(f"The photo folder {folders[0]} does not exist.")
     photos, missing, empty = [], [], []
     for row in rows:
-        photo = _found(row, folders)
-        if photo is None:
+        found = _found(row, folders)
+        if found is None:
             missing.append(row.image)
             continue
-        photos.append(photo)
-        if photo.stat().st_size == 0:
+        photos.append(found)
+        if found[0].stat().st_size == 0:
             empty.append(row.image)
     if missing or empty:
         looked = " and ".join(str(folder) for folder in folders)
@@ -159,7 +198,8 @@ def find_table_photos(rows: list[Row], table: Path, images: str | Path | None) -
     return photos
 
 
-def _found(row: Row, folders: list[Path]) -> Path | None:
+def _found(row: Row, folders: list[Path]) -> tuple[Path, bool] | None:
+    """Return a row's photo, and whether it was found under one of the other names alone."""
     names = [row.image, *row.other_names]
     if not Path(row.image).suffix:
         names += [row.image + suffix for suffix in GUESSED_SUFFIXES]
@@ -167,7 +207,7 @@ def _found(row: Row, folders: list[Path]) -> Path | None:
         for name in names:
             try:
                 if (folder / name).is_file():
-                    return folder / name
+                    return folder / name, name != row.image and name in row.other_names
             except (OSError, ValueError):  # a name that no file can have
                 continue
     return None

@@ -20,7 +20,6 @@ from trmml.data.rows import (
     Table,
     TableFormat,
     Unlabeled,
-    find_table_photos,
     merge_duplicates,
 )
 from trmml.errors import DataError, nearest
@@ -82,8 +81,7 @@ def read_dataset(
     names = names if labels is None else list(labels)
     if not names:
         raise DataError(f"{path} names no label; a wide table has one column per label.")
-    merged = merge_duplicates(parsed, path)
-    photos = find_table_photos(merged, path, images)
+    merged, photos = merge_duplicates(parsed, path, images)
     array = np.full((len(merged), len(names)), parsed.unmentioned, dtype=np.int8)
     column = {name: i for i, name in enumerate(names)}
     for cells, row in zip(array, merged, strict=True):
