@@ -292,6 +292,25 @@ def test_label_studio_in_its_short_form(tmp_path: Path, photo: Callable) -> None
     assert cells(data) == {"a.jpg": {"x": P, "y": P}, "b.jpg": {"x": U, "y": P}}
 
 
+def test_what_else_the_short_form_says_of_a_photo_is_no_choice(
+    tmp_path: Path, photo: Callable
+) -> None:
+    photo("1.jpg")
+    rest = {"caption": "two dogs", "source": "camera 2", "comment": "", "lead_time": 3.1}
+    path = tmp_path / "min.json"
+
+    def read(task: dict) -> MultiLabelDataset:
+        return read_dataset(write_json(path, [task]), unlabeled="negative")
+
+    data = read({"image": "/data/upload/1/aaaaaaaa-1.jpg", "animal": {"choices": ["dog"]}} | rest)
+    assert cells(data) == {"1.jpg": {"dog": P}}
+    assert data.interpretation.endswith("Choices are read from 'animal'.")
+    data = read({"img": "1.jpg", "place": "indoor/kitchen", "comment": "", "annotator": 1})
+    assert cells(data) == {"1.jpg": {"indoor/kitchen": P}}
+    with pytest.raises(DataError, match=r"'caption', 'source', 'animal' hold text, .* as JSON"):
+        read({"image": "1.jpg"} | rest | {"animal": "dog"})
+
+
 def test_folders_named_by_their_label(tmp_path: Path, photo: Callable) -> None:
     photo("sorted/cat/1.png", 1), photo("sorted/dog/1.png", 2)
     photo("sorted/cat/2.png", 3), photo("sorted/dog/2.png", 3)  # the same file twice

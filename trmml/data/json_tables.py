@@ -3,7 +3,6 @@
 import io
 import json
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -11,6 +10,9 @@ from urllib.parse import unquote, urlsplit
 from trmml.data.rows import SPLIT_COLUMN, Options, Row, Table, refuse_encoding, unmentioned_state
 from trmml.errors import DataError, nearest
 from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
+
+TASK_FACTS = ("id", "annotator", "annotation_id", "created_at", "updated_at", "lead_time")
+"""What Label Studio writes of every task in JSON_MIN beside its data and choices."""
 
 
 def read_jsonl(text: str, path: Path, options: Options) -> Table:
@@ -148,10 +150,11 @@ def _label_studio(tasks: list[dict[str, Any]], path: Path, options: Options) -> 
     that nobody annotated.
     """
     unmentioned = unmentioned_state(options.unlabeled, path)
+    photos = [_task_image(task, number, path) for number, task in enumerate(tasks, start=1)]
+    choice_keys = _choice_keys(tasks, {key for key, _ in photos}, path)
     rows, names = [], {}
-    for number, task in enumerate(tasks, start=1):
-        answers = _answers(task)
-        place = _task_image(task, number, path)
+    for number, (task, (_, place)) in enumerate(zip(tasks, photos, strict=True), start=1):
+        answers = _answers(task, choice_keys)
         counts = [name for answer in answers for name in dict.fromkeys(answer)]
         states = {n: POSITIVE if counts.count(n) == len(answers) else UNKNOWN for n in counts}
         names |= dict.fromkeys(states)
@@ -160,13 +163,15 @@ def _label_studio(tasks: list[dict[str, Any]], path: Path, options: Options) -> 
         others = (Path(place).name, plain)
         rows.append(Row(number, place, states, None if answers else UNKNOWN, others))
     meaning = f"Label Studio: a choice is positive; one that was not made is {options.unlabeled}."
+    if choice_keys:
+        meaning += f" Choices are read from {', '.join(map(repr, choice_keys))}."
     return Table(rows, list(names), meaning, unmentioned, unit="task")
 
 
-def _answers(task: dict[str, Any]) -> list[list[str]]:
+def _answers(task: dict[str, Any], choice_keys: list[str]) -> list[list[str]]:
     """Return the choices of each annotator."""
-    if "annotations" not in task and "completions" not in task:  # JSON_MIN: one answer, flat
-        chosen = [choices for key, choices in _flat_choices(task) if key != "image"]
+    if _is_flat(task):  # one answer
+        chosen = [_flat_choices(task[key]) for key in choice_keys if task.get(key)]
         return [[name for choices in chosen for name in choices]] if chosen else []
     answers = []
     for annotation in task.get("annotations") or task.get("completions") or ():
@@ -177,20 +182,45 @@ def _answers(task: dict[str, Any]) -> list[list[str]]:
     return answers
 
 
-def _flat_choices(task: dict[str, Any]) -> Iterable[tuple[str, list[str]]]:
-    facts = ("id", "annotator", "annotation_id", "created_at", "updated_at", "lead_time")
-    for key, value in task.items():
-        if isinstance(value, dict) and isinstance(value.get("choices"), list):
-            yield key, [str(name) for name in value["choices"]]
-        elif isinstance(value, str) and key not in facts and not re.search(r"[/\\]", value):
-            yield key, [value]
+def _is_flat(task: dict[str, Any]) -> bool:
+    """Say whether a task is of JSON_MIN, where data and choices lie side by side."""
+    return not {"data", "annotations", "completions"} & task.keys()
 
 
-def _task_image(task: dict[str, Any], number: int, path: Path) -> str:
+def _flat_choices(value: Any) -> list[str]:
+    return [value] if isinstance(value, str) else [str(name) for name in value["choices"]]
+
+
+def _choice_keys(tasks: list[dict[str, Any]], photo_keys: set[str], path: Path) -> list[str]:
+    """Return the keys of JSON_MIN that hold choices: those with a list of them, or the only text.
+
+    Raises:
+        DataError: If several hold text: a choice or what else is known of a photo.
+    """
+    lists: dict[str, None] = {}
+    texts: dict[str, None] = {}
+    no_choices = {"image", *TASK_FACTS, *photo_keys}
+    for task in filter(_is_flat, tasks):
+        for key, value in task.items():
+            if isinstance(value, dict) and isinstance(value.get("choices"), list):
+                lists[key] = None
+            elif isinstance(value, str) and value.strip() and key not in no_choices:
+                texts[key] = None
+    if not lists and len(texts) > 1:
+        raise DataError(
+            f"{path}: {', '.join(map(repr, texts))} hold text, and which is a choice JSON_MIN does "
+            "not tell; export as JSON, or remove what is no choice."
+        )
+    return list(lists or texts)
+
+
+def _task_image(task: dict[str, Any], number: int, path: Path) -> tuple[str, str]:
+    """Return the key of a task's photo, and where it lies."""
     data = task.get("data", task)
-    for value in (data.get("image"), *data.values()):
+    for key in ("image", *data):
+        value = data.get(key)
         if isinstance(value, str) and re.search(r"\.(jpe?g|png|webp|bmp|gif|tiff?)$", value, re.I):
             address = urlsplit(value)
             local = re.search(r"(?:^|&)d=([^&]+)", address.query)
-            return unquote(local[1]) if local else unquote(address.path).lstrip("/")
+            return key, unquote(local[1]) if local else unquote(address.path).lstrip("/")
     raise DataError(f"{path}, task {number}: no photo among its data.")
