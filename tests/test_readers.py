@@ -474,3 +474,26 @@ def test_a_real_data_frame_with_lists(tmp_path: Path) -> None:
             assert positives == {"dog": [POSITIVE, NEGATIVE], "cat": [POSITIVE, NEGATIVE]}
     with pytest.raises(DataError, match="lists of labels in 'labels'; it is not wide"):
         read_dataset(frame, images=tmp_path, unlabeled="negative", format="wide")
+
+
+def test_a_data_frame_may_have_numbers_for_columns_but_each_once(
+    tmp_path: Path, photo: Callable
+) -> None:
+    frame = pandas.DataFrame({"image": [str(photo("a.png"))], 0: [1], 1: [0]})
+    assert cells(read_dataset(frame)) == {"a.png": {"0": P, "1": N}}
+    frame.columns = ["image", "dog", "dog"]
+    with pytest.raises(DataError, match="the table has the column 'dog' more than once"):
+        read_dataset(frame)
+
+
+@pytest.mark.parametrize("missing", [None, float("nan"), pandas.NA])
+def test_a_row_without_a_list_of_labels_states_nothing(
+    tmp_path: Path, photo: Callable, missing: Any
+) -> None:
+    places = [str(photo(name)) for name in ("a.png", "b.png", "c.png")]
+    frame = pandas.DataFrame({"image": places, "labels": [["dog"], missing, []]})
+    data = read_dataset(frame, unlabeled="negative")
+    assert data.labels.tolist() == [[P], [U], [N]]
+    frame.loc[1, "labels"] = "dog"
+    with pytest.raises(DataError, match="row 2: 'dog' is not a list of labels"):
+        read_dataset(frame, unlabeled="negative")

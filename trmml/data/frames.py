@@ -20,7 +20,11 @@ def is_frame(table: Any) -> bool:
 
 def read_frame(table: Any, options: Options, form: str | None) -> Table:
     """Read columns as the columns of a CSV; lists of class labels as lists of positives."""
-    names = [str(name) for name in getattr(table, "column_names", None) or table.columns]
+    keys = list(getattr(table, "column_names", None) or table.columns)
+    names = [str(key) for key in keys]  # pandas also has numbers
+    repeated = next((name for name in names if names.count(name) > 1), None)
+    if repeated is not None:
+        raise DataError(f"{HERE} has the column {repeated!r} more than once.")
     features = getattr(table, "features", None) or {}
     lists = [name for name in names if name.lower() in LIST_COLUMNS and _is_list(table[name])]
     if lists:
@@ -28,8 +32,8 @@ def read_frame(table: Any, options: Options, form: str | None) -> Table:
             raise DataError(f"{HERE} has lists of labels in {lists[0]!r}; it is not {form}.")
         return _listed(table, names, lists[0], features, options)
     # A class label is a number there; a negative one stands for a missing label.
-    coded = {name for name in names if hasattr(features.get(name), "names")}
-    columns = [[_cell(value, name in coded) for value in table[name]] for name in names]
+    coded = {key for key in keys if hasattr(features.get(key), "names")}
+    columns = [[_cell(value, key in coded) for value in table[key]] for key in keys]
     lines: list[Line] = [(0, names)]
     lines += [(i, list(cells)) for i, cells in enumerate(zip(*columns, strict=True), start=1)]
     return read_lines(lines, HERE, options, form)
@@ -57,6 +61,11 @@ def _listed(table: Any, names: list[str], column: str, features: Any, options: O
         zip(table[image], table[column], splits, strict=False), start=1
     ):
         if options.split not in (None, split):
+            continue
+        if not _is_list([labels]):
+            if _cell(labels, is_class=False):
+                raise DataError(f"{HERE}, row {number}: {labels!r} is not a list of labels.")
+            rows.append(Row(number, _path(place, number), {}, UNKNOWN))
             continue
         stated = [known[label] if known else str(label) for label in labels]
         found |= dict.fromkeys(stated)
