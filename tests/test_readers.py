@@ -447,6 +447,25 @@ def test_what_cannot_be_written_is_refused(tmp_path: Path, photo: Callable) -> N
         write_dataset(data, tmp_path / "t.csv")
     write_dataset(data, tmp_path / "t.jsonl")
     assert read_dataset(tmp_path / "t.jsonl").category_names == ("split",)
+    for names, form in ((("label", "value"), "long"), (("Frontal/Lateral", "x"), "chexpert")):
+        data = MultiLabelDataset(data.photos, np.zeros((1, 2), dtype=np.int8), names)
+        with pytest.raises(DataError, match=f"{names[0]}, .* a wide CSV would be read as {form}"):
+            write_dataset(data, tmp_path / "t.csv")
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.jsonl"])
+@pytest.mark.parametrize(
+    "names", [("label",), ("labels",), ("Tags",), ("tags", "x"), ("label", "x"), ("labels", "tags")]
+)
+def test_labels_are_written_and_read_whatever_they_are_called(
+    tmp_path: Path, photo: Callable, name: str, names: tuple[str, ...]
+) -> None:
+    states = np.array([[P, N], [N, P], [U, N]], dtype=np.int8)[:, : len(names)]
+    photos = tuple(photo(f"{i}.png") for i in range(3))
+    write_dataset(MultiLabelDataset(photos, states, names), tmp_path / name)
+    again = read_dataset(tmp_path / name)
+    assert again.category_names == names
+    assert np.array_equal(again.labels, states)
 
 
 def test_a_real_data_frame_with_lists(tmp_path: Path) -> None:

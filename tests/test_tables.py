@@ -186,6 +186,36 @@ def test_what_a_list_leaves_out_is_what_the_user_says(
     assert dataset.interpretation.endswith(f"not listed is {unlabeled}.")
 
 
+@pytest.mark.parametrize(
+    ("content", "options", "labels"),
+    [
+        ("image,dog,tags\na.png,1,0\nb.png,,1\n", {}, {"dog": [P, U], "tags": [N, P]}),
+        ("image,label\na.png,1\nb.png,0\n", {}, {"label": [P, N]}),
+        (
+            "image,label\na.png,1\nb.png,0\n",
+            {"unlabeled": "negative"},
+            {"1": [P, N], "0": [N, P]},
+        ),
+        (
+            "image,tags,by\na.png,dog,Jo\nb.png,,Al\n",
+            {"unlabeled": "negative", "labels": ["dog"]},
+            {"dog": [P, N]},
+        ),
+        (
+            "image,dog,tags\na.png,1,blurred\nb.png,0,\n",
+            {"labels": ["dog"]},
+            {"dog": [P, N]},
+        ),
+    ],
+)
+def test_a_form_is_told_by_the_cells_where_the_name_of_a_column_could_mean_two(
+    read: Read, content: str, options: dict[str, Any], labels: dict[str, list[int]]
+) -> None:
+    dataset = read(content, **options)
+    assert dataset.category_names == tuple(labels)
+    assert dataset.labels.T.tolist() == list(labels.values())
+
+
 def test_rows_of_a_list_are_joined_when_what_they_leave_out_is_unknown(read: Read) -> None:
     content = "image,tags\na.png,dog|cat\na.png,cow\n"
     assert read(content, unlabeled="unknown").labels.tolist() == [[P, P, P]]
@@ -201,6 +231,7 @@ def test_rows_of_a_list_are_joined_when_what_they_leave_out_is_unknown(read: Rea
         (LIST, {"unlabeled": "unknown", "labels": ["cta"]}, "no label 'cta'. Did you mean 'cat'"),
         ('image,labels\na.png,"dog,cat"\n', {"unlabeled": "unknown"}, r"separated by '\|', as in"),
         ("image,labels\na.png,\n", {"unlabeled": "unknown"}, "names no label"),
+        ("image,tags,dog\na.png,1,1\n", {"unlabeled": "unknown"}, "is a wide table, in which bl"),
     ],
 )
 def test_a_list_that_cannot_be_used_says_why(

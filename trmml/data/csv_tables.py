@@ -2,7 +2,6 @@
 
 import csv
 import io
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -54,7 +53,7 @@ def read_lines(lines: list[Line], path: Path, options: Options, form: str | None
         options: How to read.
         form: `wide`, `list`, `long` or `chexpert`; told by the columns if None.
     """
-    split, labels = options.split, options.labels
+    split = options.split
     header = [name.strip() for name in lines[0][1]]
     image_at = _image_column(header, path)
     split_at = header.index(SPLIT_COLUMN) if SPLIT_COLUMN in header else None
@@ -74,22 +73,35 @@ def read_lines(lines: list[Line], path: Path, options: Options, form: str | None
             raise DataError(f"{path} has no row with split {split!r}. {nearest(split, found)}")
     others = [i for i in range(len(header)) if i not in (image_at, split_at)]
     columns = _Columns(header, image_at, others)
-    form = form or _guessed_form(columns, labels)
+    form = form or guessed_form(header, others, all_rows, options)
     reader = {"wide": _wide, "list": _list, "long": _long, "chexpert": _chexpert}[form]
     return reader(rows, all_rows, columns, path, options)
 
 
-def _guessed_form(columns: "_Columns", labels: Sequence[str] | None) -> str:
-    lowered = [columns.header[i].lower() for i in columns.others]
-    if "frontal/lateral" in lowered:
+def guessed_form(header: list[str], others: list[int], rows: list[Line], options: Options) -> str:
+    """Tell the form by the names and cells of the columns other than photo and split."""
+    lowered = {i: header[i].lower() for i in others}
+    if "frontal/lateral" in lowered.values():
         return "chexpert"
-    if sum(name in LIST_COLUMNS for name in lowered) == 1 and (len(lowered) == 1 or labels is None):
+    is_only = len(others) == 1
+
+    def holds_names(column: int) -> bool:
+        # 0 and 1 state a label of the column's name, unless `unlabeled` says that they are names.
+        return (is_only and options.unlabeled is not None) or not _states_labels(rows, column)
+
+    lists = [i for i in others if lowered[i] in LIST_COLUMNS and holds_names(i)]
+    are_columns = any(name in header for name in options.labels or ())
+    if len(lists) == 1 and (is_only or not are_columns):
         return "list"
-    if sum(name in LABEL_COLUMNS for name in lowered) == 1 and (
-        len(lowered) == 1 or any(name in VALUE_COLUMNS for name in lowered)
-    ):
+    names = [i for i in others if lowered[i] in LABEL_COLUMNS]
+    has_values = any(name in VALUE_COLUMNS for name in lowered.values())
+    if len(names) == 1 and (has_values or (is_only and holds_names(names[0]))):
         return "long"
     return "wide"
+
+
+def _states_labels(rows: list[Line], column: int) -> bool:
+    return all(cells[column].strip().lower() in LABEL_ENCODINGS["1/0/-1"] for _, cells in rows)
 
 
 def _has_image_column(text: str, delimiter: str) -> bool:

@@ -9,7 +9,9 @@ import json
 import os
 from pathlib import Path
 
+from trmml.data.csv_tables import guessed_form
 from trmml.data.dataset import MultiLabelDataset
+from trmml.data.rows import Options
 from trmml.errors import DataError
 from trmml.files import write_text
 from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
@@ -49,11 +51,18 @@ def _relative(photo: Path, base: Path) -> str:
 
 def _wide(dataset: MultiLabelDataset, names: list[str]) -> str:
     for name in dataset.category_names:
-        if name != name.strip() or name.lower() in ("image", "split"):
+        if not name or name != name.strip() or name.lower() in ("image", "split"):
             raise DataError(f"The label {name!r} cannot be a column of a wide CSV; write .jsonl.")
+    header = ["image", *dataset.category_names]
+    form = guessed_form(header, list(range(1, len(header))), [], Options())
+    if form != "wide":
+        raise DataError(
+            f"With its labels as columns, {', '.join(header[1:9])}, a wide CSV would be read as "
+            f"{form}; write .jsonl."
+        )
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["image", *dataset.category_names])
+    writer.writerow(header)
     for name, labels in zip(names, dataset.labels.tolist(), strict=True):
         writer.writerow([name, *(_CELLS[label] for label in labels)])
     return buffer.getvalue()
