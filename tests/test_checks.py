@@ -84,9 +84,30 @@ def test_what_cannot_be_opened_or_learned_is_refused(make: Callable) -> None:
     assert not found.is_accepted
     assert found.num_learnable == 1
     assert "1.png" in found.unreadable[0]
-    assert "1 of 2 labels can be learned; finetune would refuse this table." in str(found)
+    assert "1 of 2 labels can be learned; with its default settings finetune would refuse" in str(
+        found
+    )
     assert found.to_dict()["accepted"] is False
     assert check_dataset(data, open_photos=False).unreadable == ()
+
+
+def test_a_table_that_cannot_be_split_is_refused(make: Callable) -> None:
+    few = make({f"{i}.png": picture(i) for i in range(3)}, [[P], [P], [N]], ("dog",))
+    found = check_dataset(few)
+    assert not found.is_accepted
+    assert "problem: data set has 3 photos, too few to hold out 10 %" in str(found)
+    assert found.to_dict()["split_problem"] == found.split_problem
+    assert "too few to hold out" in check_page(found, few)
+    names = tuple(f"label {i}" for i in range(10))
+    photos = {f"{i}.png": picture(i) for i in range(10)}
+    found = check_dataset(make(photos, np.eye(10).tolist(), names), open_photos=False)
+    assert not found.is_accepted
+    assert "too few labelled photos to hold any out" in str(found)
+    enough = make({f"{i}.png": picture(i) for i in range(20)}, [[P], [N]] * 10, ("dog",))
+    assert check_dataset(enough).is_accepted
+    found = check_dataset(enough, val=few, open_photos=False)
+    assert not found.is_accepted
+    assert "problem: 3 photos are for training and for validation." in str(found)
 
 
 def test_the_page_shows_any_label_name_as_text(make: Callable) -> None:

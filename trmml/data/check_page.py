@@ -35,7 +35,7 @@ def check_page(check: DataCheck, dataset: MultiLabelDataset) -> str:
                 "photos": photos,
             }
         )
-    problems = [*summary.problems, *check.unreadable]
+    problems = [*summary.problems, *check.problems]
     template = Path(__file__).with_name("check_page.html.jinja")
     return render_page(template, check=check, rows=rows, problems=problems)
 

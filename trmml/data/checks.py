@@ -12,8 +12,10 @@ from jaxtyping import UInt8
 from PIL import Image
 from tqdm import tqdm
 
+from trmml.config import TrainingConfig
 from trmml.data.dataset import MultiLabelDataset, Summary
 from trmml.data.photos import load_photo
+from trmml.data.splits import split_dataset
 from trmml.errors import DataError, ImageError, nearest
 from trmml.labels import NEGATIVE, POSITIVE
 
@@ -58,6 +60,7 @@ class DataCheck:
     Attributes:
         summary: Counts per label.
         unreadable: Photos that cannot be opened, with the reason.
+        split_problem: Why these are no training and validation photos, if they are not.
         similar_names: Labels that differ by case, spacing or plural only.
         contradictions: Photos that break a declared rule.
         near_duplicates: Photos that are in training and validation at once.
@@ -65,6 +68,7 @@ class DataCheck:
 
     summary: Summary
     unreadable: tuple[str, ...]
+    split_problem: str | None
     similar_names: tuple[tuple[str, ...], ...]
     contradictions: tuple[Contradiction, ...]
     near_duplicates: tuple[NearDuplicate, ...]
@@ -76,8 +80,13 @@ class DataCheck:
 
     @property
     def is_accepted(self) -> bool:
-        """Whether `finetune` would take the data set as it is."""
-        return not self.unreadable and 0 not in self.summary.positives
+        """Whether `finetune` with its default settings would take the data set as it is."""
+        return not self.problems and 0 not in self.summary.positives
+
+    @property
+    def problems(self) -> list[str]:
+        """What `finetune` would refuse, beside labels that cannot be learned."""
+        return [*self.unreadable, *([self.split_problem] if self.split_problem else [])]
 
     @property
     def warnings(self) -> list[str]:
@@ -93,6 +102,7 @@ class DataCheck:
             "learnable_labels": self.num_learnable,
             "accepted": self.is_accepted,
             "unreadable": list(self.unreadable),
+            "split_problem": self.split_problem,
             "similar_names": [list(names) for names in self.similar_names],
             "contradictions": [
                 {"photo": str(item.photo), "rule": str(item.rule)} for item in self.contradictions
@@ -105,12 +115,13 @@ class DataCheck:
     def __str__(self) -> str:
         """Return a report for people."""
         lines = [str(self.summary)]
-        lines += [f"problem: {reason}" for reason in self.unreadable]
+        lines += [f"problem: {reason}" for reason in self.problems]
         lines += [f"look at: {warning}" for warning in self.warnings]
         num_labels = len(self.summary.category_names)
         verdict = "would take" if self.is_accepted else "would refuse"
         lines.append(
-            f"{self.num_learnable} of {num_labels} labels can be learned; finetune {verdict} this table."
+            f"{self.num_learnable} of {num_labels} labels can be learned; with its default settings "
+            f"finetune {verdict} this table."
         )
         return "\n".join(lines)
 
@@ -127,7 +138,8 @@ def check_dataset(
 
     Args:
         dataset: Training photos.
-        val: Validation photos, to look for training photos among them.
+        val: Validation photos, to look for training photos among them; by default, whether some can
+            be held out is tried as `finetune` does it.
         rules: `a implies b` or `a excludes b`, labels by name.
         open_photos: Whether to open every photo, for damaged ones and near-duplicates.
         progress: Whether to show a bar.
@@ -147,6 +159,7 @@ def check_dataset(
     return DataCheck(
         summary=dataset.summary(),
         unreadable=tuple(reasons),
+        split_problem=_split_problem(dataset, val),
         similar_names=similar_names(dataset.category_names),
         contradictions=tuple(found for rule in parsed for found in _broken(dataset, rule)),
         near_duplicates=duplicates,
@@ -174,6 +187,19 @@ def photo_hash(photo: Image.Image) -> UInt8[np.ndarray, "8"] | None:
     if grey.max() - grey.min() < 8:
         return None
     return np.packbits(grey[:, 1:] > grey[:, :-1])
+
+
+def _split_problem(dataset: MultiLabelDataset, val: MultiLabelDataset | None) -> str | None:
+    if val is None:
+        defaults = TrainingConfig()
+        try:
+            split_dataset(dataset, defaults.val_fraction, defaults.seed)
+        except DataError as error:
+            return str(error)
+        return None
+    first, second = ({photo.resolve() for photo in part.photos} for part in (dataset, val))
+    shared = len(first & second)
+    return f"{shared} photos are for training and for validation." if shared else None
 
 
 def _rule(text: str, names: tuple[str, ...]) -> Rule:
