@@ -123,10 +123,23 @@ def palette_picture() -> Image.Image:
         (encoded(Image.new("RGB", (3, 2), (9, 8, 7)), transparency=(9, 8, 7)), (255, 255, 255)),
         (encoded(np.full((2, 3), 0x80FF, dtype=np.uint16)), (128, 128, 128)),
         (encoded(np.full((2, 3), 0xFF00, dtype=np.uint16), "TIFF"), (255, 255, 255)),
+        (b"P5 3 2 65535\n" + b"\x80\xff" * 6, (128, 128, 128)),
         (encoded(Image.new("1", (3, 2), 1)), (255, 255, 255)),
         (encoded(Image.new("L", (3, 2), 77)), (77, 77, 77)),
     ],
-    ids=["cmyk", "palette", "palette-alpha", "rgba", "la", "key", "png16", "tiff16", "1-bit", "L"],
+    ids=[
+        "cmyk",
+        "palette",
+        "palette-alpha",
+        "rgba",
+        "la",
+        "key",
+        "png16",
+        "tiff16",
+        "pgm16",
+        "1-bit",
+        "L",
+    ],
 )
 def test_every_kind_of_pixel_becomes_rgb(data: bytes, expected: tuple[int, ...]) -> None:
     assert pixel(data) == expected
@@ -159,6 +172,10 @@ NOISE = encoded(np.random.default_rng(0).integers(0, 256, size=(53, 59, 3), dtyp
         (forged_png(0, 5), r"The photo \(\d+ bytes\) is damaged|not a picture"),
         (Image.new("RGB", (0, 5)), "has 0 × 5 pixels"),
         (Image.new("F", (3, 2)), "has the pixel format 'F'; convert it to 8-bit RGB"),
+        (
+            encoded(Image.new("I", (3, 2), 200), "TIFF"),
+            "has the pixel format 'I'; convert it to 8-",
+        ),
         ("https://example.org/a.jpg", "is a URL; download the photo and pass its path"),
         ("a\0.jpg", "embedded null byte"),
         ("~no such file.jpg", r"^~no such file\.jpg: No such file or directory\.$"),

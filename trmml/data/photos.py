@@ -143,10 +143,12 @@ def _check_size(image: Image.Image, name: str) -> None:
 def _upright_rgb(image: Image.Image, name: str) -> Image.Image:
     _check_size(image, name)
     image.load()
+    # Pillow scales a grey PGM to 16 bits; the 32 bits of other formats have no known range.
+    is_16_bit = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM")
     image = ImageOps.exif_transpose(image)
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
-    if image.mode in ("I;16", "I;16L", "I;16B", "I;16N", "I"):
+    if is_16_bit:
         return _from_array((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
