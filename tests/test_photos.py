@@ -239,10 +239,12 @@ def test_damage_anywhere_in_a_file_is_an_image_error_if_any(form: str) -> None:
 
 
 def test_photos_are_found_below_a_folder_in_order(tmp_path: Path) -> None:
-    for name in ("b.JPG", "a.png", "sub/c.webp", ".hidden.png", "notes.txt", "png", "d.png/e.gif"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    found = [path.relative_to(tmp_path).as_posix() for path in find_photos(tmp_path)]
+    folder = tmp_path / ".kept"  # only what lies below can be hidden
+    names = ("b.JPG", "a.png", "sub/c.webp", ".hidden.png", "notes.txt", "png", "d.png/e.gif")
+    for name in (*names, "sub/.thumbnails/large/c.webp", ".Trash-1000/files/gone.png"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    found = [path.relative_to(folder).as_posix() for path in find_photos(folder)]
     assert found == ["a.png", "b.JPG", "d.png/e.gif", "sub/c.webp"]
 
 

@@ -77,12 +77,12 @@ def load_photo(source: Any, image_size: int | None = None) -> Image.Image:
 
 
 def find_photos(folder: Path) -> list[Path]:
-    """Return the photos below a folder, sorted by path; hidden files are left out."""
+    """Return the photos below a folder, sorted by path; hidden files and folders are left out."""
     return sorted(
         path
         for path in folder.rglob("*")
         if path.suffix.lower() in PHOTO_SUFFIXES
-        and not path.name.startswith(".")
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
         and path.is_file()
     )
 
