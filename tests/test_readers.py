@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -451,6 +452,32 @@ def test_what_cannot_be_written_is_refused(tmp_path: Path, photo: Callable) -> N
         data = MultiLabelDataset(data.photos, np.zeros((1, 2), dtype=np.int8), names)
         with pytest.raises(DataError, match=f"{names[0]}, .* a wide CSV would be read as {form}"):
             write_dataset(data, tmp_path / "t.csv")
+
+
+@pytest.mark.parametrize("images", [None, "link"])
+def test_paths_are_written_so_that_they_lead_through_links(
+    tmp_path: Path, photo: Callable, images: str | None
+) -> None:
+    photos = (photo("photos/a.png"), photo("photos/b.png", 7), tmp_path / "photos" / "c.png")
+    photos[2].symlink_to(photo("elsewhere/1.png", 5))
+    (tmp_path / "real" / "deep").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "real" / "deep")
+    data = MultiLabelDataset(photos, np.zeros((3, 1), dtype=np.int8), ("dog",))
+    base = None if images is None else tmp_path / images
+    write_dataset(data, tmp_path / "link" / "t.csv", images=base)
+    again = read_dataset(tmp_path / "link" / "t.csv", images=base)
+    assert [path.name for path in again.photos] == ["a.png", "b.png", "c.png"]
+    assert [path.resolve() for path in again.photos] == [path.resolve() for path in photos]
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.jsonl"])
+def test_a_photo_whose_name_is_not_utf_8_is_named(tmp_path: Path, name: str) -> None:
+    photo = Path(os.fsdecode(os.fsencode(tmp_path / "dog") + b"\xe9.png"))
+    data = MultiLabelDataset((photo,), np.zeros((1, 1), dtype=np.int8), ("dog",))
+    with pytest.raises(
+        DataError, match=r"photo 'dog.udce9\.png' is not UTF-8 and cannot be written"
+    ):
+        write_dataset(data, tmp_path / name)
 
 
 @pytest.mark.parametrize("name", ["t.csv", "t.jsonl"])

@@ -30,10 +30,11 @@ def write_dataset(
         images: Folder that photo paths are written relative to; by default the file's own.
 
     Raises:
-        DataError: If the ending is another, a label cannot be a column, or the file not be written.
+        DataError: If the ending is another, a label cannot be a column, a photo's name is not UTF-8, or
+            the file cannot be written.
     """
     path = Path(path).expanduser()
-    base = path.parent if images is None else Path(images).expanduser()
+    base = (path.parent if images is None else Path(images).expanduser()).resolve()
     names = [_relative(photo, base) for photo in dataset.photos]
     kind = path.suffix.lower()
     if kind not in (".csv", ".jsonl"):
@@ -46,7 +47,15 @@ def write_dataset(
 
 
 def _relative(photo: Path, base: Path) -> str:
-    return Path(os.path.relpath(photo, base)).as_posix()
+    # Where `..` leads depends on where a link points. A photo that is a link itself keeps its name.
+    name = Path(os.path.relpath(photo.parent.resolve() / photo.name, base)).as_posix()
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"The name of the photo {name!r} is not UTF-8 and cannot be written; rename the file."
+        ) from error
+    return name
 
 
 def _wide(dataset: MultiLabelDataset, names: list[str]) -> str:
