@@ -1,3 +1,4 @@
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -121,3 +122,12 @@ def test_the_page_shows_any_label_name_as_text(make: Callable) -> None:
     assert page.count("data:image/jpeg;base64,") == 4
     assert "2 positive, 1 negative, 0 unknown" in page
     assert "http" not in page  # opens without a network
+
+
+def test_the_page_shows_a_photo_whose_name_is_not_utf_8(make: Callable, tmp_path: Path) -> None:
+    data = make({"a.png": picture(0)}, [[P]], ("dog",))
+    odd = data.photos[0].rename(os.fsdecode(os.fsencode(tmp_path / "dog") + b"\xe9.png"))
+    data = MultiLabelDataset((odd,), data.labels, ("dog",))
+    page = check_page(check_dataset(data), data)
+    assert "dog?.png" in page
+    assert page.encode()
