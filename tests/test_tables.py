@@ -7,6 +7,7 @@ import pytest
 
 from trmml.data.dataset import MultiLabelDataset
 from trmml.data.tables import read_dataset
+from trmml.data.writing import write_dataset
 from trmml.errors import DataError
 from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
 
@@ -134,6 +135,20 @@ def test_a_table_that_cannot_be_used_says_where_and_why(
 def test_a_table_that_is_not_there_is_a_data_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"Cannot read the table .*t\.csv: No such file"):
         read_dataset(tmp_path / "t.csv")
+
+
+def test_a_path_may_start_with_a_tilde(
+    read: Read, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert len(read(WIDE, "~no such user.csv", images="~")) == 3
+    write_dataset(read_dataset("~no such user.csv"), "~no such user.jsonl")
+    assert len(read_dataset("~/~no such user.jsonl")) == 3
+    with pytest.raises(DataError, match=r"Cannot read the table ~nobody\.csv: No such file"):
+        read_dataset("~nobody.csv")
+    with pytest.raises(DataError, match="photo folder ~nobody at all/photos does not exist"):
+        read_dataset("~no such user.csv", images="~nobody at all/photos")
 
 
 def test_labels_chooses_and_orders_the_columns_and_the_others_may_hold_anything(

@@ -58,9 +58,7 @@ def load_photo(source: Any, image_size: int | None = None) -> Image.Image:
     if isinstance(source, str | Path):
         if "://" in str(source):
             raise ImageError(f"{source} is a URL; download the photo and pass its path.")
-        path = Path(source)
-        with contextlib.suppress(RuntimeError):  # a file whose own name starts with ~
-            path = path.expanduser()
+        path = with_home(source)
         try:
             size = path.stat().st_size
         except OSError as error:
@@ -74,6 +72,13 @@ def load_photo(source: Any, image_size: int | None = None) -> Image.Image:
         f"A photo must be a path, bytes, a PIL image, a uint8 array or a tensor; "
         f"got {type(source).__name__}."
     )
+
+
+def with_home(path: str | Path) -> Path:
+    """Return a path with a folder in place of `~` or `~user`; other names may start with ~ as well."""
+    with contextlib.suppress(RuntimeError):  # there is no such user
+        return Path(path).expanduser()
+    return Path(path)
 
 
 def find_photos(folder: Path) -> list[Path]:

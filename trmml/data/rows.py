@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from trmml.data.photos import with_home
 from trmml.errors import DataError
 from trmml.labels import NEGATIVE, UNKNOWN
 
@@ -175,7 +176,7 @@ def _find_photos(
     """Find each row's photo, as `_found` does; all that are missing or empty are named in one error."""
     folders = [table if table.is_dir() else table.parent]
     if images is not None:
-        folders.insert(0, Path(images).expanduser())
+        folders.insert(0, with_home(images))
         if not folders[0].is_dir():
             raise DataError(f"The photo folder {folders[0]} does not exist.")
     photos, missing, empty = [], [], []

@@ -15,6 +15,7 @@ from trmml.data.dataset import MultiLabelDataset
 from trmml.data.folders import read_folder
 from trmml.data.frames import HERE, is_frame, read_frame
 from trmml.data.json_tables import read_json, read_jsonl
+from trmml.data.photos import with_home
 from trmml.data.rows import (
     Options,
     Table,
@@ -69,7 +70,7 @@ def read_dataset(
         raise DataError(f"No format {format!r}. {nearest(format, get_args(TableFormat))}")
     chosen = None if labels is None else tuple(labels)
     options = Options(chosen, label_encoding, unlabeled, split, separator)
-    path = HERE if is_frame(table) else Path(table).expanduser()
+    path = HERE if is_frame(table) else with_home(table)
     parsed = read_frame(table, options, format) if is_frame(table) else _read(path, options, format)
     if not parsed.rows:
         which = f" with split {split!r}" if split else ""

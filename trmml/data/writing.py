@@ -11,6 +11,7 @@ from pathlib import Path
 
 from trmml.data.csv_tables import guessed_form
 from trmml.data.dataset import MultiLabelDataset
+from trmml.data.photos import with_home
 from trmml.data.rows import Options
 from trmml.errors import DataError
 from trmml.files import write_text
@@ -33,8 +34,8 @@ def write_dataset(
         DataError: If the ending is another, a label cannot be a column, a photo's name is not UTF-8, or
             the file cannot be written.
     """
-    path = Path(path).expanduser()
-    base = (path.parent if images is None else Path(images).expanduser()).resolve()
+    path = with_home(path)
+    base = (path.parent if images is None else with_home(images)).resolve()
     names = [_relative(photo, base) for photo in dataset.photos]
     kind = path.suffix.lower()
     if kind not in (".csv", ".jsonl"):
