@@ -17,9 +17,9 @@ from trmml.backbone import FrozenCLIP
 from trmml.config import FinetuneConfig, MatchingConfig
 from trmml.data.dataset import MultiLabelDataset
 from trmml.errors import ConfigError, DataError
-from trmml.labels import NEGATIVE, UNKNOWN
+from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
 from trmml.metrics import mean_average_precision
-from trmml.optimization import AveragedWeights, make_optimizer, make_schedule
+from trmml.optimization import AveragedWeights, make_optimizer, make_schedule, photos_per_step
 from trmml.trainer import CHECKPOINT
 from trmml.training import known_log_odds
 from trmml.zoo import load_model
@@ -293,6 +293,30 @@ def test_wrong_arguments_say_what_to_do(
         trmml.finetune(make_dataset(12), **({"backbone": backbone_source} | arguments))
 
 
+def test_validation_photos_with_another_label_are_refused(
+    backbone_source: str, make_dataset: Maker
+) -> None:
+    data = make_dataset(12)
+    val = replace(data, category_names=("Red", *data.category_names[1:]))
+    with pytest.raises(DataError, match=r"'Red', which .* does not know. Did you mean 'red'"):
+        trmml.finetune(data, val=val, backbone=backbone_source, config=QUICK)
+
+
+def test_validation_photos_that_say_little_are_named(
+    backbone_source: str, make_dataset: Maker, caplog: pytest.LogCaptureFixture
+) -> None:
+    data, plenty = make_dataset(24), make_dataset(24)
+    few = plenty.subset(np.arange(24))
+    positives = np.flatnonzero(few.labels[:, 1] == POSITIVE)
+    few.labels[positives[2:], 1] = UNKNOWN
+    assert (plenty.labels == POSITIVE).sum(axis=0).min() >= 5
+    for val, said in ((plenty, ""), (few, "among the 24 validation photos (green 2)")):
+        caplog.clear()
+        trmml.finetune(data, val=val, backbone=backbone_source, config=QUICK)
+        assert said in caplog.text
+        assert ("Few known positives" in caplog.text) == bool(said)
+
+
 def test_a_label_without_known_positive_is_named(backbone_source: str, make_dataset: Maker) -> None:
     data = make_dataset(12)
     data.labels[:, 1] = NEGATIVE
@@ -340,6 +364,15 @@ def test_the_shortest_trainings_have_rates_that_teach(backbone: FrozenCLIP, sche
             optimizer.step()
             steps.step()
         assert max(rates) >= 0.01 * training.learning_rate
+
+
+@pytest.mark.parametrize(
+    ("num_photos", "batch_size", "expected"),
+    [(22_500, 256, 256), (4_095, 256, 255), (1_000, 256, 62), (200, 256, 16), (9, 256, 16), (200, 8, 8)],
+)  # fmt: skip
+def test_few_photos_make_small_steps(num_photos: int, batch_size: int, expected: int) -> None:
+    training = FinetuneConfig().changed({"training.batch_size": batch_size}).training
+    assert photos_per_step(num_photos, training) == expected
 
 
 def test_frozen_prompts_are_left_out_of_the_optimizer(backbone: FrozenCLIP) -> None:

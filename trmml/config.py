@@ -218,6 +218,7 @@ class TrainingConfig(_Settings):
 
     epochs: int = 12
     batch_size: int = 256
+    """Photos per step; fewer where that would leave an epoch less than 16 steps, but not below 16."""
     learning_rate: float = 3e-4
     """Peak for the region module, the logit scale and the logit bias."""
     prompt_learning_rate: float = 3e-3

@@ -163,8 +163,10 @@ def measure(
     )
 
 
-def require_known(dataset: MultiLabelDataset, labels: tuple[str, ...]) -> None:
-    """Check that a model of these labels can score a data set.
+def require_known(
+    dataset: MultiLabelDataset, labels: tuple[str, ...], holder: str = "the model"
+) -> None:
+    """Check that a model, or another holder of labels, has all those of a data set.
 
     Raises:
         DataError: If the data set has another label.
@@ -172,7 +174,7 @@ def require_known(dataset: MultiLabelDataset, labels: tuple[str, ...]) -> None:
     for name in dataset.category_names:
         if name not in labels:
             raise DataError(
-                f"{dataset.source} has the label {name!r}, which the model does not know. "
+                f"{dataset.source} has the label {name!r}, which {holder} does not know. "
                 f"{nearest(name, labels)} Or name the labels to use with `labels`."
             )
 

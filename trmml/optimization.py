@@ -14,8 +14,14 @@ from trmml.config import TrainingConfig
 from trmml.model import TextRegionMatcher
 
 WARM_UP_SHARE = 0.2
+STEPS_PER_EPOCH, LEAST_BATCH = 16, 16
 LEAST_CYCLE = 6
 """Of fewer steps OneCycleLR makes no curve: a rise of one step is a division by zero to it."""
+
+
+def photos_per_step(num_photos: int, config: TrainingConfig) -> int:
+    """The batch size, or less for few photos: down to 16 photos, an epoch has at least 16 steps."""
+    return min(config.batch_size, max(num_photos // STEPS_PER_EPOCH, LEAST_BATCH))
 
 
 def make_optimizer(model: TextRegionMatcher, config: TrainingConfig) -> torch.optim.AdamW:

@@ -115,6 +115,7 @@ def facts_of(
             "settings": trainer.config.to_dict(),
             "data": trainer.train.summary().to_dict(),
             "validation": val.summary().to_dict(),
+            "photos_per_step": trainer.batch_size,
             "best_epoch": trainer.best_epoch,
             "history": trainer.history,
             "peak_memory_gb": _peak_memory_gb(),

@@ -26,7 +26,7 @@ from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
 from trmml.metrics import mean_average_precision
 from trmml.model import MatcherOutput, TextRegionMatcher
 from trmml.objective import Objective, StepLoss
-from trmml.optimization import AveragedWeights, make_optimizer, make_schedule
+from trmml.optimization import AveragedWeights, make_optimizer, make_schedule, photos_per_step
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +76,9 @@ class Trainer:
             parameter.requires_grad_(not name.startswith("backbone."))
         training = config.training
         self.optimizer = make_optimizer(model, training)
-        num_steps = math.ceil(len(train) / training.batch_size) * training.epochs
+        self.batch_size = photos_per_step(len(train), training)
+        self.steps_per_epoch = math.ceil(len(train) / self.batch_size)
+        num_steps = self.steps_per_epoch * training.epochs
         self.schedule = make_schedule(self.optimizer, training, num_steps)
         self.average = AveragedWeights(model, training.ema_decay)
         self.history: list[dict[str, Any]] = []
@@ -130,18 +132,17 @@ class Trainer:
             torch.manual_seed((training.seed << 20) + epoch + (processes.rank() << 40))
             self.model.train()
             self.objective.begin_epoch(epoch)
-            batches = self.train_batches.shuffled(training.batch_size, training.seed, epoch)
-            num_batches = math.ceil(len(self.train) / training.batch_size)
+            batches = self.train_batches.shuffled(self.batch_size, training.seed, epoch)
             name = f"epoch {epoch + 1}/{training.epochs}"
             for rows, features in tqdm(
-                batches, total=num_batches, desc=name, unit="batch", disable=not progress
+                batches, total=self.steps_per_epoch, desc=name, unit="batch", disable=not progress
             ):
                 labels = self.labels[rows].to(device)
                 step, output = self._step(features, labels)
                 counts.add(labels.cpu().numpy(), step.estimated.cpu().numpy(), self._hidden(rows))
                 regions.add(output, self.objective.with_assumed_negatives(labels))
                 for part, value in step.parts.items():
-                    sums[part] = sums.get(part, 0.0) + value / num_batches
+                    sums[part] = sums.get(part, 0.0) + value / self.steps_per_epoch
             self.model.eval()
         if epoch < self.config.pseudo_labels.start_epoch:
             # Until pseudo labels begin, prototypes are plain means over the training photos.

@@ -19,9 +19,10 @@ from trmml.batches import AugmentedPhotos, CachedFeatures
 from trmml.calibration import calibrate
 from trmml.config import FinetuneConfig
 from trmml.data.dataset import MultiLabelDataset
-from trmml.data.splits import split_dataset
+from trmml.data.splits import photos_in_both, split_dataset
 from trmml.data.tables import Unlabeled, read_dataset
 from trmml.errors import ConfigError, DataError
+from trmml.evaluation import require_known
 from trmml.features import cache_bytes, compute_features
 from trmml.labels import POSITIVE, known_mask
 from trmml.model import TextRegionMatcher
@@ -30,6 +31,8 @@ from trmml.trainer import CHECKPOINT, Trainer
 from trmml.zoo import load_for_training, make_config, with_labels
 
 logger = logging.getLogger(__name__)
+
+FEW_POSITIVES = 5
 
 
 def finetune(
@@ -94,11 +97,13 @@ def finetune(
                 train, settings.training.val_fraction, settings.training.seed
             )
         else:
+            require_known(held_out, train.category_names, str(train.source))
             held_out = held_out.aligned_to(train.category_names)
             shared = photos_in_both(train, held_out)
             if shared:
                 logger.warning("%d photos are for training and for validation.", shared)
         _check_learnable(train)
+        _warn_of_little_validation(held_out)
         fingerprint = fingerprint_of(settings, matcher, train, held_out)
         if run is not None:
             finished = run.begin(fingerprint)
@@ -179,10 +184,19 @@ def _check_learnable(train: MultiLabelDataset) -> None:
         )
 
 
-def photos_in_both(train: MultiLabelDataset, val: MultiLabelDataset) -> int:
-    """Count the photos that are in two data sets."""
-    first, second = ({photo.resolve() for photo in part.photos} for part in (train, val))
-    return len(first & second)
+def _warn_of_little_validation(val: MultiLabelDataset) -> None:
+    counts = (val.labels == POSITIVE).sum(axis=0)
+    few = [
+        f"{name} {count}"
+        for name, count in zip(val.category_names, counts, strict=True)
+        if count < FEW_POSITIVES
+    ]
+    if few:
+        more = f" and {len(few) - 10} more" if len(few) > 10 else ""
+        logger.warning(
+            "Few known positives among the %d validation photos (%s%s): the best epoch and these "
+            "labels' thresholds rest on little.", len(val), ", ".join(few[:10]), more
+        )  # fmt: skip
 
 
 def known_log_odds(train: MultiLabelDataset, settings: FinetuneConfig) -> torch.Tensor:

@@ -70,8 +70,8 @@ def finetune(
         dataset = dataset.keep_single_positive(hide_seed)
     held_out = options.read_others(table, val, val_split, labels)
     from trmml import processes
+    from trmml.data.splits import photos_in_both
     from trmml.training import finetune as run
-    from trmml.training import photos_in_both
 
     shared = 0 if held_out is None else photos_in_both(dataset, held_out)
     if shared:

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from trmml.config import TrainingConfig
 from trmml.data.dataset import MultiLabelDataset, Summary
 from trmml.data.photos import load_photo
-from trmml.data.splits import split_dataset
+from trmml.data.splits import photos_in_both, split_dataset
 from trmml.errors import DataError, ImageError, nearest
 from trmml.labels import NEGATIVE, POSITIVE
 
@@ -197,8 +197,7 @@ def _split_problem(dataset: MultiLabelDataset, val: MultiLabelDataset | None) ->
         except DataError as error:
             return str(error)
         return None
-    first, second = ({photo.resolve() for photo in part.photos} for part in (dataset, val))
-    shared = len(first & second)
+    shared = photos_in_both(dataset, val)
     return f"{shared} photos are for training and for validation." if shared else None
 
 

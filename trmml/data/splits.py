@@ -1,4 +1,4 @@
-"""Splitting off validation photos, with every category's known labels spread evenly."""
+"""Splitting off validation photos, with every category's known labels spread evenly; overlaps."""
 
 import warnings
 
@@ -55,3 +55,9 @@ def split_dataset(
             f"{dataset.source} has too few labelled photos to hold any out; give a validation table."
         )
     return dataset.subset(np.flatnonzero(is_train)), dataset.subset(np.flatnonzero(~is_train))
+
+
+def photos_in_both(train: MultiLabelDataset, val: MultiLabelDataset) -> int:
+    """Count the photos that are in two data sets."""
+    first, second = ({photo.resolve() for photo in part.photos} for part in (train, val))
+    return len(first & second)
