@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,11 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import run_command
 
 import trmml
 from trmml.backbone import FrozenCLIP
 from trmml.config import FinetuneConfig, MatchingConfig
 from trmml.data.dataset import MultiLabelDataset
+from trmml.data.writing import write_dataset
 from trmml.errors import ConfigError, DataError
 from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
 from trmml.metrics import mean_average_precision
@@ -257,6 +260,36 @@ def test_training_goes_on_from_a_trained_model(
     assert model.config.matcher.num_context_tokens == 2
 
 
+def test_a_model_whose_clip_has_moved_can_be_used_everywhere(
+    clip_folders: dict[str, Path], make_dataset: Maker, tmp_path: Path, backbone: FrozenCLIP
+) -> None:
+    before, after = tmp_path / "before", tmp_path / "after"
+    shutil.copytree(clip_folders["vit"], before)
+    data, folder = make_dataset(12), tmp_path / "model"
+    trmml.finetune(data, backbone=f"local-dir:{before}", config=QUICK, output=folder)
+    before.rename(after)
+    moved, once = f"local-dir:{after}", {"training.epochs": 1}
+    named = trmml.finetune(data, model=folder, backbone=moved, config=once)
+    # A loaded model knows where it found its CLIP.
+    loaded = trmml.load_model(folder, backbone=moved)
+    known = trmml.finetune(data, model=loaded, config=once)
+    for name, tensor in named.learned_state().items():
+        assert torch.equal(tensor, known.learned_state()[name])
+    assert known.config.backbone.source == moved
+    table = data.photos[0].parent / "labels.csv"
+    write_dataset(data, table)
+    for command in ("calibrate", "complete", "export"):
+        target = () if command == "calibrate" else ("-o", tmp_path / f"{command}.csv")
+        first = ("--model", folder, table) if command == "complete" else (folder,)
+        last = (table,) if command == "calibrate" else ()
+        kind = ("--format", "torch-export") if command == "export" else ()
+        arguments = (command, *first, *last, *target, *kind)
+        assert run_command(*arguments) == 3
+        assert run_command(*arguments, "--backbone", moved) == 0
+    with pytest.raises(ConfigError, match="`backbone` can only say where that is now"):
+        trmml.finetune(data, model=folder, backbone=backbone)
+
+
 def test_single_positives_can_be_trained_on(backbone_source: str, make_dataset: Maker) -> None:
     data = make_dataset(12)
     model = trmml.finetune(
@@ -276,7 +309,11 @@ def test_log_odds_by_hand(make_dataset: Maker) -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"model": "x"}, ConfigError, "exclude each other"),
+        (
+            {"model": "coco18-tiny", "backbone": None, "config": {"image_size": 448}},
+            ConfigError,
+            "image_size is 448, but the model to start from sees photos of 196 px",
+        ),
         ({"config": {"training.epoch": 1}}, ConfigError, "Did you mean 'training.epochs'"),
         ({"labels": ["pink"]}, DataError, "no category 'pink'"),
         (

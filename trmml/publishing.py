@@ -30,6 +30,7 @@ def push_to_hub(
     create_pr: bool = False,
     revision: str | None = None,
     message: str = "Upload a trmml model",
+    backbone: str | None = None,
     token: str | None = None,
 ) -> Published:
     """Upload a model folder to the Hub in one commit, with its card.
@@ -44,6 +45,7 @@ def push_to_hub(
         create_pr: Whether to open a pull request instead of changing the branch.
         revision: Branch; `main` by default.
         message: Of the commit.
+        backbone: Where its CLIP is now, if it moved.
         token: Hugging Face token; by default the one that you are logged in with.
 
     Returns:
@@ -59,7 +61,7 @@ def push_to_hub(
     if inside is not None:
         raise ConfigError(f"Push to {repository!r}; the Hub makes the commit.")
     folder = _folder_of(model)
-    load_folder(folder)  # what does not load is not shared
+    load_folder(folder, backbone=backbone)  # what does not load is not shared
     with tempfile.TemporaryDirectory() as place:
         staged = Path(place)
         stage(folder, staged, repository)

@@ -58,7 +58,8 @@ def finetune(
         model: A trained matcher to start from: a folder, a name or the model itself.
         backbone: Or a bare CLIP to start from: `<open_clip name>/<pretrained tag>`,
             `<open_clip name>/file:<path>` or `local-dir:<folder>`; by default the small CLIP that
-            comes with the package. A larger one gives better results.
+            comes with the package. A larger one gives better results. Beside `model`: where its
+            CLIP is now, if it moved.
         labels: Categories to learn; all of the data set by default.
         val: Validation photos; by default a share of the data is held out.
         label_encoding: See `read_dataset`.
@@ -77,8 +78,10 @@ def finetune(
         ConfigError: If a setting is wrong or the output exists.
     """
     started = time.monotonic()
-    if model is not None and backbone is not None:
-        raise ConfigError("`model` and `backbone` exclude each other: start from one of them.")
+    if model is not None and isinstance(backbone, FrozenCLIP):
+        raise ConfigError(
+            "A trained `model` has its CLIP; `backbone` can only say where that is now, as a name."
+        )
     settings = _resolved(config)
     with processes.joined():
         run = None if output is None else Run(Path(output).expanduser(), resume)
@@ -161,7 +164,12 @@ def _starting_model(
     device: torch.device,
 ) -> TextRegionMatcher:
     if model is not None:
-        matcher = load_for_training(model)
+        matcher = load_for_training(model, backbone if isinstance(backbone, str) else None)
+        if settings.image_size not in (None, matcher.config.photo.image_size):
+            raise ConfigError(
+                f"image_size is {settings.image_size}, but the model to start from sees photos of "
+                f"{matcher.config.photo.image_size} px; leave it out."
+            )
         if matcher.labels != train.category_names:
             matcher = with_labels(matcher, train.category_names)
         return matcher.to(device)

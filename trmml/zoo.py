@@ -88,8 +88,14 @@ def load_model(
     return model.to(place)
 
 
-def load_for_training(model: str | Path | TextRegionMatcher) -> TextRegionMatcher:
+def load_for_training(
+    model: str | Path | TextRegionMatcher, backbone: str | None = None
+) -> TextRegionMatcher:
     """Return a trained model with its text tower, from a name, a folder or the model itself.
+
+    Args:
+        model: What to load.
+        backbone: Where its CLIP is now, if it moved; by default where a loaded model has it from.
 
     Raises:
         ConfigError: If a model without text tower does not say where it came from.
@@ -100,9 +106,13 @@ def load_for_training(model: str | Path | TextRegionMatcher) -> TextRegionMatche
             return copy.deepcopy(model, {id(model.backbone): model.backbone})
         if model.source is None:
             raise ConfigError("This model has no text tower; save it and pass the folder.")
+        if model.backbone.config.source != model.config.backbone.source:
+            backbone = backbone or model.backbone.config.source
         model = model.source
     folder, name = model_folder_of(model)
-    loaded = load_folder(folder, text=True)
+    loaded = load_folder(folder, backbone=backbone, text=True)
+    if backbone is not None:
+        loaded.config = dataclasses.replace(loaded.config, backbone=loaded.backbone.config)
     loaded.source = name
     return loaded
 

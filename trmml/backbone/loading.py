@@ -132,7 +132,7 @@ def _local_folder(folder: Path) -> _Found:
     if not config_path.is_file():
         raise ModelNotFoundError(
             f"There is no {CONFIG_NAME} in {folder}; `local-dir:` takes a folder "
-            "in open_clip's form. A moved backbone is named with `backbone=`."
+            "in open_clip's form. A moved backbone is named with `backbone=` (--backbone)."
         )
     try:
         values = read_json(config_path)

@@ -7,6 +7,7 @@ import typer
 
 from trmml.cli.options import (
     Labels,
+    Moved,
     Quiet,
     Table,
     TableOptions,
@@ -26,6 +27,7 @@ def complete(
     ],
     model: Annotated[str, typer.Option(help="Model folder or name.")],
     options: TableOptions,
+    backbone: Moved = None,
     labels: Labels = None,
     precision: Annotated[
         float, typer.Option(help="Wanted share of right ones among the filled blanks.")
@@ -57,7 +59,7 @@ def complete(
     from trmml.review import estimates_csv, review_page
     from trmml.zoo import load_model
 
-    matcher = load_model(model)
+    matcher = load_model(model, backbone=backbone)
     if reference is None:
         typer.echo(
             "Calibrated on the table's own known labels; if the model was trained on them, name other "

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from trmml.cli.options import Moved
+
 
 class ExportFormat(StrEnum):
     """Runtimes that a model can be written for."""
@@ -18,6 +20,7 @@ def export(
     model: Annotated[str, typer.Argument(help="Model folder or name.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The file, e.g. shop.onnx.")],
     format: Annotated[ExportFormat, typer.Option(help="For which runtime.")] = ExportFormat.onnx,
+    backbone: Moved = None,
 ) -> None:
     """Write a model as one file for other runtimes, and compare it with the model.
 
@@ -28,5 +31,5 @@ def export(
     from trmml.exporting import export as write
     from trmml.zoo import load_model
 
-    path = write(load_model(model, device="cpu"), output, format.value)
-    typer.echo(f"{path}: {path.stat().st_size / 1e6:.1f} MB, says what {model} says")
+    path = write(load_model(model, backbone=backbone, device="cpu"), output, format.value)
+    typer.echo(f"{path}: {path.stat().st_size / 1e6:.1f} MB, same scores as {model}")

@@ -11,6 +11,7 @@ from trmml.cli.options import (
     Backbone,
     GoalKind,
     Labels,
+    Moved,
     Quiet,
     Report,
     Table,
@@ -159,6 +160,7 @@ def calibrate(
     model: Annotated[Path, typer.Argument(help="Model folder; its thresholds are replaced.")],
     table: Table,
     options: TableOptions,
+    backbone: Moved = None,
     labels: Labels = None,
     goal: Annotated[GoalKind, typer.Option(help="What a threshold is to reach.")] = GoalKind.f1,
     target: Annotated[
@@ -187,7 +189,7 @@ def calibrate(
         false_positive_cost=false_positive_cost,
         false_negative_cost=false_negative_cost,
     )
-    matcher = load_model(model)
+    matcher = load_model(model, backbone=backbone)
     dataset = options.read(table, labels)
     evaluation = measure(matcher, dataset, progress=not no_bars(quiet))
     known = dataset.labels[list(evaluation.readable)]

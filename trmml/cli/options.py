@@ -56,6 +56,12 @@ Labels = Annotated[str | None, typer.Option(help="Labels to use, separated by co
 Backbone = Annotated[
     str | None, typer.Option(help="CLIP, e.g. ViT-B-16-quickgelu/openai or local-dir:FOLDER.")
 ]
+Moved = Annotated[
+    str | None,
+    typer.Option(
+        "--backbone", help="Where the model's CLIP is now, if it moved: local-dir:FOLDER."
+    ),
+]
 Templates = Annotated[
     list[str] | None,
     typer.Option("--template", help="For zero-shot, repeatable: e.g. 'an aerial view of a {}'."),

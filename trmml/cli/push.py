@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from trmml.cli.options import Moved
+
 
 def push(
     folder: Annotated[Path, typer.Argument(help="Model folder.")],
@@ -13,6 +15,7 @@ def push(
     create_pr: Annotated[bool, typer.Option(help="Open a pull request.")] = False,
     revision: Annotated[str | None, typer.Option(help="Branch; main by default.")] = None,
     message: Annotated[str, typer.Option(help="Of the commit.")] = "Upload a trmml model",
+    backbone: Moved = None,
 ) -> None:
     """Share a model on the Hugging Face Hub, with its card, in one commit.
 
@@ -21,7 +24,13 @@ def push(
     from trmml.publishing import has_local_backbone, push_to_hub
 
     done = push_to_hub(
-        folder, name, private=private, create_pr=create_pr, revision=revision, message=message
+        folder,
+        name,
+        private=private,
+        create_pr=create_pr,
+        revision=revision,
+        message=message,
+        backbone=backbone,
     )
     if has_local_backbone(folder):
         typer.echo(
