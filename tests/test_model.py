@@ -10,7 +10,7 @@ from trmml.backbone import FrozenCLIP, ImageFeatures
 from trmml.config import MatchingConfig
 from trmml.data.tensors import photo_tensor
 from trmml.errors import ConfigError
-from trmml.model import TextRegionMatcher
+from trmml.model import TextRegionMatcher, require_loaded
 from trmml.zoo import make_config
 
 CATEGORIES = ("cat", "fire hydrant", "stop_sign")
@@ -195,3 +195,15 @@ def test_wrong_prediction_settings_are_refused_at_once(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         matcher_of(backbone).predict_many([], **arguments)
+
+
+def test_a_model_says_what_it_is_in_a_line(backbone: FrozenCLIP) -> None:
+    config = make_config(backbone, ("a", "b"), MatchingConfig(num_heads=2))
+    shown = repr(TextRegionMatcher(config, backbone))
+    assert shown == f"TextRegionMatcher(2 labels, text-region, {backbone.config.source})"
+
+
+def test_the_name_of_a_model_is_no_model(backbone: FrozenCLIP) -> None:
+    require_loaded(matcher_of(backbone))
+    with pytest.raises(ConfigError, match=r"trmml.load_model\('runs/shop'\)"):
+        require_loaded("runs/shop")

@@ -27,7 +27,7 @@ import trmml
 from trmml.data.photos import load_photo, resized
 from trmml.errors import ArtifactError, ConfigError, DependencyError
 from trmml.files import write_atomically
-from trmml.model import TextRegionMatcher
+from trmml.model import TextRegionMatcher, require_loaded
 
 Format = Literal["onnx", "torch-export"]
 FORMATS: tuple[Format, ...] = ("onnx", "torch-export")
@@ -142,6 +142,7 @@ def export(model: TextRegionMatcher, path: str | Path, format: Format = "onnx") 
     """
     if format not in FORMATS:  # a caller without a type checker
         raise ConfigError(f"format must be one of {', '.join(FORMATS)}; got {format!r}.")
+    require_loaded(model)
     path, program = Path(path).expanduser(), _Program(model)
     if format == "onnx":
         _required("onnx", "onnxscript", "onnxruntime")

@@ -269,6 +269,11 @@ class TextRegionMatcher(nn.Module):
             if not name.startswith("backbone.")
         }
 
+    def __repr__(self) -> str:
+        """Return what it is, in a line."""
+        matcher, backbone = self.config.matcher.matching, self.config.backbone.source
+        return f"{type(self).__name__}({len(self.labels)} labels, {matcher}, {backbone})"
+
     @property
     def labels(self) -> tuple[str, ...]:
         """Names of the categories."""
@@ -377,3 +382,13 @@ class _Prepared(NamedTuple):
     tensor: Tensor | None
     photo: Image.Image | None
     error: str | None
+
+
+def require_loaded(model: object) -> None:
+    """Check that a model is one, and not the name of one.
+
+    Raises:
+        ConfigError: If it is something else.
+    """
+    if not isinstance(model, TextRegionMatcher):
+        raise ConfigError(f"Load the model first: trmml.load_model({str(model)!r}).")
