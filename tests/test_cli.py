@@ -359,7 +359,7 @@ def test_scores_are_written_although_a_photo_is_bad(
     assert "15 photos" in capsys.readouterr().out
     rows = list(csv.DictReader(scores.read_text().splitlines()))
     assert len(rows) == 15
-    assert str(bad) not in {row["image"] for row in rows}
+    assert bad.name not in {row["image"] for row in rows}
     # What is kept with the model, and shared, does not say where photos lie.
     assert json.loads((out / "metrics.json").read_text())["test"]["skipped"] == 1
     assert run("calibrate", out, table) == 1

@@ -169,7 +169,9 @@ def test_files_and_page_for_the_owner(
 ) -> None:
     before = make_dataset(40).hide_labels(0.6)
     found = complete(learned, before, precision=0.8)
-    rows = list(csv.DictReader(io.StringIO(estimates_csv(found, before))))
+    text = estimates_csv(found, before, before.photos[0].parent)
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert {row["image"] for row in rows} <= {photo.name for photo in before.photos}
     assert len(rows) == (before.labels == UNKNOWN).sum()
     assert sum(row["decision"] != "" for row in rows) == found.decided.sum()
     page = review_page(found, before, learned, "<b>shop</b>")

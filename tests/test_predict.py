@@ -271,10 +271,12 @@ def test_dumped_scores_are_exact(
 ) -> None:
     data = make_dataset(5).hide_labels(0.5)
     evaluation = evaluate(model, data)
-    dump_scores(evaluation, data, tmp_path / "scores.csv")
+    folder = data.photos[0].parent
+    dump_scores(evaluation, data, tmp_path / "scores.csv", folder)
     lines = (tmp_path / "scores.csv").read_text().splitlines()
     assert lines[0] == "image,score:red,score:green,score:blue,label:red,label:green,label:blue"
     cells = [line.split(",") for line in lines[1:]]
+    assert [row[0] for row in cells] == [photo.name for photo in data.photos]
     scores = np.array([[float(cell) for cell in row[1:4]] for row in cells])
     np.testing.assert_array_equal(scores.astype(np.float32), evaluation.scores)
     labels = [[UNKNOWN if cell == "" else int(cell) for cell in row[4:]] for row in cells]

@@ -325,7 +325,9 @@ def test_all_missing_and_empty_photos_are_named_at_once(read: Read, tmp_path: Pa
         read("image,dog\n" + "".join(f"{name},1\n" for name in names))
     listed = ", ".join(names[2:12])
     assert f"13 of 15 photos not found: {listed} … and 3 more; " in str(caught.value)
-    assert f"1 photos are empty (0 bytes): b.png. Looked in {tmp_path}." in str(caught.value)
+    assert f"1 photos are empty (0 bytes): b.png. Looked in {tmp_path}; name another" in str(
+        caught.value
+    )
 
 
 def test_photos_are_looked_for_in_their_folder_and_then_beside_the_table(
@@ -360,3 +362,10 @@ def test_two_names_that_lead_to_one_file_are_one_photo(
     with pytest.raises(DataError) as caught:
         read(f"image,red\na.png,1\n{name},0\n")
     assert f"lines 2 and 3 disagree about 'red' in a.png = {name}; keep one" in str(caught.value)
+
+
+def test_a_split_that_is_not_asked_for_is_counted(read: Read) -> None:
+    content = "image,split,dog\na.png,train,1\nb.png,train,0\nc.png,,1\n"
+    said = "All rows are taken, whatever their column 'split' says (blank 1, train 2)."
+    assert said in read(content).interpretation
+    assert "split" not in read(content, split="train").interpretation

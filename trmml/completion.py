@@ -20,7 +20,7 @@ from trmml.errors import ConfigError, DataError
 from trmml.evaluation import require_known
 from trmml.features import compute_features
 from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
-from trmml.model import HIGHEST_SCORE, TextRegionMatcher
+from trmml.model import HIGHEST_SCORE, TextRegionMatcher, require_loaded
 from trmml.pseudo_labels import presence_probability
 
 BATCH_SIZE = 256
@@ -112,6 +112,7 @@ def complete(
     """
     if not 0.5 <= precision < 1:
         raise ConfigError(f"precision must be at least 0.5 and below 1, got {precision}.")
+    require_loaded(model)
     require_known(dataset, model.labels)
     reference = dataset
     if calibrate_on is not None:

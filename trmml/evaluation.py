@@ -13,11 +13,12 @@ from tqdm import tqdm
 
 from trmml.columns import first_column
 from trmml.data.dataset import MultiLabelDataset
+from trmml.data.writing import relative_name
 from trmml.errors import DataError, nearest
 from trmml.files import write_text
 from trmml.labels import POSITIVE, UNKNOWN, known_mask
 from trmml.metrics import F1, average_precisions, f1, top_k_mask
-from trmml.model import TextRegionMatcher
+from trmml.model import TextRegionMatcher, require_loaded
 
 PERSON = "person"
 
@@ -175,7 +176,7 @@ def require_known(
         if name not in labels:
             raise DataError(
                 f"{dataset.source} has the label {name!r}, which {holder} does not know. "
-                f"{nearest(name, labels)} Or name the labels to use with `labels`."
+                f"{nearest(name, labels)} Or name the labels to use with `labels` (--labels)."
             )
 
 
@@ -197,7 +198,11 @@ def evaluate(
     Raises:
         DataError: If the data set has a category that the model does not know, no known label, or
             no readable photo.
+        ConfigError: If the model is a name.
     """
+    require_loaded(model)
+    if not isinstance(dataset, MultiLabelDataset):
+        raise DataError(f"Read the table first: trmml.read_dataset({str(dataset)!r}, images=…).")
     require_known(dataset, model.labels)
     if not known_mask(dataset.labels).any():
         raise DataError(f"{dataset.source} has no known label to evaluate against.")
@@ -219,8 +224,17 @@ def evaluate(
     return measure(np.stack(rows), labels, names, thresholds, reasons, tuple(readable))
 
 
-def dump_scores(evaluation: Evaluation, dataset: MultiLabelDataset, path: Path) -> None:
-    """Write a CSV row per readable photo: path, then a score and a label (1, 0, blank) per category."""
+def dump_scores(
+    evaluation: Evaluation, dataset: MultiLabelDataset, path: Path, images: Path
+) -> None:
+    """Write a CSV row per readable photo: path, then a score and a label (1, 0, blank) per category.
+
+    Args:
+        evaluation: What was measured.
+        dataset: On which photos.
+        path: The file.
+        images: Folder that photos are named from, as in the table.
+    """
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     names = evaluation.category_names
@@ -228,7 +242,11 @@ def dump_scores(evaluation: Evaluation, dataset: MultiLabelDataset, path: Path) 
     for position, scores in zip(evaluation.readable, evaluation.scores, strict=True):
         cells = ["" if label == UNKNOWN else int(label) for label in dataset.labels[position]]
         writer.writerow(
-            [dataset.photos[position], *(repr(float(score)) for score in scores), *cells]
+            [
+                relative_name(dataset.photos[position], images),
+                *(f"{score:.9g}" for score in scores),
+                *cells,
+            ]
         )
     write_text(path, buffer.getvalue())
 

@@ -11,6 +11,7 @@ from PIL import Image
 from trmml.completion import Cell, Completion
 from trmml.data.dataset import MultiLabelDataset
 from trmml.data.photos import load_photo
+from trmml.data.writing import relative_name
 from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
 from trmml.model import TextRegionMatcher
 from trmml.pages import render_page, thumbnail_url
@@ -20,33 +21,42 @@ THUMBNAIL = (240, 180)
 _WORDS = {POSITIVE: "positive", NEGATIVE: "negative"}
 
 
-def estimates_csv(completion: Completion, before: MultiLabelDataset) -> str:
+def estimates_csv(completion: Completion, before: MultiLabelDataset, images: Path) -> str:
     """Return a row for every blank of the table: what is thought of it, and what was decided.
 
     Args:
         completion: What `complete` returned.
         before: The table that it was made from.
+        images: Folder that photos are named from, as in the table.
     """
+    names = [relative_name(photo, images) for photo in before.photos]
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     columns = ("image", "label", "probability", "decision", "model", "prototypes")
     writer.writerow(columns)
     labels = completion.dataset.labels
     for row, column in np.argwhere(before.labels != labels).tolist():
-        writer.writerow(_line(completion, before, row, column, _WORDS[int(labels[row, column])]))
+        writer.writerow(
+            _line(completion, before, names, row, column, _WORDS[int(labels[row, column])])
+        )
     still_open = labels == UNKNOWN
     for row, column in np.argwhere(still_open).tolist():
-        writer.writerow(_line(completion, before, row, column, ""))
+        writer.writerow(_line(completion, before, names, row, column, ""))
     return buffer.getvalue()
 
 
 def _line(
-    completion: Completion, before: MultiLabelDataset, row: int, column: int, decision: str
+    completion: Completion,
+    before: MultiLabelDataset,
+    names: list[str],
+    row: int,
+    column: int,
+    decision: str,
 ) -> list[str]:
     estimates = completion.estimates
     parts = (estimates.model, estimates.prototypes)
     return [
-        str(before.photos[row]),
+        names[row],
         before.category_names[column],
         f"{estimates.probability[row, column]:.4f}",
         decision,
@@ -75,7 +85,7 @@ def review_page(
     sections = (
         (
             "Likely mistakes",
-            "Known labels that the estimates contradict most.",
+            "Known labels that the estimates contradict, the worst first.",
             completion.mistakes,
         ),
         ("Questions", "Blanks whose answer would teach most.", completion.questions),

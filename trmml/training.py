@@ -188,7 +188,8 @@ def _check_learnable(train: MultiLabelDataset) -> None:
     if without:
         raise DataError(
             f"{train.source}: no known positive photo to train on for {', '.join(without[:10])}"
-            f"{' …' if len(without) > 10 else ''}; label one, or name the other labels with `labels`."
+            f"{' …' if len(without) > 10 else ''}; label one, or name the other "
+            "labels with `labels` (--labels)."
         )
 
 

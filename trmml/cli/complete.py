@@ -18,6 +18,8 @@ from trmml.cli.options import (
 )
 from trmml.columns import first_column
 
+SHOWN_MISTAKES = 5
+
 
 @with_table_options
 def complete(
@@ -56,6 +58,7 @@ def complete(
     from trmml.completion import complete as run
     from trmml.data.writing import write_dataset
     from trmml.files import write_text
+    from trmml.labels import POSITIVE
     from trmml.review import estimates_csv, review_page
     from trmml.zoo import load_model
 
@@ -76,7 +79,7 @@ def complete(
     write_dataset(found.dataset, output, images=options.images)
     if estimates is not None:
         with writing(estimates):
-            write_text(estimates, estimates_csv(found, dataset))
+            write_text(estimates, estimates_csv(found, dataset, options.photo_folder(table)))
     if html is not None:
         with writing(html):
             write_text(html, review_page(found, dataset, matcher, table.name))
@@ -87,6 +90,12 @@ def complete(
         more = after.positives[i] - before.positives[i], after.negatives[i] - before.negatives[i]
         typer.echo(
             f"{name}  {before.unknown[i]:>6}  {more[0]:>8}  {more[1]:>8}  {after.unknown[i]:>4}"
+        )
+    for cell in found.mistakes[:SHOWN_MISTAKES]:
+        stated = "yes" if dataset.labels[cell.row, cell.column] == POSITIVE else "no"
+        typer.echo(
+            f"check {dataset.photos[cell.row].name}: {dataset.category_names[cell.column]}? The table "
+            f"says {stated}, the estimate {100 * cell.probability:.0f} %."
         )
     typer.echo(
         f"\n{output}: {int(found.decided.sum())} blanks filled, {len(found.mistakes)} known cells "

@@ -146,7 +146,7 @@ def evaluate(
     typer.echo(as_json(evaluation.to_dict()) if format is Report.json else str(evaluation))
     if dump_scores is not None:
         with writing(dump_scores):
-            write_scores(evaluation, dataset, dump_scores)
+            write_scores(evaluation, dataset, dump_scores, options.photo_folder(table))
     if save_as is not None and folder is not None:
         add_metrics(folder, save_as, evaluation.to_dict())
     for reason in evaluation.skipped:

@@ -111,6 +111,10 @@ class TableOptions:
             separator=self.separator,
         )
 
+    def photo_folder(self, table: Path) -> Path:
+        """Return what photo paths are relative to, in the table and in what is written of it."""
+        return self.images or (table if table.is_dir() else table.parent)
+
     def read_others(
         self, table: Path, other: Path | None, split: str | None, labels: str | None
     ) -> "MultiLabelDataset | None":
@@ -143,7 +147,7 @@ def with_table_options(command: Callable[..., None]) -> Callable[..., None]:
 
 @contextlib.contextmanager
 def writing(place: Path) -> Iterator[None]:
-    """Turn a failure to write into an error that names the place.
+    """Say that something was written, or turn the failure into an error that names the place.
 
     Raises:
         ConfigError: If it cannot be written.
@@ -152,6 +156,7 @@ def writing(place: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise ConfigError(f"Cannot write to {place}: {error.strerror}.") from error
+    typer.echo(f"wrote {place}", err=True)
 
 
 def require_other_file(output: Path, table: Path) -> None:

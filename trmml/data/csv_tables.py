@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -75,7 +76,13 @@ def read_lines(lines: list[Line], path: Path, options: Options, form: str | None
     columns = _Columns(header, image_at, others)
     form = form or guessed_form(header, others, all_rows, options)
     reader = {"wide": _wide, "list": _list, "long": _long, "chexpert": _chexpert}[form]
-    return reader(rows, all_rows, columns, path, options)
+    table = reader(rows, all_rows, columns, path, options)
+    if split is None and split_at is not None:
+        parts = Counter(cells[split_at].strip() or "blank" for _, cells in all_rows)
+        counts = ", ".join(f"{name} {count}" for name, count in sorted(parts.items()))
+        note = f"All rows are taken, whatever their column 'split' says ({counts})."
+        return replace(table, interpretation=f"{table.interpretation} {note}")
+    return table
 
 
 def guessed_form(header: list[str], others: list[int], rows: list[Line], options: Options) -> str:
@@ -140,7 +147,10 @@ def _image_column(header: list[str], path: Path) -> int:
     if repeated:
         raise DataError(f"{path} has the column {repeated[0]!r} more than once.")
     if "" in header:
-        raise DataError(f"{path}, column {header.index('') + 1} has no name.")
+        raise DataError(
+            f"{path}, column {header.index('') + 1} has no name; name it or remove it. (Pandas writes its "
+            "index there, unless told `index=False`.)"
+        )
     return next(lowered.index(name) for name in IMAGE_COLUMNS if name in lowered)
 
 
@@ -184,12 +194,13 @@ def _bad_cell(
         count = sum(cells[column_at].strip() in ("-1", "-1.0") for _, cells in rows)
         return DataError(
             f"{place}: -1 ({count} times in this column) can mean negative or unknown; say which "
-            f"with label_encoding: {', '.join(LABEL_ENCODINGS)} (positive/negative/unknown)."
+            f"with --label-encoding or label_encoding: {', '.join(LABEL_ENCODINGS)} "
+            "(positive/negative/unknown)."
         )
     values = [cells[column_at].strip().lower() for _, cells in rows]
     known = encoding_named(label_encoding or DEFAULT_ENCODING)
     hint = (
-        "; if this column is no label, name the label columns with `labels`"
+        "; if this column is no label, name the label columns with `labels` (--labels)"
         if sum(value in known for value in values) < len(values) / 2
         else ""
     )

@@ -85,7 +85,7 @@ def unmentioned_state(unlabeled: str | None, path: Path) -> int:
     if unlabeled not in ("unknown", "negative"):
         raise DataError(
             f"{path} lists positive labels only. Say what a label that is not listed means: "
-            "unlabeled='unknown' if nobody looked, unlabeled='negative' if it is not there."
+            "unlabeled='unknown' (--unlabeled unknown) if nobody looked, 'negative' if it is not there."
         )
     return UNKNOWN if unlabeled == "unknown" else NEGATIVE
 
@@ -189,13 +189,16 @@ def _find_photos(
         if found[0].stat().st_size == 0:
             empty.append(row.image)
     if missing or empty:
-        looked = " and ".join(str(folder) for folder in folders)
+        looked = " and ".join(str(folder.resolve()) for folder in folders)
         problems = []
         if missing:
             problems.append(f"{len(missing)} of {len(rows)} photos not found: {_some(missing)}")
         if empty:
             problems.append(f"{len(empty)} photos are empty (0 bytes): {_some(empty)}")
-        raise DataError(f"{table}: {'; '.join(problems)}. Looked in {looked}.")
+        raise DataError(
+            f"{table}: {'; '.join(problems)}. Looked in {looked}; name "
+            "another folder with `images` (--images)."
+        )
     return photos
 
 

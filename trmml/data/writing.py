@@ -35,8 +35,8 @@ def write_dataset(
             the file cannot be written.
     """
     path = with_home(path)
-    base = (path.parent if images is None else with_home(images)).resolve()
-    names = [_relative(photo, base) for photo in dataset.photos]
+    base = path.parent if images is None else with_home(images)
+    names = [relative_name(photo, base) for photo in dataset.photos]
     kind = path.suffix.lower()
     if kind not in (".csv", ".jsonl"):
         raise DataError(f"{path}: a label table ends in .csv (wide) or .jsonl.")
@@ -47,9 +47,14 @@ def write_dataset(
         raise DataError(f"Cannot write {path}: {error.strerror}.") from error
 
 
-def _relative(photo: Path, base: Path) -> str:
+def relative_name(photo: Path, base: Path) -> str:
+    """Return the path of a photo from a folder, with `/`, through whatever links lie between.
+
+    Raises:
+        DataError: If the photo's name is not UTF-8.
+    """
     # Where `..` leads depends on where a link points. A photo that is a link itself keeps its name.
-    name = Path(os.path.relpath(photo.parent.resolve() / photo.name, base)).as_posix()
+    name = Path(os.path.relpath(photo.parent.resolve() / photo.name, base.resolve())).as_posix()
     try:
         name.encode()
     except UnicodeEncodeError as error:
