@@ -143,6 +143,11 @@ def test_heatmaps_get_a_number_where_photos_share_a_name(
     photos = (tmp_path / "a", tmp_path / "b")
     assert run("predict", *photos, "--model", model, "--heatmaps", where, "--threshold", 1) == 0
     assert sorted(path.name for path in where.iterdir()) == ["x 2.png", "x.png"]
+    capsys.readouterr()
+    where = tmp_path / "all"
+    (tmp_path / "a" / "x-red.png").write_bytes(photo.read_bytes())
+    assert run("predict", *photos, "--model", model, "--heatmaps", where, "--threshold", 0) == 0
+    assert len(list(where.iterdir())) == 3 * (1 + 3)
     (tmp_path / "file").touch()
     inside = tmp_path / "file" / "seen"
     assert run("predict", photos[0], "--model", model, "--heatmaps", inside) == 2

@@ -1,4 +1,5 @@
 import io
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -113,6 +114,38 @@ def test_file_names_of_heatmaps_stay_in_their_folder(tmp_path: Path) -> None:
     files = prediction.save_heatmaps(tmp_path / "seen", name="/etc/x")
     assert {path.parent for path in files} == {tmp_path / "seen"}
     assert sorted(path.name for path in files) == ["_etc_x-_cat_dog.png", "_etc_x.png"]
+
+
+def seen_as(source: str, labels: tuple[str, ...]) -> Prediction:
+    ones, attention = np.ones(len(labels), dtype=np.float32), np.eye(4, dtype=np.float32)
+    return Prediction(
+        *(labels, ones, ones, source),
+        _attention=attention[None].repeat(len(labels), axis=0),
+        _photo=Image.new("RGB", (40, 40)),
+    )
+
+
+def test_no_heatmap_replaces_another(tmp_path: Path) -> None:
+    long = "n" * 120
+    sources = ["x/a.jpg", "y/a.jpg", "y/a 2.jpg", "street.jpg", "street-green.jpg", "A.jpg"]
+    taken: set[str] = set()
+    files = [
+        file
+        for source in [*sources, f"{long}1.jpg", f"{long}2.jpg"]
+        for file in seen_as(source, ("green", "a/b", "a:b")).save_heatmaps(tmp_path, taken=taken)
+    ]
+    assert len({file.name.casefold() for file in files}) == 8 * 4
+    assert sorted(files) == sorted(tmp_path.iterdir())
+    names = [file.name for file in files]
+    assert names[:4] == ["a.png", "a-green.png", "a-a_b.png", "a-a_b 2.png"]
+    assert names[4:6] == ["a 2.png", "a 2-green.png"]
+    assert names[16] == "street-green 2.png"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows counts characters")
+def test_names_of_heatmaps_are_short_enough_in_any_script(tmp_path: Path) -> None:
+    files = seen_as(f"{'写' * 78}.jpg", ("犬" * 200,)).save_heatmaps(tmp_path)
+    assert [file.name for file in files] == [f"{'写' * 33}.png", f"{'写' * 33}-{'犬' * 33}.png"]
 
 
 def test_a_caption_too_long_for_its_picture_is_shortened() -> None:

@@ -13,6 +13,9 @@ from trmml import explain
 from trmml.errors import nearest
 from trmml.files import write_atomically
 
+MAX_NAME_BYTES = 100
+"""Of a photo's or a label's part of a file name; file systems take 255 for the whole."""
+
 
 class Tag(NamedTuple):
     """A category that was found, with its score in [0, 1]."""
@@ -97,24 +100,31 @@ class Prediction:
         count = f"{len(self.positive)} of {len(self.labels)} labels"
         return explain.contact_sheet([explain.Panel(self._photo, count, has_scale=False), *panels])
 
-    def save_heatmaps(self, folder: str | Path, name: str | None = None) -> list[Path]:
+    def save_heatmaps(
+        self, folder: str | Path, name: str | None = None, taken: set[str] | None = None
+    ) -> list[Path]:
         """Write an overlay per positive label, with its score, and the contact sheet, as PNG.
 
         Args:
             folder: Made if it is missing.
             name: Files are called `<name>.png` and `<name>-<label>.png`; the photo's name by
                 default.
+            taken: Names of files that get a number instead of being replaced. Those written now are
+                added; pass one set along with all photos of a folder.
 
         Returns:
             The files, the contact sheet first.
         """
         folder = Path(folder).expanduser()
+        taken = set() if taken is None else taken
         stem = _file_name(name or (Path(self.source).stem if self.source else "photo"))
-        pictures = {f"{stem}.png": self.contact_sheet()}
+        sheet = _free_name(stem, taken)
+        pictures = {sheet: self.contact_sheet()}
         for tag in self.positive:
             overlay = self.overlay(tag.label)
             overlay = explain.captioned(overlay, tag.label, f"{tag.score:.2f}")
-            pictures[f"{stem}-{_file_name(tag.label)}.png"] = overlay
+            file = f"{sheet.removesuffix('.png')}-{_file_name(tag.label)}"
+            pictures[_free_name(file, taken)] = overlay
         for file, picture in pictures.items():
             write_atomically(folder / file, lambda path, p=picture: p.save(path, "PNG"))
         return [folder / file for file in pictures]
@@ -156,4 +166,14 @@ class Prediction:
 
 def _file_name(text: str) -> str:
     """Return a text as part of a file name: what a file system could object to becomes `_`."""
-    return re.sub(r"[^\w. -]", "_", text).strip(" .")[:80] or "_"
+    safe = re.sub(r"[^\w. -]", "_", text).encode()[:MAX_NAME_BYTES].decode(errors="ignore")
+    return safe.strip(" .") or "_"
+
+
+def _free_name(stem: str, taken: set[str]) -> str:
+    """Return the name of a PNG that is not taken yet, with a number if need be, and take it."""
+    name, number = f"{stem}.png", 2
+    while name.casefold() in taken:  # some disks do not tell A from a
+        name, number = f"{stem} {number}.png", number + 1
+    taken.add(name.casefold())
+    return name

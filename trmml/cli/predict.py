@@ -3,7 +3,6 @@
 import csv
 import json
 import sys
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -82,14 +81,11 @@ def predict(
 
 def _saving_heatmaps(predictions: "Iterator[Prediction]", folder: Path) -> "Iterator[Prediction]":
     """Write the pictures of each prediction; a name that comes again gets a number."""
-    names: Counter[str] = Counter()
+    taken: set[str] = set()
     for prediction in predictions:
         if prediction.error is None:
-            stem = Path(prediction.source or "photo").stem
-            names[stem] += 1
-            name = stem if names[stem] == 1 else f"{stem} {names[stem]}"
             with writing(folder):
-                prediction.save_heatmaps(folder, name)
+                prediction.save_heatmaps(folder, taken=taken)
         yield prediction
 
 
