@@ -116,12 +116,12 @@ def test_file_names_of_heatmaps_stay_in_their_folder(tmp_path: Path) -> None:
     assert sorted(path.name for path in files) == ["_etc_x-_cat_dog.png", "_etc_x.png"]
 
 
-def seen_as(source: str, labels: tuple[str, ...]) -> Prediction:
+def seen_as(source: str, labels: tuple[str, ...], photo: Image.Image | None = None) -> Prediction:
     ones, attention = np.ones(len(labels), dtype=np.float32), np.eye(4, dtype=np.float32)
     return Prediction(
         *(labels, ones, ones, source),
         _attention=attention[None].repeat(len(labels), axis=0),
-        _photo=Image.new("RGB", (40, 40)),
+        _photo=photo or Image.new("RGB", (40, 40)),
     )
 
 
@@ -146,6 +146,25 @@ def test_no_heatmap_replaces_another(tmp_path: Path) -> None:
 def test_names_of_heatmaps_are_short_enough_in_any_script(tmp_path: Path) -> None:
     files = seen_as(f"{'写' * 78}.jpg", ("犬" * 200,)).save_heatmaps(tmp_path)
     assert [file.name for file in files] == [f"{'写' * 33}.png", f"{'写' * 33}-{'犬' * 33}.png"]
+
+
+@pytest.mark.parametrize("size", [(3200, 1600), (30_000, 3)])
+def test_heatmaps_of_a_large_photo_are_drawn_over_a_small_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]
+) -> None:
+    overlaid, overlay = [], explain.overlay
+    monkeypatch.setattr(
+        explain, "overlay", lambda photo, heat: overlaid.append(photo.size) or overlay(photo, heat)
+    )
+    ramp = np.tile(np.linspace(0, 255, size[0]).astype(np.uint8), (size[1], 1))
+    large = seen_as("a.png", ("green",), Image.fromarray(ramp).convert("RGB"))
+    files = large.save_heatmaps(tmp_path)
+    assert {max(size) for size in overlaid} == {640}
+    full = large.overlay("green")
+    assert full.size == size
+    expected = np.asarray(explain.captioned(full, "green", "1.00")).astype(int)
+    with Image.open(files[1]) as picture:
+        assert np.abs(np.asarray(picture) - expected).mean() < 1
 
 
 def test_a_caption_too_long_for_its_picture_is_shortened() -> None:

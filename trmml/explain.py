@@ -28,6 +28,15 @@ class Panel(NamedTuple):
     has_scale: bool = True
 
 
+def shrunk(photo: Image.Image) -> Image.Image:
+    """Return a photo no larger than a panel, so that what is drawn costs the same for any photo."""
+    scale = LARGEST_SIDE / max(photo.size)
+    if scale >= 1:
+        return photo
+    width, height = (max(round(side * scale), 1) for side in photo.size)
+    return photo.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=2)
+
+
 def heatmap(
     attention: Float[np.ndarray, "row column"], width: int, height: int
 ) -> Float[np.ndarray, "height width"]:

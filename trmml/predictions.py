@@ -1,7 +1,7 @@
 """What a model says about one photo."""
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -82,7 +82,7 @@ class Prediction:
         return explain.heatmap(self._attention[index], *self._photo.size)
 
     def overlay(self, label: str) -> Image.Image:
-        """Return the photo with the category's heatmap over it; errors as `heatmap`."""
+        """Return the photo with the category's heatmap over it, at its size; errors as `heatmap`."""
         heat = self.heatmap(label)
         assert self._photo is not None  # heatmap has checked it
         return explain.overlay(self._photo, heat)
@@ -92,13 +92,13 @@ class Prediction:
 
         Without a positive label it shows the nearest one. Errors as `heatmap`.
         """
-        tags = self.positive or self.top(1)
+        small, tags = self._shrunk(), self.positive or self.top(1)
         panels = [
-            explain.Panel(self.overlay(tag.label), tag.label, f"{tag.score:.2f}") for tag in tags
+            explain.Panel(small.overlay(tag.label), tag.label, f"{tag.score:.2f}") for tag in tags
         ]
-        assert self._photo is not None  # overlay has checked it
+        assert small._photo is not None  # overlay has checked it
         count = f"{len(self.positive)} of {len(self.labels)} labels"
-        return explain.contact_sheet([explain.Panel(self._photo, count, has_scale=False), *panels])
+        return explain.contact_sheet([explain.Panel(small._photo, count, has_scale=False), *panels])
 
     def save_heatmaps(
         self, folder: str | Path, name: str | None = None, taken: set[str] | None = None
@@ -119,9 +119,10 @@ class Prediction:
         taken = set() if taken is None else taken
         stem = _file_name(name or (Path(self.source).stem if self.source else "photo"))
         sheet = _free_name(stem, taken)
-        pictures = {sheet: self.contact_sheet()}
+        small = self._shrunk()
+        pictures = {sheet: small.contact_sheet()}
         for tag in self.positive:
-            overlay = self.overlay(tag.label)
+            overlay = small.overlay(tag.label)
             overlay = explain.captioned(overlay, tag.label, f"{tag.score:.2f}")
             file = f"{sheet.removesuffix('.png')}-{_file_name(tag.label)}"
             pictures[_free_name(file, taken)] = overlay
@@ -153,6 +154,10 @@ class Prediction:
             best = self.top(1)[0]
             tags = f"no label over its threshold (nearest: {best.label} {best.score:.2f})"
         return f"{self.source}: {tags}" if self.source else tags
+
+    def _shrunk(self) -> "Prediction":
+        photo = self._photo
+        return self if photo is None else replace(self, _photo=explain.shrunk(photo))
 
     def _index(self, label: str) -> int:
         if label not in self.labels:
