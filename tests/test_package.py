@@ -17,8 +17,8 @@ LAYERS = [
     {
         "columns",
         "config",
-        "explain",
         "files",
+        "fonts",
         "labels",
         "pages",
         "processes",
@@ -26,7 +26,7 @@ LAYERS = [
         "prototypes",
         "regions",
     },
-    {"hub"},
+    {"explain", "hub"},
     {
         "backbone",
         "calibration",

@@ -5,7 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from trmml.fonts import Font, font_for
 
 OPACITY = 0.65
 SMALLEST_SIDE = 320
@@ -92,9 +94,9 @@ def contact_sheet(
     for i, panel in enumerate(panels):
         left, top = gap + i % columns * cell[0], gap + i // columns * cell[1]
         sheet.paste(panel.picture.resize(size, Image.Resampling.BICUBIC), (left, top))
-        below, font = top + size[1] + 4, _font(17)
+        below, font = top + size[1] + 4, font_for(panel.caption + panel.value, 17)
         room = size[0] - font.getlength(panel.value) - (8 if panel.value else 0)
-        draw.text((left, below), _fitting(panel.caption, room), _INK, font)
+        draw.text((left, below), _fitting(panel.caption, room, font), _INK, font)
         draw.text((left + size[0], below), panel.value, _INK, font, "ra")
         if panel.has_scale:
             _draw_scale(sheet, left, top + size[1] + 28, size[0])
@@ -103,8 +105,8 @@ def contact_sheet(
 
 def _draw_scale(sheet: Image.Image, left: int, top: int, width: int) -> None:
     """Draw the colour scale with its ends named."""
-    draw, font = ImageDraw.Draw(sheet), _font(11)
     less, more = "less", "more attention"
+    draw, font = ImageDraw.Draw(sheet), font_for(less + more, 11)
     start = left + round(font.getlength(less)) + 6
     end = max(start + 8, left + width - round(font.getlength(more)) - 6)
     colours = _colours_of(np.linspace(0, 1, end - start, dtype=np.float32)[None].repeat(8, axis=0))
@@ -120,13 +122,8 @@ def _colours_of(heat: Float[np.ndarray, "height width"]) -> Float[np.ndarray, "h
     return _COLOURS[low] * (1 - part) + _COLOURS[low + 1] * part
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)
-
-
-def _fitting(text: str, width: float) -> str:
+def _fitting(text: str, width: float, font: Font) -> str:
     """Shorten a caption to the room that it has."""
-    font = _font(17)
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(text + "…") > width:

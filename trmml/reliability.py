@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float, Int8
 from PIL import Image, ImageDraw, ImageFont
 
+from trmml.fonts import font_for
 from trmml.labels import POSITIVE, UNKNOWN
 
 NUM_BINS = 10
@@ -57,7 +58,7 @@ def reliability_diagram(found: Reliability, title: str) -> Image.Image:
     def place(x: float, y: float) -> tuple[float, float]:
         return left + x * side, top + (1 - y) * side
 
-    draw.text((left, 14), title, _INK, _font(18))
+    draw.text((left, 14), title, _INK, font_for(title, 18))
     summary = f"expected calibration error {100 * found.expected_error:.1f} %"
     draw.text((left, 36), summary, _QUIET, _font(13))
     for tick in (0, 0.25, 0.5, 0.75, 1):
