@@ -13,7 +13,7 @@ from trmml.config import TrainingConfig
 from trmml.data.dataset import MultiLabelDataset
 from trmml.data.photos import load_photo
 from trmml.data.tensors import photo_tensor
-from trmml.errors import DataError
+from trmml.errors import ConfigError, DataError
 from trmml.features import cache_bytes, compute_features
 
 Maker = Callable[..., MultiLabelDataset]
@@ -124,6 +124,32 @@ def test_a_full_disk_is_noticed_before_any_work(
     monkeypatch.setattr(features_module.shutil, "disk_usage", lambda _: usage)
     with pytest.raises(DataError, match="set TRMML_CACHE to a larger disk"):
         compute_features(make_dataset(2).photos, backbone, folder=tmp_path / "f")
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut off", "overwritten"])
+def test_a_damaged_shard_is_made_anew(
+    backbone: FrozenCLIP, make_dataset: Maker, tmp_path: Path, damage: str
+) -> None:
+    photos, rows, views = make_dataset(4).photos, np.arange(4), np.zeros(4, dtype=np.int64)
+    first = compute_features(photos, backbone, folder=tmp_path / "f").read(rows, views)
+    for shard in files_below(tmp_path / "f"):
+        whole = shard.read_bytes()
+        damaged = {"empty": b"", "cut off": whole[:-100], "overwritten": bytes(len(whole))}
+        shard.write_bytes(damaged[damage])
+    again = compute_features(photos, backbone, folder=tmp_path / "f").read(rows, views)
+    torch.testing.assert_close(again.patch_features, first.patch_features)
+
+
+def test_a_cache_that_cannot_be_written_to_is_named(
+    backbone: FrozenCLIP,
+    make_dataset: Maker,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("TRMML_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(ConfigError, match=r"Cannot write features to .*cache.*; set TRMML_CACHE"):
+        compute_features(make_dataset(2).photos, backbone)
 
 
 def cached(backbone: FrozenCLIP, dataset: MultiLabelDataset, folder: Path) -> CachedFeatures:

@@ -5,11 +5,12 @@ file, written in one step; a killed or a second process finds the finished ones 
 Processes that train one model share the work.
 """
 
+import contextlib
 import hashlib
 import logging
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -25,7 +26,7 @@ from trmml import processes
 from trmml.backbone import FrozenCLIP, ImageFeatures
 from trmml.data.photos import load_photo, refuse_unreadable
 from trmml.data.tensors import photo_tensor
-from trmml.errors import DataError, ImageError
+from trmml.errors import ConfigError, DataError, ImageError
 from trmml.files import write_atomically
 
 logger = logging.getLogger(__name__)
@@ -103,11 +104,12 @@ def compute_features(
 
     Raises:
         DataError: If photos cannot be read; all of them are named, and the other shards are kept.
+        ConfigError: If the cache cannot be written to.
     """
     folder = (folder or cache_folder()) / _backbone_key(backbone, views)
     parts = [photos[i : i + PHOTOS_PER_SHARD] for i in range(0, len(photos), PHOTOS_PER_SHARD)]
     shards = [(folder / f"{_photos_key(part)}.npy", part) for part in parts]
-    _check_free_space(folder, sum(not path.exists() for path, _ in shards), backbone, views)
+    _check_free_space(folder, sum(not _is_whole(path) for path, _ in shards), backbone, views)
     device = device or next(backbone.parameters()).device
     unreadable: list[str] = []
     with ThreadPoolExecutor(max(num_workers, 1)) as pool:
@@ -116,12 +118,14 @@ def compute_features(
             total = sum(len(part) for _, part in some)
             with tqdm(total=total, desc="features", unit="photo", disable=not progress) as bar:
                 for path, part in some:
-                    if not path.exists():
+                    if not _is_whole(path):
                         try:
                             rows = _shard(part, backbone, views, device, batch_size, pool)
-                            write_atomically(path, partial(_save_array, rows))
                         except _UnreadablePhotos as error:
                             unreadable.extend(error.reasons)
+                        else:
+                            with _writing(folder):
+                                write_atomically(path, partial(_save_array, rows))
                     bar.update(len(part))
 
         make(shards[processes.rank() :: processes.count()])
@@ -177,6 +181,25 @@ def _view(photo: Image.Image, view: str) -> Image.Image:
     return ImageOps.mirror(photo) if view == "flip" else photo
 
 
+def _is_whole(shard: Path) -> bool:
+    try:
+        np.load(shard, mmap_mode="r")
+    except (OSError, EOFError, ValueError):  # not there, empty, cut off or overwritten
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(
+            f"Cannot write features to {folder}: {error.strerror}; set TRMML_CACHE to a folder that "
+            "can be written to."
+        ) from error
+
+
 def _save_array(rows: np.ndarray, path: Path) -> None:
     with path.open("wb") as file:
         np.save(file, rows)
@@ -200,7 +223,8 @@ def _photos_key(photos: Sequence[Path]) -> str:
 
 
 def _check_free_space(folder: Path, missing_shards: int, backbone: FrozenCLIP, views: str) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
+    with _writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     needed = cache_bytes(missing_shards * PHOTOS_PER_SHARD, backbone, views)
     free = shutil.disk_usage(folder).free
     if needed > free:
