@@ -1,6 +1,8 @@
 import csv
 import io
 import json
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -103,6 +105,20 @@ def test_settings_come_from_a_recipe_and_are_overruled_on_the_command_line(
     assert settings["training"]["epochs"] == 1
     assert settings["training"]["batch_size"] == 7
     assert settings["model"]["matching"] == "text-image"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files must be UTF-8")
+def test_names_of_photos_need_not_be_utf_8(
+    table: Path, backbone_source: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    folder, out = tmp_path / os.fsdecode(b"caf\xe9"), tmp_path / "out"
+    for i, photo in enumerate(sorted(table.parent.glob("*.png"))):
+        (folder / "red").mkdir(parents=True, exist_ok=True)
+        photo.rename(folder / "red" / os.fsdecode(b"\xfc%d.png" % i))
+    options = ("--backbone", backbone_source, "--unlabeled", "unknown", "-o", out)
+    assert run("finetune", folder, *options, *QUICK) == 0
+    facts = json.loads((out / "finetune.json").read_text(encoding="utf-8"))
+    assert facts["data"]["source"] == str(folder)
 
 
 def test_labels_can_be_hidden_for_an_experiment(
@@ -235,6 +251,33 @@ def test_zero_shot_tags_with_any_labels(
     templates = ["--template", "a {}", "--template", "many {}"]
     assert run("predict", photo, *arguments, *templates, "--format", "json") == 0
     assert json.loads(capsys.readouterr().out)["scores"] != scores
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "utf-8"])
+@pytest.mark.parametrize("format", ["table", "json", "jsonl", "csv"])
+def test_what_the_output_cannot_encode_is_escaped(
+    make_dataset: Maker,
+    backbone_source: str,
+    monkeypatch: pytest.MonkeyPatch,
+    encoding: str,
+    format: str,
+) -> None:
+    photo, content = make_dataset(1).photos[0], io.BytesIO()
+    labels = ("é", "犬", "😀", os.fsdecode(b"\xe9"))
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", io.TextIOWrapper(content, encoding, write_through=True))
+        options = ("--backbone", backbone_source, "--labels", ",".join(labels), "--threshold", 0)
+        assert run("predict", photo, *options, "--format", format) == 0
+        text = content.getvalue().decode(
+            encoding, errors="strict" if format == "csv" else "replace"
+        )
+    if "json" in format:
+        assert set(json.loads(text)["scores"]) == set(labels)
+    elif encoding == "utf-8":
+        assert "犬" in text
+    elif encoding == "cp1252":
+        assert "é" in text
+        assert r"\u72ac" in text
 
 
 def test_check_says_whether_finetune_would_take_the_table(

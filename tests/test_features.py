@@ -1,3 +1,6 @@
+import hashlib
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -81,6 +84,19 @@ def test_a_replaced_photo_makes_its_shard_anew_and_no_other(
     _, pooled = direct(backbone, [load_photo(photos[4])])
     got = store.read(np.array([4]), np.array([0])).image_features.numpy()
     np.testing.assert_allclose(got, pooled, atol=2e-3)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files must be UTF-8")
+@pytest.mark.parametrize("name", ["plain.png", "日本.png", os.fsdecode(b"caf\xe9.png")])
+def test_any_name_of_a_photo_has_its_shard(backbone: FrozenCLIP, tmp_path: Path, name: str) -> None:
+    photo, when = tmp_path / name, 1_700_000_000_000_000_000
+    Image.new("RGB", (20, 20), "yellow").save(photo, "PNG")
+    os.utime(photo, ns=(when, when))
+    compute_features([photo], backbone, folder=tmp_path / "f")
+    (shard,) = files_below(tmp_path / "f")
+    facts = b"%s\0%d\0%d\n" % (os.fsencode(photo.resolve()), photo.stat().st_size, when)
+    # Another name would make everyone compute their features anew.
+    assert shard.stem == hashlib.sha256(facts).hexdigest()[:32]
 
 
 def test_another_size_of_photo_has_its_own_features(

@@ -62,7 +62,8 @@ def test_text_is_written_as_utf_8_with_its_own_line_ends(tmp_path: Path) -> None
 
 
 def test_json_comes_back_as_it_went(tmp_path: Path) -> None:
-    value = {"names": ["日本語", "<b>", 'a "quote"'], "share": 0.1, "none": None}
+    no_utf_8 = b"caf\xe9.png".decode(errors="surrogateescape")
+    value = {"names": ["日本語", "<b>", 'a "quote"', no_utf_8], "share": 0.1, "none": None}
     write_json(tmp_path / "v.json", value)
     assert read_json(tmp_path / "v.json") == value
     assert "日本語" in (tmp_path / "v.json").read_text(encoding="utf-8")

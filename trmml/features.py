@@ -218,7 +218,7 @@ def _photos_key(photos: Sequence[Path]) -> str:
             stat = photo.stat()
         except OSError as error:
             raise DataError(f"{photo} has gone: {error.strerror}.") from error
-        digest.update(f"{photo.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+        digest.update(os.fsencode(f"{photo.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}\n"))
     return digest.hexdigest()[:32]
 
 

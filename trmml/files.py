@@ -45,8 +45,12 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text, atomically and with the line ends it has."""
-    write_atomically(path, lambda temporary: temporary.write_bytes(text.encode()))
+    """Write UTF-8 text, atomically and with the line ends it has.
+
+    What a file name has that is not UTF-8 is written as an escape of JSON, which reads it back.
+    """
+    content = text.encode(errors="backslashreplace")
+    write_atomically(path, lambda temporary: temporary.write_bytes(content))
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -7,6 +7,7 @@ model, and a killed run goes on from its last epoch with the same result.
 
 import hashlib
 import json
+import os
 import platform
 import sys
 from collections.abc import Mapping, Sequence
@@ -86,7 +87,7 @@ def fingerprint_of(
     for name, tensor in sorted(model.learned_state().items()):
         digest.update(name.encode() + tensor.cpu().numpy().tobytes())
     for dataset in (train, val):
-        digest.update("\0".join(str(photo) for photo in dataset.photos).encode())
+        digest.update(os.fsencode("\0".join(str(photo) for photo in dataset.photos)))
         digest.update(dataset.labels.tobytes())
     return digest.hexdigest()
 

@@ -4,6 +4,7 @@ Results go to stdout, everything else to stderr. Exit codes: 0 fine, 1 some inpu
 usage or setting, 3 model or backbone, 4 data. Nothing here imports torch before a command needs it.
 """
 
+import io
 import sys
 import warnings
 from collections.abc import Sequence
@@ -54,6 +55,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command; expected errors become one line on stderr and an exit code."""
     # Pillow's remarks on damaged EXIF blocks: the photos themselves are fine.
     warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
+    for stream in (sys.stdout, sys.stderr):
+        # A name or label that a terminal cannot show must not end a batch.
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
     try:
         app(args=None if arguments is None else list(arguments))
     except TrmmlError as error:

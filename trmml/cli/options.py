@@ -193,6 +193,7 @@ def no_bars(quiet: bool) -> bool:
     return quiet or not sys.stderr.isatty()
 
 
-def as_json(values: Any) -> str:
-    """Return indented JSON."""
-    return json.dumps(values, indent=2, ensure_ascii=False)
+def as_json(values: Any, indent: int | None = 2) -> str:
+    """Return JSON, with escapes where the output cannot hold every character."""
+    has_all = (sys.stdout.encoding or "utf-8").lower().startswith("utf")
+    return json.dumps(values, indent=indent, ensure_ascii=not has_all)

@@ -1,7 +1,6 @@
 """`trmml predict`."""
 
 import csv
-import json
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -108,7 +107,7 @@ def _print_predictions(
         elif format is Format.table:
             typer.echo(str(prediction))
         elif format is Format.jsonl:
-            typer.echo(json.dumps(prediction.to_dict(), ensure_ascii=False))
+            typer.echo(as_json(prediction.to_dict(), indent=None))
         elif format is Format.csv:
             tags = "|".join(tag.label for tag in prediction.positive)
             writer.writerow([prediction.source, tags, *(f"{s:.6f}" for s in prediction.scores)])
