@@ -368,6 +368,38 @@ def test_an_output_that_cannot_be_made_is_noticed_before_any_work(
     assert "Cannot make the folder" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("form", [["--output=~/out"], ["-o", "~/out"]])
+def test_a_home_that_no_shell_has_expanded(
+    table: Path,
+    backbone_source: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    form: list[str],
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    assert run("finetune", table, "--backbone", backbone_source, *form, *QUICK) == 0
+    assert (tmp_path / "out" / "metrics.json").is_file()
+
+
+@pytest.mark.parametrize("output", [".", "{here}", "/"])
+def test_the_folder_that_one_is_in_is_no_output(
+    table: Path,
+    backbone_source: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    output: str,
+) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    out = output.format(here=here)
+    assert run("finetune", table, "--backbone", backbone_source, "-o", out, *QUICK) == 2
+    expected = "exists already" if output == "/" else "is the folder that you are in"
+    assert expected in capsys.readouterr().err
+
+
 def test_env_prints_what_a_bug_report_needs(capsys: pytest.CaptureFixture) -> None:
     assert run("env", "--format", "json") == 0
     facts = json.loads(capsys.readouterr().out)

@@ -38,11 +38,17 @@ class Run:
     """The folders of a run: where it works, and where its result goes."""
 
     def __init__(self, output: Path, resume: bool) -> None:
+        if not output.name:  # "." and "/"
+            output = output.resolve()
         self.output, self.resume = output, resume
-        self.working = output.with_name(f"{output.name}.run")
         self.is_finished = resume and (output / "finetune.json").is_file()
         if not self.is_finished:
+            if output.resolve() == Path.cwd():
+                raise ConfigError(
+                    f"The output {output} is the folder that you are in; name a new one in it."
+                )
             require_new(output)
+        self.working = output.with_name(f"{output.name}.run")
         if self.working.exists() and not resume and not self.is_finished:
             raise ConfigError(
                 f"{self.working} holds an unfinished run; resume it (resume=True, --resume), or "

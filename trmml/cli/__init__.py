@@ -5,20 +5,36 @@ usage or setting, 3 model or backbone, 4 data. Nothing here imports torch before
 """
 
 import io
+import re
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 import trmml
 from trmml.cli import complete, data, env, export, learn, models, predict, push
 from trmml.cli.exits import DATA, MODEL, USAGE
 from trmml.errors import ConfigError, DataError, ImageError, TrmmlError
 
+
+class _Commands(TyperGroup):
+    """The commands; `~/` is expanded where no shell does, as in `--output=~/shop`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, [_with_home(argument) for argument in args])
+
+
+def _with_home(argument: str) -> str:
+    return re.sub(r"^(--[\w-]+=)?~(?=/)", lambda found: f"{found[1] or ''}{Path.home()}", argument)
+
+
 app = typer.Typer(
     name="trmml",
+    cls=_Commands,
     help="Multi-label image recognition when most labels are missing.",
     no_args_is_help=True,
     add_completion=False,
