@@ -217,6 +217,8 @@ def test_a_bad_photo_does_not_stop_a_list(model: TextRegionMatcher, make_dataset
 def test_a_single_bad_photo_is_an_error(model: TextRegionMatcher, tmp_path: Path) -> None:
     with pytest.raises(ImageError, match=r"gone\.png: No such file"):
         trmml.predict(tmp_path / "gone.png", model)
+    with pytest.raises(ImageError, match=r"~nobody\.png: No such file"):
+        trmml.predict("~nobody.png", model)
     with pytest.raises(ImageError, match="There is no photo in the folder"):
         trmml.predict(tmp_path, model)
     with pytest.raises(ImageError, match="Expected a photo, a folder or a list, got int"):

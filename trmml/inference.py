@@ -1,5 +1,6 @@
 """`predict`: one photo or many, with a model or by its name."""
 
+import contextlib
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
@@ -83,7 +84,9 @@ def photos_of(images: Any) -> Iterable[Any]:
 
 def _is_one_photo(images: Any) -> bool:
     if isinstance(images, str | Path):
-        return not Path(images).expanduser().is_dir()
+        with contextlib.suppress(RuntimeError):  # a file whose own name starts with ~
+            return not Path(images).expanduser().is_dir()
+        return True
     if isinstance(images, np.ndarray | Tensor):
         return images.ndim < 4
     return isinstance(images, bytes | bytearray | Image.Image)
