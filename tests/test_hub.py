@@ -171,6 +171,21 @@ def test_a_file_that_is_gone_is_removed_from_the_repository(
     assert "metrics.json" not in shop.repositories[NAME].commits[published.commit]
 
 
+def test_a_push_to_a_branch_replaces_what_that_branch_has(
+    shop: HubServer, trained: tuple[Path, list[Path]], tmp_path: Path
+) -> None:
+    repository = shop.repositories[NAME]
+    dev = contents(trained[0]) | {"about.json": b'{"summary": "stale"}'}
+    del dev["metrics.json"]
+    repository.commit(dev, "dev")
+    before = repository.branches["main"]
+    folder = shutil.copytree(trained[0], tmp_path / "model")
+    (folder / "metrics.json").unlink()
+    published = trmml.push_to_hub(folder, NAME, revision="dev", token=TOKEN)
+    assert set(repository.commits[published.commit]) == {*dev, "finetune.json"} - {"about.json"}
+    assert repository.branches == {"main": before, "dev": published.commit}
+
+
 def test_a_folder_that_does_not_load_is_not_pushed(
     world: HubServer, trained: tuple[Path, list[Path]], tmp_path: Path
 ) -> None:

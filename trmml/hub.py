@@ -284,7 +284,7 @@ def upload_files(
     api = HfApi(token=token, library_name="trmml")
     with hub_errors(repository, revision, writing=True):
         _patiently(lambda: api.create_repo(repository, private=private, exist_ok=True))
-        there = _patiently(lambda: api.list_repo_files(repository))
+        there = _patiently(lambda: api.list_repo_files(repository, revision=revision))
         operations: list[Any] = [
             CommitOperationAdd(path_in_repo=name, path_or_fileobj=path)
             for name, path in files.items()
