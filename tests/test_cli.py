@@ -359,6 +359,16 @@ def test_an_unknown_setting_names_the_nearest(
     assert "Did you mean 'training.epochs'" in capsys.readouterr().err
 
 
+def test_zero_shot_is_nothing_to_start_from(
+    table: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert run("finetune", table, "--model", "zero-shot", "-o", tmp_path / "out") == 2
+    assert (
+        "there is nothing to load, or to start from. Name its CLIP with backbone= or --backbone"
+        in (capsys.readouterr().err)
+    )
+
+
 def test_an_output_that_cannot_be_made_is_noticed_before_any_work(
     table: Path, backbone_source: str, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

@@ -273,6 +273,24 @@ def test_what_does_not_exist_is_named(shop: HubServer, trained: tuple[Path, list
         trmml.load_model(NAME)
 
 
+def test_a_mistyped_folder_brings_the_nearest(
+    shop: HubServer,
+    trained: tuple[Path, list[Path]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(trained[0], tmp_path / "runs" / "shop")
+    shutil.copytree(trained[0], tmp_path / "acme" / "other")
+    local = r"no folder 'shpo' in runs\. Did you mean 'shop'\?.*Hub: runs/shpo "
+    with pytest.raises(ModelNotFoundError, match=f"{local}does not exist"):
+        trmml.load_model("runs/shpo")
+    with pytest.raises(OfflineError, match=f"{local}is not in the cache"):
+        trmml.load_model("runs/shpo", local_files_only=True)
+    # A folder beside that happens to have an organization's name changes nothing.
+    assert trmml.load_model(NAME).source.startswith(f"{NAME}@")
+
+
 def test_private_and_gated_models_need_a_token(
     world: HubServer, trained: tuple[Path, list[Path]]
 ) -> None:

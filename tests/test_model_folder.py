@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from trmml.backbone import FrozenCLIP
 from trmml.calibration import Calibration
+from trmml.catalog import model_info
 from trmml.config import MatchingConfig
 from trmml.errors import ArtifactError, ConfigError, ModelNotFoundError
 from trmml.model import TextRegionMatcher
@@ -113,6 +114,13 @@ def test_the_files_are_as_readable_as_other_new_files(
         os.umask(before)
     assert stat.S_IMODE(folder.stat().st_mode) == 0o755
     assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o644}
+
+
+@pytest.mark.parametrize("measured", [None, 0.5, {"mAP": "high"}])
+def test_a_measurement_of_another_form_is_named(folder: Path, measured: Any) -> None:
+    (folder / "metrics.json").write_text(json.dumps({"validation": measured}))
+    with pytest.raises(ArtifactError, match=r"metrics\.json: 'validation' must hold an object"):
+        model_info(folder)
 
 
 def test_a_moved_backbone_is_named_and_must_be_the_same(

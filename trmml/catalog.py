@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from trmml.backbone import SMALL_CLIP
-from trmml.errors import ArtifactError, ConfigError, ModelNotFoundError, OfflineError, nearest
+from trmml.errors import (
+    ArtifactError,
+    ConfigError,
+    ModelAccessError,
+    ModelNotFoundError,
+    OfflineError,
+    nearest,
+)
 from trmml.files import BUNDLED, read_json, sha256_of
 from trmml.hub import Access, RepositoryFile, fetch_files, has_its_checksum, split_name
 from trmml.model_folder import CONFIG, OPTIONAL_FILES, REQUIRED_FILES, read_config, read_facts
@@ -84,9 +91,19 @@ def model_info(
         image_size=config.photo.image_size,
         matching=config.matcher.matching,
         license=about.get("license"),
-        validation_map=metrics.get("validation", {}).get("mAP"),
-        test_map=metrics.get("test", {}).get("mAP"),
+        validation_map=_map_of(metrics, "validation", folder),
+        test_map=_map_of(metrics, "test", folder),
         megabytes=sum(path.stat().st_size for path in folder.glob("*.*")) / 1e6,
+    )
+
+
+def _map_of(metrics: dict[str, Any], part: str, folder: Path) -> float | None:
+    measured = metrics.get(part, {})
+    if isinstance(measured, dict) and isinstance(value := measured.get("mAP"), int | float | None):
+        return value
+    raise ArtifactError(
+        f"{folder / 'metrics.json'}: {part!r} must hold an object with a number as mAP, "
+        f"got {measured!r:.60}."
     )
 
 
@@ -148,6 +165,7 @@ def model_folder_of(
         access: How to reach the Hub.
 
     Raises:
+        ConfigError: If it is "zero-shot", or a revision is named for what is not on the Hub.
         ModelNotFoundError: If there is no such model.
         ModelAccessError: If it may not be read.
         OfflineError: If it must be fetched and cannot be.
@@ -172,8 +190,22 @@ def model_folder_of(
                     f"version of trmml knows as {source!r}; do not use it, and please report it."
                 )
         return files[0].path.parent, f"{files[0].repository}@{files[0].revision}"
+    if str(source) == ZERO_SHOT:
+        raise ConfigError(
+            "'zero-shot' is no trained model: there is nothing to load, or to start from. Name its CLIP "
+            "with backbone= or --backbone instead."
+        )
     if isinstance(source, str) and source.partition("@")[0].count("/") == 1:
-        files = _fetched(*split_name(source, revision), access)
+        try:
+            files = _fetched(*split_name(source, revision), access)
+        except (ModelNotFoundError, ModelAccessError, OfflineError) as error:
+            if not folder.parent.is_dir():
+                raise
+            there = sorted(path.parent.name for path in folder.parent.glob(f"*/{CONFIG}"))
+            raise type(error)(
+                f"There is no folder {folder.name!r} in {folder.parent}. "
+                f"{nearest(folder.name, there)} As a name on the Hub: {error}"
+            ) from error
         return files[0].path.parent, f"{files[0].repository}@{files[0].revision}"
     known = [*bundled, *(n for n, entry in registry.items() if "repository" in entry), ZERO_SHOT]
     raise ModelNotFoundError(
