@@ -335,6 +335,8 @@ def test_wrong_tables_are_one_line_and_leave_nothing_behind(
         (["predict", "x.png", "--model", "coco18-tinny"], 3, "No model 'coco18-tinny'."),
         (["predict", "x.png", "--model", "org/name"], 3, "does not exist on the Hugging Face Hub"),
         (["predict", "x.png"], 4, "No such file"),
+        (["predict", "https://example.org/a.jpg"], 4,
+         "https://example.org/a.jpg is a URL; download the photo and pass its path."),
         (["predict", "x.png", "--backbone", "ViT-B-16/openai", "--labels", "a"], 2,
          "use ViT-B-16-quickgelu/openai"),
         (["predict", "x.png", "--backbone", "ViT-B-61/openai", "--labels", "a"], 2,

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def predict(
-    photos: Annotated[list[Path], typer.Argument(help="Photos or folders of photos.")],
+    photos: Annotated[list[str], typer.Argument(help="Photos or folders of photos.")],
     model: Annotated[str | None, typer.Option(help="Model folder or name.")] = None,
     labels: Labels = None,
     backbone: Backbone = None,
@@ -54,7 +54,9 @@ def predict(
     from trmml.inference import photos_of
     from trmml.zoo import DEFAULT_MODEL, load_model
 
-    paths = [path for place in photos for path in (photos_of(place) if place.is_dir() else [place])]
+    # A Path would make one slash of the two of a URL, which then could not be called one.
+    places = [place if "://" in place else Path(place) for place in photos]
+    paths = [p for place in places for p in (photos_of(place) if Path(place).is_dir() else [place])]
     name = model or (ZERO_SHOT if backbone else DEFAULT_MODEL)
     matcher = load_model(name, labels=names_of(labels), backbone=backbone, templates=templates)
     if heatmaps is not None and matcher.config.matcher.matching == "text-image":
