@@ -164,6 +164,9 @@ def test_heatmaps_get_a_number_where_photos_share_a_name(
     (tmp_path / "a" / "x-red.png").write_bytes(photo.read_bytes())
     assert run("predict", *photos, "--model", model, "--heatmaps", where, "--threshold", 0) == 0
     assert len(list(where.iterdir())) == 3 * (1 + 3)
+    assert "wrote 12 pictures to" in capsys.readouterr().err
+    assert run("predict", photos[0], "--model", model, "--heatmaps", photos[0]) == 2
+    assert "choose another folder for their heatmaps" in capsys.readouterr().err
     (tmp_path / "file").touch()
     inside = tmp_path / "file" / "seen"
     assert run("predict", photos[0], "--model", model, "--heatmaps", inside) == 2

@@ -5,6 +5,11 @@ def test_the_nearest_name_comes_first() -> None:
     assert nearest("epoch", ["seed", "epochs"]) == "Did you mean 'epochs'? Known: seed, epochs."
 
 
+def test_capitals_do_not_hide_the_nearest_name() -> None:
+    names = ["ViT-S-16", "ViT-B-16"]
+    assert nearest("vit-b-16", names).startswith("Did you mean 'ViT-B-16'?")
+
+
 def test_a_name_far_from_all_gets_no_suggestion() -> None:
     assert nearest("zebra", ["seed", "epochs"]) == "Known: seed, epochs."
 

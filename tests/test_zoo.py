@@ -129,6 +129,8 @@ def test_an_unknown_name_brings_the_nearest_and_the_way_out(tmp_path: Path) -> N
         ModelNotFoundError, match=r"'zero-shoot'. Did you mean 'zero-shot'.*finetune"
     ):
         load_model("zero-shoot")
+    with pytest.raises(ModelNotFoundError, match="small-clip is a CLIP and knows no labels"):
+        load_model("small-clip")
     with pytest.raises(ModelNotFoundError, match=r"No model .*elsewhere"):
         load_model(tmp_path / "elsewhere")
 

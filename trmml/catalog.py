@@ -207,6 +207,11 @@ def model_folder_of(
                 f"{nearest(folder.name, there)} As a name on the Hub: {error}"
             ) from error
         return files[0].path.parent, f"{files[0].repository}@{files[0].revision}"
+    if str(source) == SMALL_CLIP:
+        raise ModelNotFoundError(
+            f"{SMALL_CLIP} is a CLIP and knows no labels; name it as the backbone of zero-shot or of a "
+            "training (--backbone)."
+        )
     known = [*bundled, *(n for n, entry in registry.items() if "repository" in entry), ZERO_SHOT]
     raise ModelNotFoundError(
         f"No model {str(source)!r}. {nearest(str(source), known)} "

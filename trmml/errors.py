@@ -55,7 +55,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
         known: The names that would have been right; at most eight are shown.
     """
     names = list(known)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    hint = f"Did you mean {close[0]!r}? " if close else ""
+    by_lower = {known.lower(): known for known in names}
+    close = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
+    hint = f"Did you mean {by_lower[close[0]]!r}? " if close else ""
     shown = ", ".join(names[:8]) + (f", … ({len(names)} in all)" if len(names) > 8 else "")
     return f"{hint}Known: {shown or 'none'}."

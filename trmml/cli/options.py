@@ -146,8 +146,12 @@ def with_table_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 @contextlib.contextmanager
-def writing(place: Path) -> Iterator[None]:
-    """Say that something was written, or turn the failure into an error that names the place.
+def writing(place: Path, *, is_last: bool = True) -> Iterator[None]:
+    """Say what was written, or turn the failure into an error that names the place.
+
+    Args:
+        place: A file, or a folder that several things are written to one after the other.
+        is_last: Whether nothing more comes there, so that it can be said.
 
     Raises:
         ConfigError: If it cannot be written.
@@ -156,7 +160,8 @@ def writing(place: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise ConfigError(f"Cannot write to {place}: {error.strerror}.") from error
-    typer.echo(f"wrote {place}", err=True)
+    if is_last:
+        typer.echo(f"wrote {place}", err=True)
 
 
 def require_other_file(output: Path, table: Path) -> None:

@@ -64,6 +64,8 @@ def predict(
             "This model matches text with the whole photo; heatmaps need a model that matches text "
             "with regions."
         )
+    if heatmaps is not None and heatmaps.resolve() in {Path(p).parent.resolve() for p in paths}:
+        raise ConfigError(f"Photos lie in {heatmaps}; choose another folder for their heatmaps.")
     predictions = matcher.predict_many(
         paths,
         threshold=threshold,
@@ -85,9 +87,11 @@ def _saving_heatmaps(predictions: "Iterator[Prediction]", folder: Path) -> "Iter
     taken: set[str] = set()
     for prediction in predictions:
         if prediction.error is None:
-            with writing(folder):
+            with writing(folder, is_last=False):
                 prediction.save_heatmaps(folder, taken=taken)
         yield prediction
+    if taken:
+        typer.echo(f"wrote {len(taken)} pictures to {folder}", err=True)
 
 
 def _print_predictions(

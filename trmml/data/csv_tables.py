@@ -148,8 +148,8 @@ def _image_column(header: list[str], path: Path) -> int:
         raise DataError(f"{path} has the column {repeated[0]!r} more than once.")
     if "" in header:
         raise DataError(
-            f"{path}, column {header.index('') + 1} has no name; name it or remove it. (Pandas writes its "
-            "index there, unless told `index=False`.)"
+            f"{path}, column {header.index('') + 1} has no name; name it or remove it. (Pandas "
+            "writes its index there, unless told `index=False`.)"
         )
     return next(lowered.index(name) for name in IMAGE_COLUMNS if name in lowered)
 
