@@ -1,4 +1,4 @@
-"""See where a model found a label, and what it thought of the others.
+"""See where a model looked for a label, and what it thought of the others.
 
 python examples/explain_prediction.py photo.jpg dog dog.png
 """
@@ -22,4 +22,4 @@ def main(photo: str, label: str, picture: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:4])
+    sys.exit(__doc__) if len(sys.argv) < 4 else main(*sys.argv[1:4])

@@ -21,4 +21,4 @@ def main(table: str, photos: str, output: str, backbone: str | None = None) -> N
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:5])
+    sys.exit(__doc__) if len(sys.argv) < 4 else main(*sys.argv[1:5])
