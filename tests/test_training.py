@@ -108,6 +108,19 @@ def test_the_folder_says_how_the_model_was_made(
     assert facts["best_epoch"] == best["epoch"]
     measured = json.loads((out / "metrics.json").read_text())["validation"]["mAP"]
     assert measured == pytest.approx(best["val_mAP"], abs=1e-6)
+    assert facts["photos_per_step"] == 5
+
+
+def test_the_clip_alone_is_measured_on_the_same_photos(
+    backbone_source: str, make_dataset: Maker, tmp_path: Path
+) -> None:
+    data, out = make_dataset(24), tmp_path / "out"
+    trained = trmml.finetune(data, val=data, backbone=backbone_source, config=QUICK, output=out)
+    alone = trmml.load_model("zero-shot", labels=data.category_names, backbone=backbone_source)
+    alone.image_center.copy_(trained.image_center)
+    scores = np.stack([prediction.scores for prediction in alone.predict_many(data.photos)])
+    found = json.loads((out / "finetune.json").read_text())["zero_shot_validation_mAP"]
+    assert found == pytest.approx(mean_average_precision(scores, data.labels), abs=1e-4)
 
 
 def test_the_log_rates_pseudo_labels_where_the_truth_is_hidden(

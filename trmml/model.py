@@ -235,6 +235,10 @@ class TextRegionMatcher(nn.Module):
         """The factor on the cosine difference; at most 100, as in CLIP."""
         return self.log_scale.exp().clamp(max=100)
 
+    def centered(self, image_features: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
+        """Return image features relative to their mean in training, of unit length."""
+        return F.normalize(image_features - self.image_center, dim=-1)
+
     def match(self, features: ImageFeatures, text: TextFeatures) -> MatcherOutput:
         """Match image features with text, category by category.
 
@@ -251,7 +255,7 @@ class TextRegionMatcher(nn.Module):
             attention = (self.log_spatial_scale.exp() * similarity).softmax(dim=-1)
             regions = torch.einsum("bcp,bpd->bcd", attention, patches)
         else:
-            image = F.normalize(features.image_features - self.image_center, dim=-1)
+            image = self.centered(features.image_features)
             regions = image[:, None].expand(-1, len(text.positive), -1)
         direction = text.positive if text.negative is None else text.positive - text.negative
         cosine = torch.einsum("bcd,cd->bc", regions, direction)

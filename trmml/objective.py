@@ -96,9 +96,9 @@ class Objective:
             only_estimated = estimated.masked_fill(~is_estimated, UNKNOWN)
             parts["pseudo_labels"] = pseudo.weight * per_known * classify(only_estimated)
         if self.teacher_text is not None:
-            teacher = F.normalize(image_features - self.model.image_center, dim=-1)
+            teacher = self.model.centered(image_features) @ self.teacher_text.T
             parts["distillation"] = loss.distillation * distillation_loss(
-                output.logits, teacher @ self.teacher_text.T, labels
+                output.logits, teacher, labels
             )
         if loss.contrastive and self.model.config.matcher.matching != "text-image":
             parts["contrastive"] = loss.contrastive * contrastive_loss(

@@ -92,7 +92,7 @@ class Prediction:
 
         Without a positive label it shows the nearest one. Errors as `heatmap`.
         """
-        small, tags = self._shrunk(), self.positive or self.top(1)
+        small, tags = self.shrunk(), self.positive or self.top(1)
         panels = [
             explain.Panel(small.overlay(tag.label), tag.label, f"{tag.score:.2f}") for tag in tags
         ]
@@ -119,7 +119,7 @@ class Prediction:
         taken = set() if taken is None else taken
         stem = _file_name(name or (Path(self.source).stem if self.source else "photo"))
         sheet = _free_name(stem, taken)
-        small = self._shrunk()
+        small = self.shrunk()
         pictures = {sheet: small.contact_sheet()}
         for tag in self.positive:
             overlay = small.overlay(tag.label)
@@ -155,7 +155,8 @@ class Prediction:
             tags = f"no label over its threshold (nearest: {best.label} {best.score:.2f})"
         return f"{self.source}: {tags}" if self.source else tags
 
-    def _shrunk(self) -> "Prediction":
+    def shrunk(self) -> "Prediction":
+        """Return the same for a photo no larger than a panel of a sheet, whose pictures cost little."""
         photo = self._photo
         return self if photo is None else replace(self, _photo=explain.shrunk(photo))
 

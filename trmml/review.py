@@ -118,7 +118,7 @@ def _cards(
     if has_regions:
         predictions = model.predict_many(photos, heatmaps=True)
         names = [before.category_names[cell.column] for cell in cells]
-        pictures = (p.overlay(name) for p, name in zip(predictions, names, strict=True))
+        pictures = (p.shrunk().overlay(name) for p, name in zip(predictions, names, strict=True))
     else:
         pictures = (load_photo(photo, max(THUMBNAIL)) for photo in photos)
     return [

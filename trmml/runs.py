@@ -124,6 +124,7 @@ def facts_of(
             "validation": val.summary().to_dict(),
             "photos_per_step": trainer.batch_size,
             "best_epoch": trainer.best_epoch,
+            "zero_shot_validation_mAP": trainer.zero_shot_map(),
             "history": trainer.history,
             "peak_memory_gb": _peak_memory_gb(),
             "versions": _versions(),

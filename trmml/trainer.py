@@ -5,6 +5,7 @@ import json
 import logging
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -203,12 +204,28 @@ class Trainer:
         self.average.swap()
         return None if math.isnan(value) else round(value, 6)
 
+    def zero_shot_map(self) -> float | None:
+        """Return the validation mAP of the CLIP alone, to compare with; None where there is none."""
+        if len(self.model.labels) < 2:
+            return None
+        text = self.model.zero_shot_text()
+        scores = self._over_val(
+            lambda features: self.model.centered(features.image_features) @ text.T
+        )
+        value = mean_average_precision(scores, self.val.labels)
+        return None if math.isnan(value) else round(value, 6)
+
     def _val_scores(self) -> Float32[np.ndarray, "image category"]:
-        text, rows = self.model.stored_text(), []
+        text = self.model.stored_text()
+        return self._over_val(lambda features: self.model.match(features, text).scores)
+
+    def _over_val(
+        self, score: Callable[[ImageFeatures], Float32[Tensor, "batch category"]]
+    ) -> Float32[np.ndarray, "image category"]:
+        rows = []
         with torch.inference_mode():
             for features in self.val_batches.in_order(self.config.training.batch_size):
-                features = ImageFeatures(*(f.to(self.model.device) for f in features))
-                rows.append(self.model.match(features, text).scores)
+                rows.append(score(ImageFeatures(*(f.to(self.model.device) for f in features))))
             return processes.gather(torch.cat(rows), len(self.val)).cpu().numpy()
 
     def state(self) -> dict[str, Any]:

@@ -87,8 +87,13 @@ def thresholds_table(results: dict[str, Any]) -> str:
         ]
         for wanted in runs[0]["full"]["precision"]
     ]
-    head = ["wanted precision, %", "reached, with 10 % of the labels", "with all", "labels that keep it, "
-            "with 10 %", "with all"]  # fmt: skip
+    head = [
+        "wanted precision, %",
+        "reached, with 10 % of the labels",
+        "with all",
+        "labels that keep it, with 10 %",
+        "with all",
+    ]
     few, all_ = (mean([run[side]["CF1"] for run in runs]) for side in sides)
     return (
         f"{table(head, rows)}\nThresholds for best F1 reach a CF1 of {few} with those labels, of {all_} "

@@ -98,9 +98,15 @@ def finetune(
         )
     if not is_first:
         return
-    best = json.loads((output / "metrics.json").read_text(encoding="utf-8"))["validation"]["mAP"]
+    facts = {
+        part: json.loads((output / f"{part}.json").read_text(encoding="utf-8"))
+        for part in ("metrics", "finetune")
+    }
+    best = facts["metrics"]["validation"]["mAP"]
     shown = "not measurable" if best is None else f"{100 * best:.2f}"
-    typer.echo(f"{trained.source}: {len(trained.labels)} labels, validation mAP {shown}")
+    before = facts["finetune"]["zero_shot_validation_mAP"]
+    compared = "" if before is None else f" (its CLIP alone, zero-shot: {100 * before:.2f})"
+    typer.echo(f"{trained.source}: {len(trained.labels)} labels, validation mAP {shown}{compared}")
 
 
 @with_table_options

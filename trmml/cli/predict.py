@@ -38,7 +38,9 @@ def predict(
     top_k: Annotated[int | None, typer.Option(min=1, help="At most so many labels.")] = None,
     heatmaps: Annotated[
         Path | None,
-        typer.Option(help="Folder for pictures of where the model looks for each label: one sheet per photo."),
+        typer.Option(
+            help="Folder for pictures of where the model looks for each label: one sheet per photo."
+        ),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 16,
     format: Annotated[Format, typer.Option(help="How to print.")] = Format.table,
