@@ -1,4 +1,4 @@
-"""See where a model looked for a label, and what it thought of the others.
+"""See what in a photo speaks for a label, and what it thought of the others.
 
 python examples/explain_prediction.py photo.jpg dog dog.png
 """
@@ -11,11 +11,11 @@ import trmml
 
 
 def main(photo: str, label: str, picture: str) -> None:
-    """Write the region attention of one label over the photo and name its peak."""
+    """Write what speaks for one label over the photo and name its peak."""
     prediction = trmml.predict(photo, heatmaps=True)
     heat = prediction.heatmap(label)
     row, column = np.unravel_index(heat.argmax(), heat.shape)
-    print(f"{label} {prediction[label]:.2f}, most attention at x={column}, y={row}")
+    print(f"{label} {prediction[label]:.2f}, most evidence at x={column}, y={row}")
     for name, score in prediction.top(3):
         print(f"  {name:<14} {score:.2f}")
     prediction.overlay(label).save(picture)

@@ -13,7 +13,7 @@ import trmml
 
 
 def main(photo: str | None = None) -> None:
-    """Print the labels of a photo and write where the model looked for them."""
+    """Print the labels of a photo and write what in it speaks for them."""
     image = Image.fromarray(data.astronaut()) if photo is None else Image.open(photo)
     prediction = trmml.predict(image, heatmaps=True)
     print(prediction)
@@ -21,7 +21,7 @@ def main(photo: str | None = None) -> None:
         print(f"  {label:<14} {score:.2f}")
     sheet = Path("heatmaps") / f"{Path(photo).stem if photo else 'astronaut'}.png"
     prediction.save_heatmaps(sheet.parent, sheet.stem)
-    print(f"Where the model looked for each label: {sheet}")
+    print(f"What speaks for each label: {sheet}")
 
 
 if __name__ == "__main__":

@@ -77,7 +77,7 @@ def test_own_labels_are_learned_and_measured(make_dataset: Maker, tmp_path: Path
 
 def test_a_label_is_explained(portrait: Path, tmp_path: Path) -> None:
     shown = run("explain_prediction.py", portrait, "person", "seen.png", where=tmp_path)
-    assert shown.startswith(f"person {trmml.predict(portrait)['person']:.2f}, most attention at x=")
+    assert shown.startswith(f"person {trmml.predict(portrait)['person']:.2f}, most evidence at x=")
     with Image.open(tmp_path / "seen.png") as overlay, Image.open(portrait) as photo:
         assert overlay.size == photo.size
 

@@ -79,6 +79,20 @@ def test_region_attention_sums_to_one_where_there_are_regions(
         torch.testing.assert_close(attention.sum(dim=-1), torch.ones(BATCH, len(CATEGORIES)))
 
 
+@ALL_WAYS
+def test_evidence_is_what_is_matched_patch_by_patch(backbone: FrozenCLIP, matching: str) -> None:
+    model, features = matcher_of(backbone, matching=matching), random_features(backbone.dim)
+    text = model.stored_text()
+    evidence, output = model.evidence(features, text), model.match(features, text)
+    if matching == "text-image":
+        assert evidence is None
+    else:
+        assert evidence.shape == output.region_attention.shape
+    if matching == "text-pixel":
+        expected = (output.logits - model.logit_bias) / model.logit_scale
+        torch.testing.assert_close(evidence.sum(dim=-1), expected)
+
+
 @pytest.mark.parametrize("specific", [True, False])
 def test_gradients_reach_every_learned_parameter(backbone: FrozenCLIP, specific: bool) -> None:
     model = matcher_of(backbone, category_specific_context=specific)

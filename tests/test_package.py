@@ -33,6 +33,7 @@ LAYERS = [
         "cards",
         "data",
         "losses",
+        "matching",
         "metrics",
         "predictions",
         "pseudo_labels",

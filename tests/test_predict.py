@@ -67,7 +67,7 @@ def test_heatmaps_need_to_be_asked_for(model: TextRegionMatcher) -> None:
         prediction.heatmap("red")
 
 
-def test_a_heatmap_has_the_size_of_the_photo_and_peaks_where_the_attention_does(
+def test_a_heatmap_has_the_size_of_the_photo_and_peaks_where_the_evidence_does(
     model: TextRegionMatcher,
 ) -> None:
     photo = Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 90, 3), dtype=np.uint8))
@@ -75,7 +75,7 @@ def test_a_heatmap_has_the_size_of_the_photo_and_peaks_where_the_attention_does(
     heat = prediction.heatmap("green")
     assert heat.shape == (50, 90)
     assert (heat.min(), heat.max()) == (0, 1)
-    grid = prediction._attention[1]
+    grid = prediction._evidence[1]
     row, column = np.unravel_index(heat.argmax(), heat.shape)
     peak = np.unravel_index(grid.argmax(), grid.shape)
     assert (row * 4 // 50, column * 4 // 90) == peak
@@ -106,10 +106,10 @@ def test_heatmaps_are_written_as_a_sheet_and_a_picture_for_each_positive_label(
 
 
 def test_file_names_of_heatmaps_stay_in_their_folder(tmp_path: Path) -> None:
-    attention = np.eye(4, dtype=np.float32)[None]
+    evidence = np.eye(4, dtype=np.float32)[None]
     labels, ones = ("../cat/dog",), np.ones(1, dtype=np.float32)
     prediction = Prediction(
-        labels, ones, ones, _attention=attention, _photo=Image.new("RGB", (40, 40))
+        labels, ones, ones, _evidence=evidence, _photo=Image.new("RGB", (40, 40))
     )
     files = prediction.save_heatmaps(tmp_path / "seen", name="/etc/x")
     assert {path.parent for path in files} == {tmp_path / "seen"}
@@ -117,10 +117,10 @@ def test_file_names_of_heatmaps_stay_in_their_folder(tmp_path: Path) -> None:
 
 
 def seen_as(source: str, labels: tuple[str, ...], photo: Image.Image | None = None) -> Prediction:
-    ones, attention = np.ones(len(labels), dtype=np.float32), np.eye(4, dtype=np.float32)
+    ones, evidence = np.ones(len(labels), dtype=np.float32), np.eye(4, dtype=np.float32)
     return Prediction(
         *(labels, ones, ones, source),
-        _attention=attention[None].repeat(len(labels), axis=0),
+        _evidence=evidence[None].repeat(len(labels), axis=0),
         _photo=photo or Image.new("RGB", (40, 40)),
     )
 
@@ -172,8 +172,12 @@ def test_a_caption_too_long_for_its_picture_is_shortened() -> None:
     assert wide.width == 400 + 24
 
 
-def test_even_attention_has_no_heat() -> None:
+def test_even_evidence_and_what_speaks_against_have_no_heat() -> None:
     assert not explain.heatmap(np.full((3, 3), 1 / 9, dtype=np.float32), 10, 20).any()
+    half = np.tile(np.float32([-5, -5, 0, 0, 0, 0, 1, 1]), (8, 1))
+    heat = explain.heatmap(half, 80, 80)
+    assert heat[:, 45:50].max() < 0.1 * heat.max()
+    assert heat[:, :30].max() == heat[:, :30].min() == 0
 
 
 def test_one_photo_in_one_prediction_out_whatever_its_form(

@@ -52,6 +52,21 @@ def test_it_is_the_attention_of_torch_with_the_same_weights(num_categories: int)
     torch.testing.assert_close(ours[3], theirs[1][DIM : 2 * DIM])
 
 
+def test_the_evidence_of_the_patches_adds_up_to_the_match() -> None:
+    module, patches = trained_like(mlp=False), torch.randn(BATCH, PATCHES, DIM)
+    directions = torch.randn(CATEGORIES, DIM)
+    read: list[torch.Tensor] = []
+    module.output_map.register_forward_hook(lambda _, __, output: read.append(output))
+    module(patches)
+    product = ((read[0] - module.output_map.bias) * directions).sum(dim=-1)
+    evidence = module.evidence(patches, directions)
+    torch.testing.assert_close(evidence.sum(dim=-1), product)
+    # A patch that is not attended to says nothing, and what it says is what a region of it alone says.
+    one = module.evidence(patches[:, :1], directions)
+    alone = F.linear(module.value_map(patches[:, :1]), module.output_map.weight)
+    torch.testing.assert_close(one, torch.einsum("bpd,cd->bcp", alone, directions))
+
+
 def test_at_the_start_a_region_is_the_mean_of_the_patches() -> None:
     module = RegionModule(torch.randn(CATEGORIES, DIM), num_heads=HEADS).eval()
     patches = torch.randn(BATCH, PATCHES, DIM)

@@ -20,7 +20,8 @@ from trmml.errors import ConfigError, DataError
 from trmml.evaluation import require_known
 from trmml.features import compute_features
 from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
-from trmml.model import HIGHEST_SCORE, TextRegionMatcher, require_loaded
+from trmml.matching import HIGHEST_SCORE
+from trmml.model import TextRegionMatcher, require_loaded
 from trmml.pseudo_labels import presence_probability
 
 BATCH_SIZE = 256

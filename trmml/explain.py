@@ -1,4 +1,4 @@
-"""Seeing: region attention as a heatmap over the photo. Attention, not segmentation."""
+"""Seeing: what in a photo speaks for a category, as a heatmap over it. No segmentation."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -14,7 +14,7 @@ SMALLEST_SIDE = 320
 """Overlays of smaller photos are enlarged to this, or their text could not be read."""
 LARGEST_SIDE = 640
 """Panels of a contact sheet are no larger than this."""
-# Anchor colours of the scale, from no attention to the most: perceptually ordered, readable in grey.
+# Anchor colours of the scale, from no evidence to the most: perceptually ordered, readable in grey.
 _COLOURS = np.array(
     [[0, 0, 4], [81, 18, 124], [183, 55, 121], [252, 137, 97], [252, 253, 191]], dtype=np.float32
 )
@@ -40,17 +40,17 @@ def shrunk(photo: Image.Image) -> Image.Image:
 
 
 def heatmap(
-    attention: Float[np.ndarray, "row column"], width: int, height: int
+    evidence: Float[np.ndarray, "row column"], width: int, height: int
 ) -> Float[np.ndarray, "height width"]:
-    """Enlarge region attention to the photo's size and scale it to [0, 1].
+    """Enlarge evidence to the photo's size and scale it to [0, 1]; what speaks against is 0.
 
     Args:
-        attention: Weights over the grid of patches.
+        evidence: Over the grid of patches.
         width: Of the photo, in pixels.
         height: Of the photo, in pixels.
     """
-    grid = Image.fromarray(np.ascontiguousarray(attention, dtype=np.float32))
-    enlarged = np.asarray(grid.resize((width, height), Image.Resampling.BICUBIC))
+    grid = Image.fromarray(np.ascontiguousarray(evidence, dtype=np.float32).clip(0))
+    enlarged = np.asarray(grid.resize((width, height), Image.Resampling.BICUBIC)).clip(0)
     lowest, highest = float(enlarged.min()), float(enlarged.max())
     if highest <= lowest:
         return np.zeros_like(enlarged)
@@ -58,7 +58,7 @@ def heatmap(
 
 
 def overlay(photo: Image.Image, heat: Float[np.ndarray, "height width"]) -> Image.Image:
-    """Lay a heatmap over a photo: the more attention, the more colour."""
+    """Lay a heatmap over a photo: the more evidence, the more colour."""
     opacity = OPACITY * heat[..., None]
     picture = np.asarray(photo.convert("RGB"), dtype=np.float32)
     mixed = picture * (1 - opacity) + _colours_of(heat) * opacity
@@ -105,7 +105,7 @@ def contact_sheet(
 
 def _draw_scale(sheet: Image.Image, left: int, top: int, width: int) -> None:
     """Draw the colour scale with its ends named."""
-    less, more = "less", "more attention"
+    less, more = "less", "more evidence"
     draw, font = ImageDraw.Draw(sheet), font_for(less + more, 11)
     start = left + round(font.getlength(less)) + 6
     end = max(start + 8, left + width - round(font.getlength(more)) - 6)

@@ -85,12 +85,12 @@ class Exported:
     def __call__(
         self, photos: UInt8[np.ndarray, "batch 3 height width"]
     ) -> tuple[Float32[np.ndarray, "batch category"], Float32[np.ndarray, "batch category patch"]]:
-        """Return scores in [0, 1] and the region attention over the patches, row by row.
+        """Return scores in [0, 1] and the evidence of the patches, row by row.
 
-        The attention is empty (no patches) for text-image matching.
+        The evidence, `TextRegionMatcher.evidence`, is empty (no patches) for text-image matching.
         """
-        scores, attention = self._run(photos)
-        return scores, attention
+        scores, evidence = self._run(photos)
+        return scores, evidence
 
     def prepare(self, image: Any) -> UInt8[np.ndarray, "3 height width"]:
         """Make a photo ready; anything that `trmml.predict` takes."""
@@ -99,7 +99,7 @@ class Exported:
 
 
 class _Program(nn.Module):
-    """The model as it is exported: bytes in, scores and attention out.
+    """The model as it is exported: bytes in, scores and evidence out.
 
     A copy on the CPU without the text tower; the caller's model stays as it is.
     """
@@ -117,11 +117,11 @@ class _Program(nn.Module):
     def forward(
         self, photos: UInt8[Tensor, "batch 3 height width"]
     ) -> tuple[Float[Tensor, "batch category"], Float[Tensor, "batch category patch"]]:
-        output = self.model((photos.float() / 255 - self.mean) / self.std)
-        attention = output.region_attention
-        if attention is None:
-            attention = output.logits.new_zeros(*output.logits.shape, 0)
-        return output.scores, attention
+        features = self.model.backbone((photos.float() / 255 - self.mean) / self.std)
+        text = self.model.stored_text()
+        scores = self.model.match(features, text).scores
+        evidence = self.model.evidence(features, text)
+        return scores, scores.new_zeros(*scores.shape, 0) if evidence is None else evidence
 
 
 def export(model: TextRegionMatcher, path: str | Path, format: Format = "onnx") -> Path:
@@ -204,7 +204,7 @@ def _write(
                 onnx = torch.onnx.export(
                     exported,
                     input_names=["photos"],
-                    output_names=["scores", "region_attention"],
+                    output_names=["scores", "evidence"],
                     dynamo=True,
                     verbose=False,
                 )
@@ -264,7 +264,7 @@ def _load_onnx(path: Path) -> Exported:
     text = session.get_modelmeta().custom_metadata_map.get(_DESCRIPTION, "")
     return Exported(
         _description(text, path),
-        lambda photos: session.run(["scores", "region_attention"], {"photos": photos}),
+        lambda photos: session.run(["scores", "evidence"], {"photos": photos}),
     )
 
 

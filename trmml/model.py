@@ -25,42 +25,13 @@ from trmml.config import ModelConfig
 from trmml.data.photos import load_photo
 from trmml.data.tensors import load_tensor
 from trmml.errors import ConfigError, ImageError
+from trmml.matching import MatcherOutput, TextFeatures
 from trmml.predictions import Prediction
 from trmml.prompts import HAND_WRITTEN, TEMPLATES, PromptLearner, random_context
 from trmml.prototypes import Prototypes
 from trmml.regions import RegionModule
 
 DECODING_THREADS = 4
-
-HIGHEST_SCORE = 1 - 2**-24
-"""The largest float32 below 1."""
-
-
-class TextFeatures(NamedTuple):
-    """What the prompts say, of unit length: presence of each category and, maybe, its absence."""
-
-    positive: Float[Tensor, "category dim"]
-    negative: Float[Tensor, "category dim"] | None
-
-
-class MatcherOutput(NamedTuple):
-    """What a photo batch looks like to the matcher.
-
-    Attributes:
-        logits: Matching logits, before the sigmoid.
-        region_features: What each category read from the photo; for text-image matching the image
-            feature, for text-pixel matching the mean of the patches weighted by similarity.
-        region_attention: Weights over the patches, summing to 1; None for text-image matching.
-    """
-
-    logits: Float[Tensor, "batch category"]
-    region_features: Float[Tensor, "batch category dim"]
-    region_attention: Float[Tensor, "batch category patch"] | None
-
-    @property
-    def scores(self) -> Float[Tensor, "batch category"]:
-        """The sigmoid of the logits, below 1: a threshold of 1 means never."""
-        return self.logits.float().sigmoid().clamp(max=HIGHEST_SCORE)
 
 
 class TextRegionMatcher(nn.Module):
@@ -257,9 +228,26 @@ class TextRegionMatcher(nn.Module):
         else:
             image = self.centered(features.image_features)
             regions = image[:, None].expand(-1, len(text.positive), -1)
-        direction = text.positive if text.negative is None else text.positive - text.negative
-        cosine = torch.einsum("bcd,cd->bc", regions, direction)
+        cosine = torch.einsum("bcd,cd->bc", regions, text.direction)
         return MatcherOutput(self.logit_scale * cosine + self.logit_bias, regions, attention)
+
+    def evidence(
+        self, features: ImageFeatures, text: TextFeatures
+    ) -> Float[Tensor, "batch category patch"] | None:
+        """Return how much each patch speaks for each category; None for text-image matching.
+
+        A region is a sum over the patches, and so is its product with the direction of the text: what
+        each patch adds to that, before MLP and scaling (our choice). Attention alone is no answer to
+        where a category is: much of it lies on patches that say little.
+        """
+        patches = features.patch_features - self.patch_center
+        if self.regions is not None:
+            return self.regions.evidence(patches, text.direction)
+        attention = self.match(features, text).region_attention
+        if attention is None:
+            return None
+        patches = F.normalize(patches, dim=-1)
+        return attention * torch.einsum("bpd,cd->bcp", patches, text.direction)
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> MatcherOutput:
         """Match normalized photos with the stored text features."""
@@ -307,7 +295,7 @@ class TextRegionMatcher(nn.Module):
             top_k: At most so many positive labels per photo; without a threshold, the best ones
                 whatever their scores.
             batch_size: Photos per pass through the model.
-            heatmaps: Whether to keep the region attention and the photo in each prediction.
+            heatmaps: Whether to keep the evidence of the patches and the photo in each prediction.
 
         Raises:
             ConfigError: If the threshold, `top_k` or the batch size is out of range.
@@ -350,14 +338,15 @@ class TextRegionMatcher(nn.Module):
 
     def _predict_batch(self, batch: list["_Prepared"], options: "_Options") -> Iterator[Prediction]:
         tensors = [item.tensor for item in batch if item.tensor is not None]
-        scores, attention = np.empty((0, len(self.labels)), dtype=np.float32), None
+        scores, evidence = np.empty((0, len(self.labels)), dtype=np.float32), None
         if tensors:
             with torch.inference_mode():
-                output = self(torch.stack(tensors).to(self.device))
-                scores = output.scores.cpu().numpy()
-                if options.heatmaps and output.region_attention is not None:
-                    grid = output.region_attention.unflatten(-1, self.backbone.grid)
-                    attention = grid.float().cpu().numpy()
+                features = self.backbone(torch.stack(tensors).to(self.device))
+                text = self.stored_text()
+                scores = self.match(features, text).scores.cpu().numpy()
+                found = self.evidence(features, text) if options.heatmaps else None
+                if found is not None:
+                    evidence = found.unflatten(-1, self.backbone.grid).float().cpu().numpy()
         nothing = np.full(len(self.labels), np.nan, dtype=np.float32)
         row = 0
         for item in batch:
@@ -369,7 +358,7 @@ class TextRegionMatcher(nn.Module):
                 item.source,
                 item.error,
                 options.top_k,
-                attention[row] if readable and attention is not None else None,
+                evidence[row] if readable and evidence is not None else None,
                 item.photo,
             )
             row += readable

@@ -15,7 +15,8 @@ from torch import Tensor
 from trmml.config import FinetuneConfig
 from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
 from trmml.losses import asymmetric_loss, contrastive_loss, distillation_loss
-from trmml.model import MatcherOutput, TextFeatures, TextRegionMatcher
+from trmml.matching import MatcherOutput, TextFeatures
+from trmml.model import TextRegionMatcher
 from trmml.pseudo_labels import PositiveBudget, presence_probability, pseudo_labels
 
 

@@ -43,7 +43,7 @@ class Prediction:
     source: str | None = None
     error: str | None = None
     max_positive: int | None = None
-    _attention: Float[np.ndarray, "category row column"] | None = field(default=None, repr=False)
+    _evidence: Float[np.ndarray, "category row column"] | None = field(default=None, repr=False)
     _photo: Image.Image | None = field(default=None, repr=False)
 
     @property
@@ -66,7 +66,9 @@ class Prediction:
         return float(self.scores[self._index(label)])
 
     def heatmap(self, label: str) -> Float[np.ndarray, "height width"]:
-        """Return where the category's region lies: attention at the photo's size, in [0, 1].
+        """Return what in the photo speaks for a category: evidence at its size, scaled to [0, 1].
+
+        See `TextRegionMatcher.evidence`. The grid of patches is coarse: this is no segmentation.
 
         Raises:
             KeyError: If the model has no such category.
@@ -74,12 +76,12 @@ class Prediction:
                 matching, which has no regions.
         """
         index = self._index(label)
-        if self._attention is None or self._photo is None:
+        if self._evidence is None or self._photo is None:
             raise ValueError(
-                "This prediction holds no region attention; predict with heatmaps=True, and with a "
+                "This prediction holds no evidence; predict with heatmaps=True, and with a "
                 "model that matches text with regions or patches."
             )
-        return explain.heatmap(self._attention[index], *self._photo.size)
+        return explain.heatmap(self._evidence[index], *self._photo.size)
 
     def overlay(self, label: str) -> Image.Image:
         """Return the photo with the category's heatmap over it, at its size; errors as `heatmap`."""

@@ -93,6 +93,22 @@ class RegionModule(nn.Module):
             regions = regions + self.mlp(self.region_norm(regions))
         return F.normalize(regions, dim=-1), attention.mean(dim=1)
 
+    def evidence(
+        self,
+        patch_features: Float[Tensor, "batch patch dim"],
+        directions: Float[Tensor, "category dim"],
+    ) -> Float[Tensor, "batch category patch"]:
+        """Return what each patch adds to the product of a region with its category's direction.
+
+        Attention times what is read from the patch, before the MLP and the normalization; the sum over
+        the patches is the product, up to the bias of the output map.
+        """
+        attention = self._similarity(patch_features).softmax(dim=-1)
+        values = self._split_heads(self.value_map(patch_features))
+        weight = self.output_map.weight.unflatten(1, (self.num_heads, -1))
+        read_as = torch.einsum("cd,dhe->che", directions, weight)
+        return (attention * torch.einsum("bphe,che->bhcp", values, read_as)).sum(dim=1)
+
     def _similarity(
         self, patch_features: Float[Tensor, "batch patch dim"]
     ) -> Float[Tensor, "batch head category patch"]:

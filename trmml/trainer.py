@@ -24,8 +24,9 @@ from trmml.data.dataset import MultiLabelDataset
 from trmml.errors import ArtifactError, ConfigError
 from trmml.files import write_atomically, write_text
 from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
+from trmml.matching import MatcherOutput
 from trmml.metrics import mean_average_precision
-from trmml.model import MatcherOutput, TextRegionMatcher
+from trmml.model import TextRegionMatcher
 from trmml.objective import Objective, StepLoss
 from trmml.optimization import AveragedWeights, make_optimizer, make_schedule, photos_per_step
 

@@ -24,7 +24,7 @@ def export(
 ) -> None:
     """Write a model as one file for other runtimes, and compare it with the model.
 
-    The file takes bytes (photos × 3 × side × side) and gives scores and region attention.
+    The file takes bytes (photos × 3 × side × side) and gives scores and the evidence of patches.
 
     Example: trmml export runs/shop -o shop.onnx
     """

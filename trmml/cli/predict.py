@@ -39,7 +39,7 @@ def predict(
     heatmaps: Annotated[
         Path | None,
         typer.Option(
-            help="Folder for pictures of where the model looks for each label: one sheet per photo."
+            help="Folder for pictures of what speaks for each label: one sheet per photo."
         ),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 16,
