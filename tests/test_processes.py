@@ -29,6 +29,7 @@ SETTINGS = {
     "loss.contrastive": 0.1,
     "pseudo_labels.enabled": True,
     "pseudo_labels.start_epoch": 8,
+    "pseudo_labels.positive_budget": 1.0,
     "pseudo_labels.positive_threshold": 0.6,
     "pseudo_labels.negative_threshold": 0.4,
 }
