@@ -99,6 +99,11 @@ def backbone(backbone_source: str) -> FrozenCLIP:
 
 
 @pytest.fixture(autouse=True)
+def _same_random_numbers() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRMML_CACHE", str(tmp_path / "cache"))
 
