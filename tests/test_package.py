@@ -14,6 +14,7 @@ ROOT = Path(trmml.__file__).parent
 # A module imports only from rows above its own; within `data` and `backbone` files are one room.
 LAYERS = [
     {"", "errors"},
+    {"settings"},
     {
         "columns",
         "config",

@@ -6,100 +6,20 @@ trained. The defaults that are open choices of the method were measured on valid
 
 import dataclasses
 import re
-import sys
 import tomllib
-import types
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from trmml.errors import ConfigError, nearest
+from trmml.settings import MAX_ITEMS, Settings, require
 
-MAX_CATEGORIES = 100_000
-
-Settings = TypeVar("Settings", bound="_Settings")
 Matching = Literal["text-region", "text-pixel", "text-image"]
 
 
-def _require(holds: bool, name: str, rule: str, value: object) -> None:
-    if not holds:
-        raise ConfigError(f"{name} must be {rule}, got {value!r}.")
-
-
-class _Settings:
-    """What all groups of settings share: reading, writing and changing by name."""
-
-    @classmethod
-    def from_dict(cls: type[Settings], values: Any, where: str = "") -> Settings:
-        """Build from plain JSON or TOML values; `where` names the group in errors.
-
-        Raises:
-            ConfigError: For an unknown name, a wrong type or a value out of range.
-        """
-        if not isinstance(values, Mapping):
-            group = where or cls.__name__
-            raise ConfigError(f"{group} must be a table of settings, got {type(values).__name__}.")
-        fields = {f.name: f for f in dataclasses.fields(cls)}  # pyright: ignore[reportArgumentType]
-        hints = typing.get_type_hints(cls)
-        prefix = f"{where}." if where else ""
-        given = {}
-        for name, value in values.items():
-            if name not in fields:
-                raise ConfigError(f"Unknown setting {prefix}{name}. {nearest(str(name), fields)}")
-            given[name] = _converted(value, hints[name], f"{prefix}{name}")
-        missing = [
-            name
-            for name, f in fields.items()
-            if name not in given
-            and f.default is dataclasses.MISSING
-            and f.default_factory is dataclasses.MISSING
-        ]
-        if missing:
-            raise ConfigError(f"Missing setting {prefix}{missing[0]}.")
-        return cls(**given)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON; tuples become lists there."""
-        return dataclasses.asdict(self)  # pyright: ignore[reportArgumentType]
-
-
-def _converted(value: Any, wanted: Any, name: str) -> Any:
-    """Check a JSON or TOML value against an annotation; lists become tuples, 1 becomes 1.0."""
-    origin = typing.get_origin(wanted)
-    if isinstance(wanted, type) and issubclass(wanted, _Settings):
-        return wanted.from_dict(value, name)
-    if origin is Literal:
-        choices = typing.get_args(wanted)
-        if not isinstance(value, str) or value not in choices:
-            raise ConfigError(f"{name} must be one of {', '.join(choices)}; got {value!r}.")
-        return value
-    if origin in (types.UnionType, typing.Union):  # `X | None`
-        inner = next(kind for kind in typing.get_args(wanted) if kind is not type(None))
-        return None if value is None else _converted(value, inner, name)
-    if origin is tuple:
-        if not isinstance(value, list | tuple):
-            raise ConfigError(f"{name} must be a list, got {value!r}.")
-        kinds = typing.get_args(wanted)
-        if Ellipsis in kinds:
-            if len(value) > MAX_CATEGORIES:
-                raise ConfigError(f"{name} has {len(value)} items; the most is {MAX_CATEGORIES}.")
-            kinds = (kinds[0],) * len(value)
-        if len(kinds) != len(value):
-            raise ConfigError(f"{name} must have {len(kinds)} items, got {len(value)}.")
-        items = zip(value, kinds, strict=True)
-        return tuple(_converted(item, kind, f"{name}[{i}]") for i, (item, kind) in enumerate(items))
-    if wanted is float and isinstance(value, int | float) and not isinstance(value, bool):
-        _require(abs(value) <= sys.float_info.max, name, "a finite number", value)
-        return float(value)
-    if not isinstance(value, wanted) or (wanted is not bool and isinstance(value, bool)):
-        raise ConfigError(f"{name} must be of type {wanted.__name__}, got {value!r}.")
-    return value
-
-
 @dataclass(frozen=True, kw_only=True)
-class MatchingConfig(_Settings):
+class MatchingConfig(Settings):
     """How text meets image; everything else is the same for the three ways of matching."""
 
     matching: Matching = "text-region"
@@ -122,17 +42,17 @@ class MatchingConfig(_Settings):
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        _require(1 <= self.num_context_tokens <= 64, "num_context_tokens", "in 1 … 64",
+        require(1 <= self.num_context_tokens <= 64, "num_context_tokens", "in 1 … 64",
                  self.num_context_tokens)  # fmt: skip
-        _require(1 <= self.num_heads <= 64, "num_heads", "in 1 … 64", self.num_heads)
-        _require(0 <= self.attention_dropout < 1, "attention_dropout", "in [0, 1)",
+        require(1 <= self.num_heads <= 64, "num_heads", "in 1 … 64", self.num_heads)
+        require(0 <= self.attention_dropout < 1, "attention_dropout", "in [0, 1)",
                  self.attention_dropout)  # fmt: skip
-        _require(0 < self.spatial_scale <= 100, "spatial_scale", "in (0, 100]", self.spatial_scale)
-        _require(1 <= self.logit_scale <= 100, "logit_scale", "in [1, 100]", self.logit_scale)
+        require(0 < self.spatial_scale <= 100, "spatial_scale", "in (0, 100]", self.spatial_scale)
+        require(1 <= self.logit_scale <= 100, "logit_scale", "in [1, 100]", self.logit_scale)
 
 
 @dataclass(frozen=True, kw_only=True)
-class BackboneConfig(_Settings):
+class BackboneConfig(Settings):
     """Which CLIP, where its weights come from, and how to know that they are the same ones."""
 
     source: str
@@ -151,14 +71,14 @@ class BackboneConfig(_Settings):
 
     def __post_init__(self) -> None:
         """Check the forms of checksum, commit and names."""
-        _require(_is_hex(self.sha256, 64), "backbone.sha256", "64 hexadecimal digits", self.sha256)
-        _require(self.revision is None or _is_hex(self.revision, 40), "backbone.revision",
+        require(_is_hex(self.sha256, 64), "backbone.sha256", "64 hexadecimal digits", self.sha256)
+        require(self.revision is None or _is_hex(self.revision, 40), "backbone.revision",
                  "a commit of 40 hexadecimal digits", self.revision)  # fmt: skip
         is_name = self.repository is None or re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", self.repository)
-        _require(bool(is_name), "backbone.repository", "org/name", self.repository)
-        _require(self.file is None or re.fullmatch(r"[\w.-]+\.safetensors", self.file) is not None,
+        require(bool(is_name), "backbone.repository", "org/name", self.repository)
+        require(self.file is None or re.fullmatch(r"[\w.-]+\.safetensors", self.file) is not None,
                  "backbone.file", "the name of a .safetensors file", self.file)  # fmt: skip
-        _require((self.repository is None) == (self.revision is None) == (self.file is None),
+        require((self.repository is None) == (self.revision is None) == (self.file is None),
                  "backbone.repository, .revision and .file", "given together",
                  (self.repository, self.revision, self.file))  # fmt: skip
 
@@ -168,7 +88,7 @@ def _is_hex(text: str, length: int) -> bool:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PhotoConfig(_Settings):
+class PhotoConfig(Settings):
     """How a photo becomes a tensor: squashed to a square, then normalized."""
 
     image_size: int
@@ -178,12 +98,12 @@ class PhotoConfig(_Settings):
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        _require(16 <= self.image_size <= 2048, "image_size", "in 16 … 2048", self.image_size)
-        _require(all(value > 0 for value in self.std), "std", "positive", self.std)
+        require(16 <= self.image_size <= 2048, "image_size", "in 16 … 2048", self.image_size)
+        require(all(value > 0 for value in self.std), "std", "positive", self.std)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelConfig(_Settings):
+class ModelConfig(Settings):
     """Everything needed to rebuild a model around its learned tensors; stored as `config.json`."""
 
     category_names: tuple[str, ...]
@@ -200,20 +120,20 @@ class ModelConfig(_Settings):
     def __post_init__(self) -> None:
         """Check names and sizes."""
         names = self.category_names
-        _require(1 <= len(names) <= MAX_CATEGORIES, "category_names",
-                 f"1 to {MAX_CATEGORIES} names", len(names))  # fmt: skip
-        _require(len(set(names)) == len(names), "category_names", "all different",
+        require(1 <= len(names) <= MAX_ITEMS, "category_names",
+                 f"1 to {MAX_ITEMS} names", len(names))  # fmt: skip
+        require(len(set(names)) == len(names), "category_names", "all different",
                  sorted({name for name in names if names.count(name) > 1})
                  if len(names) < 10_000 else "duplicates")  # fmt: skip
-        _require(all(name.strip() for name in names), "category_names", "not blank", names)
-        _require(len(self.prompt_names) == len(names), "prompt_names",
+        require(all(name.strip() for name in names), "category_names", "not blank", names)
+        require(len(self.prompt_names) == len(names), "prompt_names",
                  f"as many as category_names ({len(names)})", len(self.prompt_names))  # fmt: skip
         for name in ("dim", "text_width"):
-            _require(1 <= getattr(self, name) <= 16384, name, "in 1 … 16384", getattr(self, name))
+            require(1 <= getattr(self, name) <= 16384, name, "in 1 … 16384", getattr(self, name))
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingConfig(_Settings):
+class TrainingConfig(Settings):
     """Optimisation: AdamW with a warm-up, gradient clipping and an average of the weights."""
 
     epochs: int = 12
@@ -244,20 +164,20 @@ class TrainingConfig(_Settings):
     def __post_init__(self) -> None:
         """Check the ranges."""
         for name in ("epochs", "batch_size"):
-            _require(getattr(self, name) >= 1, f"training.{name}", "at least 1",
+            require(getattr(self, name) >= 1, f"training.{name}", "at least 1",
                      getattr(self, name))  # fmt: skip
         for name in ("learning_rate", "prompt_learning_rate", "max_gradient_norm"):
-            _require(getattr(self, name) > 0, f"training.{name}", "positive", getattr(self, name))
+            require(getattr(self, name) > 0, f"training.{name}", "positive", getattr(self, name))
         for name in ("weight_decay", "cache_gb", "num_workers"):
-            _require(getattr(self, name) >= 0, f"training.{name}", "zero or more",
+            require(getattr(self, name) >= 0, f"training.{name}", "zero or more",
                      getattr(self, name))  # fmt: skip
-        _require(0 <= self.seed < 2**32, "training.seed", "in 0 … 4294967295", self.seed)
-        _require(0 <= self.ema_decay < 1, "training.ema_decay", "in [0, 1)", self.ema_decay)
-        _require(0 < self.val_fraction < 1, "training.val_fraction", "in (0, 1)", self.val_fraction)
+        require(0 <= self.seed < 2**32, "training.seed", "in 0 … 4294967295", self.seed)
+        require(0 <= self.ema_decay < 1, "training.ema_decay", "in [0, 1)", self.ema_decay)
+        require(0 < self.val_fraction < 1, "training.val_fraction", "in (0, 1)", self.val_fraction)
 
 
 @dataclass(frozen=True, kw_only=True)
-class LossConfig(_Settings):
+class LossConfig(Settings):
     """Weights and shapes of the three losses; a weight of 0 turns a loss off."""
 
     gamma_positive: float = 0.0
@@ -275,14 +195,14 @@ class LossConfig(_Settings):
         """Check the ranges."""
         for name in ("gamma_positive", "gamma_negative", "distillation", "contrastive",
                      "weak_negative"):  # fmt: skip
-            _require(getattr(self, name) >= 0, f"loss.{name}", "zero or more", getattr(self, name))
-        _require(self.contrastive_temperature > 0, "loss.contrastive_temperature", "positive",
+            require(getattr(self, name) >= 0, f"loss.{name}", "zero or more", getattr(self, name))
+        require(self.contrastive_temperature > 0, "loss.contrastive_temperature", "positive",
                  self.contrastive_temperature)  # fmt: skip
-        _require(0 <= self.clip < 1, "loss.clip", "in [0, 1)", self.clip)
+        require(0 <= self.clip < 1, "loss.clip", "in [0, 1)", self.clip)
 
 
 @dataclass(frozen=True, kw_only=True)
-class PseudoLabelConfig(_Settings):
+class PseudoLabelConfig(Settings):
     """Prototypes, and how they estimate unknown labels."""
 
     enabled: bool = True
@@ -306,28 +226,28 @@ class PseudoLabelConfig(_Settings):
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        _require(0 <= self.momentum < 1, "pseudo_labels.momentum", "in [0, 1)", self.momentum)
+        require(0 <= self.momentum < 1, "pseudo_labels.momentum", "in [0, 1)", self.momentum)
         for name in ("confidence", "positive_threshold", "negative_threshold"):
-            _require(0 <= getattr(self, name) <= 1, f"pseudo_labels.{name}", "in [0, 1]",
+            require(0 <= getattr(self, name) <= 1, f"pseudo_labels.{name}", "in [0, 1]",
                      getattr(self, name))  # fmt: skip
-        _require(self.negative_threshold < self.positive_threshold,
+        require(self.negative_threshold < self.positive_threshold,
                  "pseudo_labels.negative_threshold", "below positive_threshold",
                  self.negative_threshold)  # fmt: skip
-        _require(self.start_epoch >= 0, "pseudo_labels.start_epoch", "zero or more",
+        require(self.start_epoch >= 0, "pseudo_labels.start_epoch", "zero or more",
                  self.start_epoch)  # fmt: skip
-        _require(self.top_categories >= 1, "pseudo_labels.top_categories", "at least 1",
+        require(self.top_categories >= 1, "pseudo_labels.top_categories", "at least 1",
                  self.top_categories)  # fmt: skip
         for name in ("positive_budget", "weight"):
-            _require(getattr(self, name) >= 0, f"pseudo_labels.{name}", "zero or more",
+            require(getattr(self, name) >= 0, f"pseudo_labels.{name}", "zero or more",
                      getattr(self, name))  # fmt: skip
-        _require(self.visual or self.text or not self.enabled, "pseudo_labels.visual or .text",
+        require(self.visual or self.text or not self.enabled, "pseudo_labels.visual or .text",
                  "true", False)  # fmt: skip
-        _require(self.intra_category or self.inter_category or not self.enabled,
+        require(self.intra_category or self.inter_category or not self.enabled,
                  "pseudo_labels.intra_category or .inter_category", "true", False)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuneConfig(_Settings):
+class FinetuneConfig(Settings):
     """All settings of `finetune`, in the groups that a recipe in TOML has."""
 
     model: MatchingConfig = field(default_factory=MatchingConfig)
@@ -373,11 +293,11 @@ class FinetuneConfig(_Settings):
         return self.from_dict(values)
 
 
-def _dotted(settings: _Settings) -> list[str]:
+def _dotted(settings: Settings) -> list[str]:
     """Return the dotted names of all settings."""
     names = []
     for f in dataclasses.fields(settings):  # pyright: ignore[reportArgumentType]
         value = getattr(settings, f.name)
-        inner = _dotted(value) if isinstance(value, _Settings) else None
+        inner = _dotted(value) if isinstance(value, Settings) else None
         names += [f"{f.name}.{name}" for name in inner] if inner else [f.name]
     return names

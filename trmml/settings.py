@@ -1,0 +1,95 @@
+"""Groups of settings as frozen dataclasses: to and from plain values of JSON and TOML, strictly."""
+
+import dataclasses
+import sys
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar
+
+from trmml.errors import ConfigError, nearest
+
+MAX_ITEMS = 100_000
+"""Of a list."""
+
+Group = TypeVar("Group", bound="Settings")
+
+
+def require(holds: bool, name: str, rule: str, value: object) -> None:
+    """Check a rule about a setting.
+
+    Raises:
+        ConfigError: If it does not hold; says rule and value.
+    """
+    if not holds:
+        raise ConfigError(f"{name} must be {rule}, got {value!r}.")
+
+
+class Settings:
+    """What all groups of settings share: reading, writing and changing by name."""
+
+    @classmethod
+    def from_dict(cls: type[Group], values: Any, where: str = "") -> Group:
+        """Build from plain JSON or TOML values; `where` names the group in errors.
+
+        Raises:
+            ConfigError: For an unknown name, a wrong type or a value out of range.
+        """
+        if not isinstance(values, Mapping):
+            group = where or cls.__name__
+            raise ConfigError(f"{group} must be a table of settings, got {type(values).__name__}.")
+        fields = {f.name: f for f in dataclasses.fields(cls)}  # pyright: ignore[reportArgumentType]
+        hints = typing.get_type_hints(cls)
+        prefix = f"{where}." if where else ""
+        given = {}
+        for name, value in values.items():
+            if name not in fields:
+                raise ConfigError(f"Unknown setting {prefix}{name}. {nearest(str(name), fields)}")
+            given[name] = _converted(value, hints[name], f"{prefix}{name}")
+        missing = [
+            name
+            for name, f in fields.items()
+            if name not in given
+            and f.default is dataclasses.MISSING
+            and f.default_factory is dataclasses.MISSING
+        ]
+        if missing:
+            raise ConfigError(f"Missing setting {prefix}{missing[0]}.")
+        return cls(**given)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON; tuples become lists there."""
+        return dataclasses.asdict(self)  # pyright: ignore[reportArgumentType]
+
+
+def _converted(value: Any, wanted: Any, name: str) -> Any:
+    """Check a JSON or TOML value against an annotation; lists become tuples, 1 becomes 1.0."""
+    origin = typing.get_origin(wanted)
+    if isinstance(wanted, type) and issubclass(wanted, Settings):
+        return wanted.from_dict(value, name)
+    if origin is Literal:
+        choices = typing.get_args(wanted)
+        if not isinstance(value, str) or value not in choices:
+            raise ConfigError(f"{name} must be one of {', '.join(choices)}; got {value!r}.")
+        return value
+    if origin in (types.UnionType, typing.Union):  # `X | None`
+        inner = next(kind for kind in typing.get_args(wanted) if kind is not type(None))
+        return None if value is None else _converted(value, inner, name)
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise ConfigError(f"{name} must be a list, got {value!r}.")
+        kinds = typing.get_args(wanted)
+        if Ellipsis in kinds:
+            if len(value) > MAX_ITEMS:
+                raise ConfigError(f"{name} has {len(value)} items; the most is {MAX_ITEMS}.")
+            kinds = (kinds[0],) * len(value)
+        if len(kinds) != len(value):
+            raise ConfigError(f"{name} must have {len(kinds)} items, got {len(value)}.")
+        items = zip(value, kinds, strict=True)
+        return tuple(_converted(item, kind, f"{name}[{i}]") for i, (item, kind) in enumerate(items))
+    if wanted is float and isinstance(value, int | float) and not isinstance(value, bool):
+        require(abs(value) <= sys.float_info.max, name, "a finite number", value)
+        return float(value)
+    if not isinstance(value, wanted) or (wanted is not bool and isinstance(value, bool)):
+        raise ConfigError(f"{name} must be of type {wanted.__name__}, got {value!r}.")
+    return value
