@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from trmml.backbone import FrozenCLIP, ImageFeatures
 from trmml.config import FinetuneConfig, MatchingConfig
 from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
+from trmml.matching import MatcherOutput
 from trmml.model import TextRegionMatcher
 from trmml.objective import Objective, StepLoss
 from trmml.zoo import make_config
@@ -45,7 +46,8 @@ def step(
     output.logits.retain_grad()
     objective = Objective(model, config, training_labels(without_negatives))
     objective.begin_epoch(epoch)
-    loss = objective(features.image_features, output, text, LABELS)
+    scores = None if objective.teacher is None else objective.teacher(features)
+    loss = objective(output, text, LABELS, scores)
     loss.total.backward()
     return loss, output.logits.grad
 
@@ -94,6 +96,25 @@ def test_without_its_parts_the_loss_is_the_classification_of_the_known_labels(
     loss, _ = step(model, HAS_NONE, epoch=99)
     assert set(loss.parts) == {"classification"}
     assert torch.equal(loss.estimated, LABELS)
+
+
+def test_half_of_distillation_is_by_the_photo_and_half_by_its_patches(
+    model: TextRegionMatcher,
+) -> None:
+    config = FinetuneConfig().changed(OFF | {"loss.distillation": 0.5})
+    objective = Objective(model, config, training_labels(ALL_HAVE))
+    unknown = torch.full((4, 3), UNKNOWN, dtype=torch.int8)
+    logits, text = torch.randn(4, 3), model.encode_text()
+
+    def distillation(whole: torch.Tensor, patches: torch.Tensor) -> float:
+        output = MatcherOutput(logits, torch.randn(4, 3, model.backbone.dim), None)
+        scores = torch.stack([whole, patches], dim=1)
+        return objective(output, text, unknown, scores).parts["distillation"]
+
+    assert distillation(3 * logits + 1, 9 * logits) == pytest.approx(0, abs=1e-6)
+    # The opposite of a right answer costs 2.
+    assert distillation(logits, -logits) == pytest.approx(0.5 * 2 / 2)
+    assert distillation(-logits, logits) == pytest.approx(0.5 * 2 / 2)
 
 
 def test_the_total_is_the_sum_of_its_weighted_parts(model: TextRegionMatcher) -> None:

@@ -186,6 +186,9 @@ class LossConfig(Settings):
     """Probability below which a negative costs nothing."""
     distillation: float = 0.1
     """Zero-shot matching teaches the order of the photos where labels are unknown."""
+    teacher: Literal["photo", "patches", "both"] = "both"
+    """What of a photo the teacher sees: all of it in one feature, the patches that fit a category
+    best, or each for half of the distillation."""
     contrastive: float = 0.0
     contrastive_temperature: float = 0.07
     weak_negative: float = 0.1

@@ -18,6 +18,7 @@ from trmml.losses import asymmetric_loss, contrastive_loss, distillation_loss
 from trmml.matching import MatcherOutput, TextFeatures
 from trmml.model import TextRegionMatcher
 from trmml.pseudo_labels import PositiveBudget, presence_probability, pseudo_labels
+from trmml.teacher import Teacher
 
 
 class StepLoss(NamedTuple):
@@ -53,7 +54,8 @@ class Objective:
         self.without_negatives = (negatives == 0).to(model.device)
         share = (positives + 1) / (positives + negatives + 2)  # smoothed by one of each
         self.positives_per_unknown = config.pseudo_labels.positive_budget * share.to(model.device)
-        self.teacher_text = model.zero_shot_text() if config.loss.distillation else None
+        loss = config.loss
+        self.teacher = Teacher(model, loss.teacher) if loss.distillation else None
         self.begin_epoch(0)
 
     def begin_epoch(self, epoch: int) -> None:
@@ -63,18 +65,18 @@ class Objective:
 
     def __call__(
         self,
-        image_features: Float[Tensor, "batch dim"],
         output: MatcherOutput,
         text: TextFeatures,
         labels: Int8[Tensor, "batch category"],
+        teacher_scores: Float[Tensor, "batch way category"] | None,
     ) -> StepLoss:
         """Return the loss; pseudo labels take part from `start_epoch` on.
 
         Args:
-            image_features: Of CLIP itself, for the teacher of distillation.
             output: What the matcher made of the photos.
             text: The present text features.
             labels: Labels in three states.
+            teacher_scores: What `teacher` says about the photos, if there is one.
         """
         loss, pseudo = self.config.loss, self.config.pseudo_labels
         estimated = labels
@@ -96,11 +98,12 @@ class Objective:
             per_known = is_estimated.sum() / weights[targets != UNKNOWN].sum().clamp(min=1)
             only_estimated = estimated.masked_fill(~is_estimated, UNKNOWN)
             parts["pseudo_labels"] = pseudo.weight * per_known * classify(only_estimated)
-        if self.teacher_text is not None:
-            teacher = self.model.centered(image_features) @ self.teacher_text.T
-            parts["distillation"] = loss.distillation * distillation_loss(
-                output.logits, teacher, labels
-            )
+        if teacher_scores is not None:
+            lessons = [
+                distillation_loss(output.logits, scores, labels)
+                for scores in teacher_scores.unbind(dim=1)
+            ]
+            parts["distillation"] = loss.distillation * torch.stack(lessons).mean()
         if loss.contrastive and self.model.config.matcher.matching != "text-image":
             parts["contrastive"] = loss.contrastive * contrastive_loss(
                 F.normalize(output.region_features, dim=-1),

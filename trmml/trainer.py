@@ -176,8 +176,10 @@ class Trainer:
             processes.gather(output.region_features.float(), num_photos),
             None,  # nothing is learned from where a region lies
         )
-        image_features = processes.gather(features.image_features, num_photos)
-        step = self.objective(image_features, output, text, labels)
+        teacher, teacher_scores = self.objective.teacher, None
+        if teacher is not None:
+            teacher_scores = processes.gather(teacher(features), num_photos)
+        step = self.objective(output, text, labels, teacher_scores)
         if not bool(torch.isfinite(step.total)):
             raise ConfigError(
                 f"The loss is {step.total.item()} in epoch {self.objective.epoch}; lower "

@@ -58,6 +58,8 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     },
     "prompts first": {PROMPTS_FIRST: True},
     "without distillation": {"loss.distillation": 0.0},
+    "distillation by the photo alone": {"loss.teacher": "photo"},
+    "distillation by patches alone": {"loss.teacher": "patches"},
     "with contrast": {"loss.contrastive": 0.03},
 }
 PSEUDO_LABELS: dict[str, dict[str, Any]] = {

@@ -1,0 +1,40 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from trmml.backbone import FrozenCLIP, ImageFeatures
+from trmml.config import MatchingConfig
+from trmml.model import TextRegionMatcher
+from trmml.teacher import Teacher
+from trmml.zoo import make_config
+
+BATCH, NAMES = 4, ("dog", "cat", "bus")
+
+
+@pytest.fixture
+def model(backbone: FrozenCLIP) -> TextRegionMatcher:
+    model = TextRegionMatcher(make_config(backbone, NAMES, MatchingConfig(num_heads=2)), backbone)
+    model.start_from_text()
+    return model
+
+
+@pytest.mark.parametrize(("num_patches", "num_best"), [(1, 1), (5, 1), (32, 2), (49, 3)])
+def test_a_photo_is_scored_as_a_whole_and_by_the_best_sixteenth_of_its_patches(
+    model: TextRegionMatcher, num_patches: int, num_best: int
+) -> None:
+    dim = model.backbone.dim
+    features = ImageFeatures(torch.randn(BATCH, num_patches, dim), torch.randn(BATCH, dim))
+    model.image_center.copy_(torch.randn(dim))
+    model.patch_center.copy_(torch.randn(dim))
+    scores = Teacher(model)(features)
+    for way, sees in enumerate(("photo", "patches")):
+        assert torch.equal(Teacher(model, sees)(features), scores[:, way : way + 1])
+    text = model.zero_shot_text()
+    assert scores.shape == (BATCH, 2, len(NAMES))
+    for photo in range(BATCH):
+        whole = F.normalize(features.image_features[photo] - model.image_center, dim=0)
+        patches = features.patch_features[photo] - model.patch_center
+        for category in range(len(NAMES)):
+            products = sorted(((p @ text[category]).item() for p in patches), reverse=True)
+            expected = (whole @ text[category]).item(), sum(products[:num_best]) / num_best
+            assert scores[photo, :, category].tolist() == pytest.approx(expected, abs=1e-4)
