@@ -63,6 +63,7 @@ def assert_says_what_the_model_says(
         ("timm", "text-region"),
         ("timm", "text-pixel"),
         ("vit", "text-image"),
+        ("resnet", "zero-shot"),
     ],
 )
 def test_a_file_says_what_its_model_says_whatever_the_batch(

@@ -1,4 +1,5 @@
 import dataclasses
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -7,7 +8,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from trmml.backbone import FrozenCLIP, ImageFeatures
-from trmml.config import MatchingConfig
+from trmml.config import Matching, MatchingConfig
 from trmml.data.tensors import photo_tensor
 from trmml.errors import ConfigError
 from trmml.model import TextRegionMatcher, require_loaded
@@ -34,7 +35,7 @@ def random_features(dim: int) -> ImageFeatures:
     return ImageFeatures(torch.randn(BATCH, PATCHES, dim), torch.randn(BATCH, dim))
 
 
-ALL_WAYS = pytest.mark.parametrize("matching", ["text-region", "text-pixel", "text-image"])
+ALL_WAYS = pytest.mark.parametrize("matching", get_args(Matching))
 
 
 @ALL_WAYS
@@ -49,6 +50,11 @@ def test_logits_equal_their_definition(
     features = random_features(backbone.dim)
     output = model.match(features, model.stored_text())
     patches = features.patch_features - model.patch_center
+    direction = model.text_features - (model.negative_text_features if negative_prompt else 0)
+    # One of so few patches; in units of the root mean square of their lengths.
+    best = (patches @ direction.T).amax(dim=1) / patches.norm(dim=-1).square().mean(dim=1).sqrt()[
+        :, None
+    ]
     for b in range(BATCH):
         for c in range(len(CATEGORIES)):
             text = model.text_features[c]
@@ -63,6 +69,8 @@ def test_logits_equal_their_definition(
             cosine = region @ text
             if negative_prompt:
                 cosine = cosine - region @ model.negative_text_features[c]
+            if matching == "zero-shot":
+                cosine = cosine + best[b, c] - best[b].mean()
             expected = model.logit_scale * cosine + model.logit_bias[c]
             torch.testing.assert_close(output.logits[b, c], expected, rtol=1e-4, atol=1e-4)
 
@@ -73,7 +81,7 @@ def test_region_attention_sums_to_one_where_there_are_regions(
 ) -> None:
     model = matcher_of(backbone, matching=matching)
     attention = model.match(random_features(backbone.dim), model.stored_text()).region_attention
-    if matching == "text-image":
+    if matching in ("text-image", "zero-shot"):
         assert attention is None
     else:
         torch.testing.assert_close(attention.sum(dim=-1), torch.ones(BATCH, len(CATEGORIES)))
@@ -87,10 +95,15 @@ def test_evidence_is_what_is_matched_patch_by_patch(backbone: FrozenCLIP, matchi
     if matching == "text-image":
         assert evidence is None
     else:
-        assert evidence.shape == output.region_attention.shape
+        assert evidence.shape == (BATCH, len(CATEGORIES), PATCHES)
     if matching == "text-pixel":
         expected = (output.logits - model.logit_bias) / model.logit_scale
         torch.testing.assert_close(evidence.sum(dim=-1), expected)
+    if matching == "zero-shot":
+        best = evidence.amax(dim=-1)
+        image = model.centered(features.image_features) @ text.direction.T
+        expected = (output.logits - model.logit_bias) / model.logit_scale - image
+        torch.testing.assert_close(best - best.mean(dim=1, keepdim=True), expected)
 
 
 @pytest.mark.parametrize("specific", [True, False])

@@ -5,7 +5,7 @@ import stat
 import struct
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from trmml.backbone import FrozenCLIP
 from trmml.calibration import Calibration
 from trmml.catalog import model_info
-from trmml.config import MatchingConfig
+from trmml.config import Matching, MatchingConfig
 from trmml.errors import ArtifactError, ConfigError, ModelNotFoundError
 from trmml.model import TextRegionMatcher
 from trmml.model_folder import load_folder, new_folder, read_config, read_facts, save_model
@@ -66,7 +66,7 @@ def change_tensors(folder: Path, change: Callable[[dict[str, torch.Tensor]], Any
     save_file(tensors, folder / "model.safetensors")
 
 
-@pytest.mark.parametrize("matching", ["text-region", "text-pixel", "text-image"])
+@pytest.mark.parametrize("matching", get_args(Matching))
 @pytest.mark.parametrize("negative_prompt", [True, False])
 def test_a_model_comes_back_with_the_same_logits_and_without_its_text_tower(
     backbone: FrozenCLIP, tmp_path: Path, matching: str, negative_prompt: bool

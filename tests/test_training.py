@@ -118,9 +118,23 @@ def test_the_clip_alone_is_measured_on_the_same_photos(
     trained = trmml.finetune(data, val=data, backbone=backbone_source, config=QUICK, output=out)
     alone = trmml.load_model("zero-shot", labels=data.category_names, backbone=backbone_source)
     alone.image_center.copy_(trained.image_center)
+    alone.patch_center.copy_(trained.patch_center)
     scores = np.stack([prediction.scores for prediction in alone.predict_many(data.photos)])
     found = json.loads((out / "finetune.json").read_text())["zero_shot_validation_mAP"]
     assert found == pytest.approx(mean_average_precision(scores, data.labels), abs=1e-4)
+
+
+def test_zero_shot_is_not_trained(backbone_source: str, make_dataset: Maker) -> None:
+    data = make_dataset(8)
+    model = trmml.load_model("zero-shot", labels=data.category_names, backbone=backbone_source)
+    with pytest.raises(
+        ConfigError, match=r"nothing to learn. Name its CLIP \(backbone=, --backbone"
+    ):
+        trmml.finetune(data, model=model, config=QUICK)
+    with pytest.raises(ConfigError, match=r"leave model\.matching as it is"):
+        trmml.finetune(
+            data, backbone=backbone_source, config=QUICK | {"model.matching": "zero-shot"}
+        )
 
 
 def test_the_log_rates_pseudo_labels_where_the_truth_is_hidden(

@@ -66,7 +66,7 @@ NEGATIVES = pytest.mark.parametrize("negative_prompt", [True, False])
 
 
 @pytest.mark.parametrize("templates", [["a {}"], ["an aerial view of a {}", "the {} from above"]])
-def test_zero_shot_compares_the_image_feature_with_hand_written_prompts(
+def test_zero_shot_compares_photo_and_best_patches_with_hand_written_prompts(
     backbone: FrozenCLIP, backbone_source: str, templates: list[str]
 ) -> None:
     labels = ["hot dog", "traffic_light", "sea"]
@@ -84,7 +84,11 @@ def test_zero_shot_compares_the_image_feature_with_hand_written_prompts(
         text = text.unflatten(0, (len(templates), -1)).mean(dim=0)
         text = text / text.norm(dim=-1, keepdim=True)
         cosines = clip.encode_image(photos(), normalize=True) @ text.T
-        expected = clip.logit_scale.exp() * (cosines - cosines.mean(dim=1, keepdim=True))
+        patches = backbone(photos()).patch_features
+        similar = patches @ (text - text.mean(dim=0)).T
+        best = similar.amax(dim=1) / patches.norm(dim=-1).square().mean(dim=1).sqrt()[:, None]
+        best, cosines = (values - values.mean(dim=1, keepdim=True) for values in (best, cosines))
+        expected = clip.logit_scale.exp() * (cosines + best)
     torch.testing.assert_close(scores(model), expected, rtol=1e-4, atol=1e-4)
 
 

@@ -15,16 +15,17 @@ from typing import Any, Literal
 from trmml.errors import ConfigError, nearest
 from trmml.settings import MAX_ITEMS, Settings, require
 
-Matching = Literal["text-region", "text-pixel", "text-image"]
+Matching = Literal["text-region", "text-pixel", "text-image", "zero-shot"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class MatchingConfig(Settings):
-    """How text meets image; everything else is the same for the three ways of matching."""
+    """How text meets image; everything else is the same for all ways of matching."""
 
     matching: Matching = "text-region"
     """One region feature per category (TRM-ML), the patches that a category's text is most similar
-    to (as DualCoOp), or the pooled image feature (as CoOp)."""
+    to (as DualCoOp), or the pooled image feature (as CoOp); zero-shot, which is not trained, takes that
+    and the patches that fit a category's text best."""
     num_context_tokens: int = 16
     context_init: str = ""
     """Words whose embeddings start the context instead of noise; they also fix its length."""

@@ -7,6 +7,49 @@ from torch import Tensor
 
 HIGHEST_SCORE = 1 - 2**-24
 """The largest float32 below 1."""
+BEST_PATCHES = 1 / 16
+"""Share of the patches that speak for a category: one alone is an unsteady witness."""
+
+
+def patch_similarity(
+    patch_features: Float[Tensor, "batch patch dim"], directions: Float[Tensor, "category dim"]
+) -> Float[Tensor, "batch patch category"]:
+    """Return the products of patches and directions, in units of a photo's typical patch.
+
+    A cosine would hide that a long patch says more than a short one (our choice: it was the better of
+    the two at zero-shot).
+    """
+    typical = patch_features.square().sum(dim=-1).mean(dim=-1).sqrt().clamp(min=1e-6)
+    return patch_features @ directions.T / typical[:, None, None]
+
+
+def best_patches(
+    similarity: Float[Tensor, "batch patch category"],
+) -> Float[Tensor, "batch category"]:
+    """Return the mean similarity of the patches that fit each category best (our choice).
+
+    A photo as a whole tells best what it is a photo of; a small thing in it shows in a few patches and
+    is lost in their mean.
+    """
+    num_best = max(round(BEST_PATCHES * similarity.shape[1]), 1)
+    return similarity.topk(num_best, dim=1).values.mean(dim=1)
+
+
+def zero_shot_similarity(
+    image_features: Float[Tensor, "batch dim"],
+    patch_features: Float[Tensor, "batch patch dim"],
+    directions: Float[Tensor, "category dim"],
+) -> Float[Tensor, "batch category"]:
+    """Return how alike photo and text are for a CLIP alone: all of the photo, and its best patches.
+
+    Args:
+        image_features: Of unit length.
+        patch_features: As long as they are.
+        directions: Text features, relative to their mean.
+    """
+    best = best_patches(patch_similarity(patch_features, directions))
+    # Any category has patches that fit it best; only how much better than other categories' counts.
+    return image_features @ directions.T + best - best.mean(dim=1, keepdim=True)
 
 
 class TextFeatures(NamedTuple):
@@ -26,9 +69,9 @@ class MatcherOutput(NamedTuple):
 
     Attributes:
         logits: Matching logits, before the sigmoid.
-        region_features: What each category read from the photo; for text-image matching the image
-            feature, for text-pixel matching the mean of the patches weighted by similarity.
-        region_attention: Weights over the patches, summing to 1; None for text-image matching.
+        region_features: What each category read from the photo; for text-pixel matching the
+            mean of the patches weighted by similarity, without regions the image feature.
+        region_attention: Weights over the patches, summing to 1; None without regions.
     """
 
     logits: Float[Tensor, "batch category"]

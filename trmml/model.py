@@ -1,7 +1,7 @@
 """The matcher: frozen CLIP, learned prompts, regions and prototypes put together.
 
-Paper: TRM-ML (text-region matching). Text-pixel matching (as DualCoOp) and text-image matching (as
-CoOp) are the same model with another way from patches to one feature per category.
+Paper: TRM-ML (text-region matching). Text-pixel matching (as DualCoOp), text-image matching (as CoOp)
+and zero-shot matching are the same model with another way from a photo to its categories.
 """
 
 import math
@@ -25,7 +25,7 @@ from trmml.config import ModelConfig
 from trmml.data.photos import load_photo
 from trmml.data.tensors import load_tensor
 from trmml.errors import ConfigError, ImageError
-from trmml.matching import MatcherOutput, TextFeatures
+from trmml.matching import MatcherOutput, TextFeatures, patch_similarity, zero_shot_similarity
 from trmml.predictions import Prediction
 from trmml.prompts import HAND_WRITTEN, TEMPLATES, PromptLearner, random_context
 from trmml.prototypes import Prototypes
@@ -214,7 +214,7 @@ class TextRegionMatcher(nn.Module):
         """Match image features with text, category by category.
 
         logit = scale · (cos(region, presence) − cos(region, absence)) + bias; without a negative
-        prompt the second cosine is left out.
+        prompt the second cosine is left out. Zero-shot: see `zero_shot_similarity`.
         """
         attention = None
         patches = features.patch_features - self.patch_center
@@ -228,7 +228,10 @@ class TextRegionMatcher(nn.Module):
         else:
             image = self.centered(features.image_features)
             regions = image[:, None].expand(-1, len(text.positive), -1)
-        cosine = torch.einsum("bcd,cd->bc", regions, text.direction)
+        if self.config.matcher.matching == "zero-shot":
+            cosine = zero_shot_similarity(regions[:, 0], patches, text.direction)
+        else:
+            cosine = torch.einsum("bcd,cd->bc", regions, text.direction)
         return MatcherOutput(self.logit_scale * cosine + self.logit_bias, regions, attention)
 
     def evidence(
@@ -243,6 +246,8 @@ class TextRegionMatcher(nn.Module):
         patches = features.patch_features - self.patch_center
         if self.regions is not None:
             return self.regions.evidence(patches, text.direction)
+        if self.config.matcher.matching == "zero-shot":
+            return patch_similarity(patches, text.direction).transpose(1, 2)
         attention = self.match(features, text).region_attention
         if attention is None:
             return None

@@ -104,7 +104,8 @@ class Objective:
                 for scores in teacher_scores.unbind(dim=1)
             ]
             parts["distillation"] = loss.distillation * torch.stack(lessons).mean()
-        if loss.contrastive and self.model.config.matcher.matching != "text-image":
+        has_regions = self.model.config.matcher.matching in ("text-region", "text-pixel")
+        if loss.contrastive and has_regions:
             parts["contrastive"] = loss.contrastive * contrastive_loss(
                 F.normalize(output.region_features, dim=-1),
                 estimated == POSITIVE,

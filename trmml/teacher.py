@@ -10,17 +10,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from trmml.backbone import ImageFeatures
+from trmml.matching import best_patches
 from trmml.model import TextRegionMatcher
-
-BEST_PATCHES = 1 / 16
-"""Share of the patches that speak for a category: one alone is an unsteady witness."""
 
 
 class Teacher:
     """Matches hand-written prompts with a photo, zero-shot.
 
-    All of a photo in one feature tells best what it is a photo of; a small thing in it shows in a few
-    patches and is lost in their mean. Each knows what the other misses.
+    All of a photo in one feature and its best patches each know what the other misses.
     """
 
     def __init__(
@@ -46,10 +43,5 @@ class Teacher:
         return self.model.centered(features.image_features) @ self.text.T
 
     def _best_patches(self, features: ImageFeatures) -> Float[Tensor, "batch category"]:
-        """Mean of the best patches, which count with their length and not only their direction.
-
-        What differs most from the mean of all patches says most.
-        """
-        scores = (features.patch_features - self.model.patch_center) @ self.text.T
-        num_best = max(round(BEST_PATCHES * scores.shape[1]), 1)
-        return scores.topk(num_best, dim=1).values.mean(dim=1)
+        """Patches count with their length, too: what differs most from their mean says most."""
+        return best_patches((features.patch_features - self.model.patch_center) @ self.text.T)

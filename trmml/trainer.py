@@ -24,7 +24,7 @@ from trmml.data.dataset import MultiLabelDataset
 from trmml.errors import ArtifactError, ConfigError
 from trmml.files import write_atomically, write_text
 from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
-from trmml.matching import MatcherOutput
+from trmml.matching import MatcherOutput, zero_shot_similarity
 from trmml.metrics import mean_average_precision
 from trmml.model import TextRegionMatcher
 from trmml.objective import Objective, StepLoss
@@ -212,8 +212,13 @@ class Trainer:
         if len(self.model.labels) < 2:
             return None
         text = self.model.zero_shot_text()
+        model = self.model
         scores = self._over_val(
-            lambda features: self.model.centered(features.image_features) @ text.T
+            lambda features: zero_shot_similarity(
+                model.centered(features.image_features),
+                features.patch_features - model.patch_center,
+                text,
+            )
         )
         value = mean_average_precision(scores, self.val.labels)
         return None if math.isnan(value) else round(value, 6)

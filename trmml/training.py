@@ -92,6 +92,11 @@ def finetune(
         matcher = _starting_model(model, backbone, train, settings, device)
         # A trained matcher brings its own way of matching.
         settings = settings.changed({"model": matcher.config.matcher.to_dict()})
+        if settings.model.matching == "zero-shot":
+            raise ConfigError(
+                "Zero-shot matching has nothing to learn. Name its CLIP (backbone=, --backbone) to "
+                "start from, and leave model.matching as it is."
+            )
         show = sys.stderr.isatty() if progress is None else progress
         show = show and processes.is_first()
         everything = train

@@ -143,7 +143,7 @@ def make_config(
 def zero_shot_model(
     backbone: FrozenCLIP, labels: Sequence[str], templates: Sequence[str] = TEMPLATES
 ) -> TextRegionMatcher:
-    """Match hand-written prompts with the image feature: any labels, no training.
+    """Match hand-written prompts with image feature and best patches: any labels, no training.
 
     A category's text feature is the mean over templates, each a text with `{}` in place of its name.
 
@@ -164,7 +164,7 @@ def zero_shot_model(
     if len(labels) < 2:
         raise ConfigError("Zero-shot compares labels with one another; give at least two.")
     matcher = MatchingConfig(
-        matching="text-image",
+        matching="zero-shot",
         context_init=HAND_WRITTEN,
         category_specific_context=False,
         negative_prompt=False,
