@@ -40,7 +40,9 @@ def zero_shot_similarity(
     patch_features: Float[Tensor, "batch patch dim"],
     directions: Float[Tensor, "category dim"],
 ) -> Float[Tensor, "batch category"]:
-    """Return how alike photo and text are for a CLIP alone: all of the photo, and its best patches.
+    """Return how alike photo and text are for a CLIP alone: half by the photo, half by its patches.
+
+    Their mean and not their sum, which the sigmoid of a CLIP's own scale would hold for certain.
 
     Args:
         image_features: Of unit length.
@@ -49,7 +51,7 @@ def zero_shot_similarity(
     """
     best = best_patches(patch_similarity(patch_features, directions))
     # Any category has patches that fit it best; only how much better than other categories' counts.
-    return image_features @ directions.T + best - best.mean(dim=1, keepdim=True)
+    return (image_features @ directions.T + best - best.mean(dim=1, keepdim=True)) / 2
 
 
 class TextFeatures(NamedTuple):
