@@ -77,41 +77,42 @@ def test_extreme_logits_stay_finite(size: float) -> None:
     assert torch.isfinite(logits.grad).all()
 
 
-NOTHING_KNOWN = torch.full((BATCH, CATEGORIES), UNKNOWN, dtype=torch.int8)
+ALL_ALIKE = torch.ones(BATCH, CATEGORIES)
 
 
-def test_distillation_is_one_minus_the_mean_correlation_over_unknown_labels() -> None:
+def test_distillation_is_one_minus_the_mean_weighted_correlation() -> None:
     student, teacher = torch.randn(BATCH, CATEGORIES), torch.randn(BATCH, CATEGORIES)
-    labels = NOTHING_KNOWN.clone()
-    labels[0, 0], labels[1, 2] = POSITIVE, NEGATIVE
-    unknown = (labels == UNKNOWN).numpy()
-    correlations = [
-        np.corrcoef(student[unknown[:, c], c].numpy(), teacher[unknown[:, c], c].numpy())[0, 1]
-        for c in range(CATEGORIES)
-    ]
-    expected = (1 - np.mean(correlations)) * unknown.mean()
-    assert distillation_loss(student, teacher, labels).item() == pytest.approx(expected, abs=1e-6)
+    weights = 2 * torch.rand(BATCH, CATEGORIES)
+    weights[0, 0] = weights[1, 2] = 0
+    correlations = []
+    for both, w in zip(torch.stack([student, teacher]).unbind(-1), weights.unbind(-1), strict=True):
+        covariance = np.cov(both.numpy(), aweights=w.numpy())
+        correlations.append(covariance[0, 1] / np.sqrt(covariance[0, 0] * covariance[1, 1]))
+    expected = np.mean((1 - np.array(correlations)) * weights.numpy().mean(axis=0))
+    assert distillation_loss(student, teacher, weights).item() == pytest.approx(expected, abs=1e-6)
 
 
 def test_distillation_does_not_see_scale_and_offset_of_a_category() -> None:
     teacher = torch.randn(BATCH, CATEGORIES)
     student = (torch.rand(CATEGORIES) + 0.1) * teacher + torch.randn(CATEGORIES)
     for scores, expected in ((student, 0), (-student, 2)):
-        loss = distillation_loss(scores, teacher, NOTHING_KNOWN)
+        loss = distillation_loss(scores, teacher, ALL_ALIKE)
         assert loss.item() == pytest.approx(expected, abs=1e-5)
 
 
-def test_the_teacher_is_asked_about_unknown_labels_only() -> None:
+def test_the_teacher_says_nothing_where_it_has_no_weight() -> None:
     logits = torch.randn(BATCH, CATEGORIES, requires_grad=True)
-    labels = NOTHING_KNOWN.clone()
-    labels[1] = POSITIVE
-    distillation_loss(logits, torch.randn(BATCH, CATEGORIES), labels).backward()
-    assert torch.equal(logits.grad != 0, labels == UNKNOWN)
+    weights = ALL_ALIKE.clone()
+    weights[1] = 0
+    distillation_loss(logits, torch.randn(BATCH, CATEGORIES), weights).backward()
+    assert torch.equal(logits.grad != 0, weights > 0)
 
 
-def test_a_single_photo_teaches_nothing() -> None:
+@pytest.mark.parametrize("weight", [0.0, 1.0])
+def test_a_single_photo_teaches_nothing_and_neither_does_none(weight: float) -> None:
     logits = torch.randn(1, CATEGORIES, requires_grad=True)
-    distillation_loss(logits, torch.randn(1, CATEGORIES), NOTHING_KNOWN[:1]).backward()
+    weights = torch.full((1, CATEGORIES), weight)
+    distillation_loss(logits, torch.randn(1, CATEGORIES), weights).backward()
     assert not logits.grad.any()
 
 

@@ -101,7 +101,7 @@ def test_without_its_parts_the_loss_is_the_classification_of_the_known_labels(
 def test_half_of_distillation_is_by_the_photo_and_half_by_its_patches(
     model: TextRegionMatcher,
 ) -> None:
-    config = FinetuneConfig().changed(OFF | {"loss.distillation": 0.5})
+    config = FinetuneConfig().changed(OFF | {"loss.distillation": 0.5, "loss.few_labels": 0})
     objective = Objective(model, config, training_labels(ALL_HAVE))
     unknown = torch.full((4, 3), UNKNOWN, dtype=torch.int8)
     logits, text = torch.randn(4, 3), model.encode_text()
@@ -115,6 +115,30 @@ def test_half_of_distillation_is_by_the_photo_and_half_by_its_patches(
     # The opposite of a right answer costs 2.
     assert distillation(logits, -logits) == pytest.approx(0.5 * 2 / 2)
     assert distillation(-logits, logits) == pytest.approx(0.5 * 2 / 2)
+
+
+@pytest.mark.parametrize(("few_labels", "extra"), [(0, 0), (6, 0), (9, 0.5), (60, 9)])
+def test_the_teacher_says_more_where_few_labels_are_known(
+    model: TextRegionMatcher, few_labels: int, extra: float
+) -> None:
+    config = FinetuneConfig().changed(
+        OFF | {"loss.distillation": 1.0, "loss.few_labels": few_labels}
+    )
+    objective = Objective(model, config, training_labels(ALL_HAVE))  # six are known of each
+    logits, text = torch.randn(4, 3), model.encode_text()
+    output = MatcherOutput(logits, torch.randn(4, 3, model.backbone.dim), None)
+    scores = -logits[:, None].expand(-1, 2, -1)
+    for state, weight in ((UNKNOWN, 1 + extra), (POSITIVE, extra)):
+        labels = torch.full((4, 3), state, dtype=torch.int8)
+        found = objective(output, text, labels, scores).parts["distillation"]
+        assert found == pytest.approx(2 * weight, rel=1e-5)
+
+
+def test_where_no_negative_is_known_all_labels_count(model: TextRegionMatcher) -> None:
+    config = FinetuneConfig().changed(OFF | {"loss.distillation": 1.0, "loss.few_labels": 5})
+    objective = Objective(model, config, training_labels(HAS_NONE))
+    # Of six photos: six known labels, six, and four with two assumed to be negative.
+    assert objective.teacher_on_known.tolist() == [0, 0, 0]
 
 
 def test_the_total_is_the_sum_of_its_weighted_parts(model: TextRegionMatcher) -> None:

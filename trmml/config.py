@@ -190,6 +190,9 @@ class LossConfig(Settings):
     teacher: Literal["photo", "patches", "both"] = "both"
     """What of a photo the teacher sees: all of it in one feature, the patches that fit a category
     best, or each for half of the distillation."""
+    few_labels: int = 2000
+    """A category with fewer known labels than this has the teacher say more, by their ratio less one,
+    and about known labels as well; 0: never."""
     contrastive: float = 0.0
     contrastive_temperature: float = 0.07
     weak_negative: float = 0.1
@@ -197,8 +200,8 @@ class LossConfig(Settings):
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        for name in ("gamma_positive", "gamma_negative", "distillation", "contrastive",
-                     "weak_negative"):  # fmt: skip
+        for name in ("gamma_positive", "gamma_negative", "distillation", "few_labels",
+                     "contrastive", "weak_negative"):  # fmt: skip
             require(getattr(self, name) >= 0, f"loss.{name}", "zero or more", getattr(self, name))
         require(self.contrastive_temperature > 0, "loss.contrastive_temperature", "positive",
                  self.contrastive_temperature)  # fmt: skip

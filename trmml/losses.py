@@ -60,28 +60,32 @@ def asymmetric_loss(
 def distillation_loss(
     logits: Float[Tensor, "batch category"],
     teacher_scores: Float[Tensor, "batch category"],
-    labels: Int8[Tensor, "batch category"],
+    weights: Float[Tensor, "batch category"],
 ) -> Float[Tensor, ""]:
-    """One minus the correlation of logits and teacher over the unknown labels of a batch.
+    """One minus the weighted correlation of logits and teacher over the photos of a batch.
 
     A frozen CLIP can say which of two photos shows more of a category, and neither how probable one
     is nor which of two categories is the likelier; so only the order and the distances of the photos
     are distilled, category by category (our choice; Pearson's correlation as in DIST, Huang et al.,
-    NeurIPS 2022). Known labels are better teachers: where they are, this one is not asked.
+    NeurIPS 2022).
+
+    Args:
+        logits: Matching logits.
+        teacher_scores: What the teacher says of the same photos, in any unit.
+        weights: How much each photo counts in the correlation of a category; zero or more.
 
     Returns:
-        The mean over categories times the share of unknown labels, in [0, 2]; zero if all are known.
+        The mean over categories, each times its mean weight; zero if all weights are.
     """
-    unknown = (labels == UNKNOWN).to(logits.dtype)
-    counts = unknown.sum(dim=0).clamp(min=1)
+    counts = weights.sum(dim=0).clamp(min=1e-6)
 
     def centered(scores: Tensor) -> Tensor:
-        return unknown * (scores - (unknown * scores).sum(dim=0) / counts)
+        return weights.sqrt() * (scores - (weights * scores).sum(dim=0) / counts)
 
     correlation = F.cosine_similarity(
         centered(logits), centered(teacher_scores.detach()), dim=0, eps=1e-6
     )
-    return (1 - correlation.mean()) * unknown.mean()
+    return ((1 - correlation) * weights.mean(dim=0)).mean()
 
 
 def contrastive_loss(

@@ -46,7 +46,8 @@ class Objective:
             config: Loss weights and pseudo-label settings.
             labels: Of the whole training set. In categories without any known negative, unknown
                 labels count as weak negatives and are not estimated; in the others, the share of
-                positives among the known labels limits how many are estimated.
+                positives among the known labels limits how many are estimated. In categories with
+                few labels that count, the teacher says more, and about known labels as well.
         """
         self.model = model
         self.config = config
@@ -56,6 +57,10 @@ class Objective:
         self.positives_per_unknown = config.pseudo_labels.positive_budget * share.to(model.device)
         loss = config.loss
         self.teacher = Teacher(model, loss.teacher) if loss.distillation else None
+        counted = torch.where(negatives == 0, len(labels), positives + negatives)
+        # The teacher is worth as much as a number of labels is: the fewer there are, the more it says.
+        extra = (loss.few_labels / counted.clamp(min=1) - 1).clamp(min=0)
+        self.teacher_on_known = extra.to(model.device)
         self.begin_epoch(0)
 
     def begin_epoch(self, epoch: int) -> None:
@@ -99,8 +104,9 @@ class Objective:
             only_estimated = estimated.masked_fill(~is_estimated, UNKNOWN)
             parts["pseudo_labels"] = pseudo.weight * per_known * classify(only_estimated)
         if teacher_scores is not None:
+            teacher_weights = (labels == UNKNOWN) + self.teacher_on_known
             lessons = [
-                distillation_loss(output.logits, scores, labels)
+                distillation_loss(output.logits, scores, teacher_weights)
                 for scores in teacher_scores.unbind(dim=1)
             ]
             parts["distillation"] = loss.distillation * torch.stack(lessons).mean()
