@@ -39,7 +39,7 @@ class Run(NamedTuple):
 
     method: str
     setting: str
-    """A known share such as `10 %`, or `single positive`."""
+    """A known share such as `10 %`, also of fewer photos as `300 photos, 10 %`, or `single positive`."""
     seed: int
     changes: dict[str, Any]
     note: str
@@ -80,10 +80,22 @@ class Bench:
         self.settings = settings or {}
 
     def partial(self, setting: str, seed: int) -> MultiLabelDataset:
-        """Hide training labels as a setting says."""
+        """Hide training labels as a setting says, of all photos or of so many drawn at random.
+
+        Photos are drawn until every category has a known positive.
+        """
         if setting == "single positive":
             return self.train.keep_single_positive(seed)
-        return self.train.hide_labels(float(setting.rstrip(" %")) / 100, seed)
+        count, _, share = setting.rpartition(" photos, ")
+        known = float(share.rstrip(" %")) / 100
+        if not count:
+            return self.train.hide_labels(known, seed)
+        generator = np.random.default_rng(seed)
+        while True:
+            chosen = generator.choice(len(self.train), int(count), replace=False)
+            few = self.train.subset(np.sort(chosen)).hide_labels(known, seed)
+            if (few.labels == POSITIVE).any(axis=0).all():
+                return few
 
     def run(self, run: Run) -> dict[str, Any]:
         """Do one run and return its figures."""

@@ -9,7 +9,8 @@ each takes its learning rates and loss from the same small grid, and text–pixe
 chosen on validation photos at 10 and 50 % known labels (`--part choose`). Every run is written to
 `results.json` as it ends, and what is there is not run again; with `--jobs 2`, two runs at a time share
 the processor. Ablations change one thing of the text–region runs of the grid, and are compared with
-those; `--part longer` trains twice as long. `missing_labels_report.py` makes tables and plot.
+those; `--part longer` trains twice as long, `--part few` on few photos. `missing_labels_report.py` makes
+tables and plot.
 """
 
 import argparse
@@ -29,7 +30,7 @@ from trmml.files import write_json
 
 MATCHINGS = ("text-image", "text-pixel", "text-region")
 METHODS = ("zero-shot", "linear-probe", *MATCHINGS)
-PARTS = ("choose", "grid", "ablations", "longer")
+PARTS = ("choose", "grid", "ablations", "longer", "few")
 SETTINGS = ("10 %", "30 %", "50 %", "70 %", "90 %", "100 %", "single positive")
 CROSS_ENTROPY = {"loss.gamma_positive": 0.0, "loss.gamma_negative": 0.0, "loss.clip": 0.0}
 ASYMMETRIC = {"loss.gamma_positive": 1.0, "loss.gamma_negative": 2.0, "loss.clip": 0.05}
@@ -75,6 +76,16 @@ PSEUDO_LABELS: dict[str, dict[str, Any]] = {
 }
 """Ablations of what only works where some negatives are known, so not with single positives."""
 LONGER = {"training.epochs": 12}
+FEW = ("100 photos, 100 %", "300 photos, 100 %", "1000 photos, 100 %", "1000 photos, 10 %")
+FEW_KINDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "zero-shot": ("zero-shot", {}),
+    "linear probe": ("linear-probe", {}),
+    "text–region": ("text-region", LONGER),
+    "text–region, CLIP teaches as with many labels": (
+        "text-region",
+        LONGER | {"loss.few_labels": 0},
+    ),
+}
 
 
 class Results:
@@ -212,6 +223,13 @@ def main() -> None:
             Run(method, setting, 0, results.chosen(method) | LONGER, "longer")
             for method in methods
             for setting in ("10 %", "100 %")
+        )
+    elif args.part == "few":
+        results.add(
+            Run(method, setting, seed, results.chosen(method) | changes, f"few: {name}")
+            for seed in args.seeds
+            for setting in FEW
+            for name, (method, changes) in FEW_KINDS.items()
         )
     elif args.part == "grid":
         results.add(

@@ -17,6 +17,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 SETTINGS = ("10 %", "30 %", "50 %", "70 %", "90 %", "100 %", "single positive")
+FEW = "few: "
+"""Begins the note of runs on few photos."""
 TRIED = "tried: "
 """Begins the note of runs that an earlier commit did, with code that was not kept."""
 NAMES = {
@@ -44,12 +46,14 @@ def mean_and_spread(found: list[float]) -> str:
 
 
 def by_setting(
-    runs: list[dict[str, Any]], head: str, rows: dict[str, dict[str, str]], key: str
+    runs: list[dict[str, Any]],
+    head: str,
+    rows: dict[str, dict[str, str]],
+    key: str,
+    columns: tuple[str, ...] = SETTINGS,
 ) -> str:
     """Return a figure in per cent, a column per setting and a row per kind of run."""
-    settings = [
-        s for s in SETTINGS if any(values(runs, key, setting=s, **w) for w in rows.values())
-    ]
+    settings = [s for s in columns if any(values(runs, key, setting=s, **w) for w in rows.values())]
     lines = [f"| {head} | " + " | ".join(settings) + " |", "|:--|" + "--:|" * len(settings)]
     for name, wanted in rows.items():
         cells = [mean_and_spread(values(runs, key, setting=s, **wanted)) for s in settings]
@@ -125,6 +129,15 @@ def share_table(runs: list[dict[str, Any]]) -> str:
             pairs = [100 * part / whole for part, whole in zip(few, all_, strict=True)]
             lines.append(f"| {name} | {mean_and_spread(pairs)} % |")
     return "\n".join(lines) + "\n"
+
+
+def few_table(runs: list[dict[str, Any]]) -> str:
+    """Return what comes of few photos, a column per number of them and share of known labels."""
+    few = [run for run in runs if run["note"].startswith(FEW)]
+    notes = dict.fromkeys(run["note"] for run in few)
+    rows = {note.removeprefix(FEW): {"note": note} for note in notes}
+    settings = tuple(dict.fromkeys(run["setting"] for run in few))
+    return by_setting(few, "photos, known labels", rows, "mAP", settings)
 
 
 def pseudo_label_table(runs: list[dict[str, Any]]) -> str:
@@ -231,6 +244,8 @@ def tables(results: dict[str, Any]) -> str:
         chosen |= ABLATION_TABLES
     if any(note.startswith(TRIED) for note in notes):
         chosen["What was tried and left: mAP on the validation photos"] = tried_table
+    if any(note.startswith(FEW) for note in notes):
+        chosen["Few photos: mAP on the test photos"] = few_table
     if "longer" in notes:
         chosen["Are six epochs enough?"] = longer_table
     return "\n".join(f"**{title}**\n\n{make(runs)}" for title, make in chosen.items())
