@@ -6,13 +6,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import load_example
 from PIL import Image
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
 
 from trmml.data.dataset import MultiLabelDataset
 from trmml.labels import POSITIVE, UNKNOWN
+from trmml.metrics import mean_average_precision
 
 Maker = Callable[..., MultiLabelDataset]
 
@@ -93,6 +97,53 @@ def test_every_method_runs_once_and_is_reported(
     assert f"| text–region (TRM-ML) | {100 * one['mAP']:.1f} |" in table
     with Image.open(tmp_path / "report.png") as drawn:
         assert drawn.width > 500
+
+
+def test_few_photos_are_drawn_anew_until_every_category_is_seen(
+    data: Path, backbone_source: str
+) -> None:
+    bench = load_example("benchmarks/bench.py").Bench(data, backbone_source, None)
+    for seed in range(5):
+        few = bench.partial("4 photos, 100 %", seed)
+        assert len(set(few.photos)) == len(few) == 4
+        assert (few.labels == POSITIVE).any(axis=0).all()
+        assert (few.labels != UNKNOWN).all()
+    other = bench.partial("4 photos, 100 %", 0)
+    assert other.photos == bench.partial("4 photos, 100 %", 0).photos
+    half = bench.partial("30 photos, 50 %", 0).labels != UNKNOWN
+    assert half.mean() == pytest.approx(0.5, abs=0.2)
+
+
+def test_the_probe_learns_from_the_photos_that_were_drawn(data: Path, backbone_source: str) -> None:
+    module = load_example("benchmarks/bench.py")
+    bench = module.Bench(data, backbone_source, None)
+    few = bench.partial("20 photos, 100 %", 0)
+    rows = [bench.train.photos.index(photo) for photo in few.photos]
+    run = module.Run("linear-probe", "20 photos, 100 %", 0, {}, "few")
+    found = bench.run(run)
+    features = bench._pooled("train")[rows]
+    scaler = StandardScaler().fit(features)
+    columns = [
+        LogisticRegression(C=found["C"], max_iter=300)
+        .fit(scaler.transform(features), column)
+        .predict_proba(scaler.transform(bench._pooled("test")))[:, 1]
+        for column in few.labels.T
+    ]
+    scores = np.stack(columns, axis=1).astype(np.float32)
+    assert found["mAP"] == pytest.approx(mean_average_precision(scores, bench.test.labels))
+
+
+def test_few_photos_are_reported_by_their_number() -> None:
+    report = load_example("benchmarks/missing_labels_report.py")
+    kinds = (("10 photos, 100 %", "few: a", 0.1), ("10 photos, 100 %", "few: a", 0.3),
+             ("30 photos, 10 %", "few: b", 0.5), ("10 %", "grid", 0.7))  # fmt: skip
+    runs = [{"setting": setting, "note": note, "mAP": x} for setting, note, x in kinds]
+    assert report.few_table(runs).splitlines() == [
+        "| photos, known labels | 10 photos, 100 % | 30 photos, 10 % |",
+        "|:--|--:|--:|",
+        "| a | 20.0 ± 14.1 | – |",
+        "| b | – | 50.0 |",
+    ]
 
 
 def test_prompts_learned_first_stay_while_the_rest_learns(

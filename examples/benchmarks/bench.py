@@ -140,8 +140,11 @@ class Bench:
 
     def _probe(self, train: MultiLabelDataset) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
         """Fit a logistic regression per label on its known cells; without negatives, on all cells."""
-        scaler = StandardScaler().fit(self._pooled("train"))
-        features, val, test = (scaler.transform(self._pooled(p)) for p in self.features)
+        rows = {photo: row for row, photo in enumerate(self.train.photos)}
+        pooled = self._pooled("train")[[rows[photo] for photo in train.photos]]
+        scaler = StandardScaler().fit(pooled)
+        features = scaler.transform(pooled)
+        val, test = (scaler.transform(self._pooled(part)) for part in ("val", "test"))
         found: dict[float, list[np.ndarray]] = {}
         for strength in STRENGTHS:
             columns = []
