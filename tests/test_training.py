@@ -137,6 +137,20 @@ def test_zero_shot_is_not_trained(backbone_source: str, make_dataset: Maker) -> 
         )
 
 
+def test_clip_does_not_unteach_a_trained_model(
+    backbone_source: str, make_dataset: Maker, tmp_path: Path
+) -> None:
+    data, start, out = make_dataset(12), tmp_path / "start", tmp_path / "out"
+    first = trmml.finetune(data, backbone=backbone_source, config=QUICK, output=start)
+    trmml.finetune(data, model=first, config=QUICK, output=out)
+    losses = [
+        json.loads((folder / "finetune.json").read_text())["history"][-1]["loss"]
+        for folder in (start, out)
+    ]
+    # All labels are known, and few they are.
+    assert losses[0]["distillation"] > 0 == losses[1]["distillation"]
+
+
 def test_the_log_rates_pseudo_labels_where_the_truth_is_hidden(
     backbone_source: str, make_dataset: Maker, tmp_path: Path
 ) -> None:

@@ -192,7 +192,7 @@ class LossConfig(Settings):
     best, or each for half of the distillation."""
     few_labels: int = 2000
     """A category with fewer known labels than this has the teacher say more, by their ratio less one,
-    and about known labels as well; 0: never."""
+    and about known labels as well; 0: never. Only where training starts from a bare CLIP."""
     contrastive: float = 0.0
     contrastive_temperature: float = 0.07
     weak_negative: float = 0.1

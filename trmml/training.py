@@ -92,6 +92,9 @@ def finetune(
         matcher = _starting_model(model, backbone, train, settings, device)
         # A trained matcher brings its own way of matching.
         settings = settings.changed({"model": matcher.config.matcher.to_dict()})
+        if model is not None:
+            # Few labels or not, it knows more than its CLIP alone, which would unteach it.
+            settings = settings.changed({"loss.few_labels": 0})
         if settings.model.matching == "zero-shot":
             raise ConfigError(
                 "Zero-shot matching has nothing to learn. Name its CLIP (backbone=, --backbone) to "
