@@ -35,6 +35,7 @@ def figures() -> dict[str, str]:
     summary = missing_labels_report.summary(runs)
     return {
         "missing_labels": f"{summary}\n{missing_labels_report.grid_table(runs)}",
+        "few": missing_labels_report.few_table(runs),
         "speed": speed_report.summary_table(measured("speed")),
         "thresholds": label_tables_report.thresholds_table(tables),
         "complete": label_tables_report.complete_table(tables),
