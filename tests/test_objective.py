@@ -117,7 +117,7 @@ def test_half_of_distillation_is_by_the_photo_and_half_by_its_patches(
     assert distillation(-logits, logits) == pytest.approx(0.5 * 2 / 2)
 
 
-@pytest.mark.parametrize(("few_labels", "extra"), [(0, 0), (6, 0), (9, 0.5), (60, 9)])
+@pytest.mark.parametrize(("few_labels", "extra"), [(0, 0), (6, 0), (9, 0.5), (60, 9), (999, 30)])
 def test_the_teacher_says_more_where_few_labels_are_known(
     model: TextRegionMatcher, few_labels: int, extra: float
 ) -> None:

@@ -20,6 +20,9 @@ from trmml.model import TextRegionMatcher
 from trmml.pseudo_labels import PositiveBudget, presence_probability, pseudo_labels
 from trmml.teacher import Teacher
 
+MOST_LESSONS = 30
+"""How much more a teacher can say than with many labels: the few that there are must be heard, too."""
+
 
 class StepLoss(NamedTuple):
     """The loss of one batch and what it was made of."""
@@ -59,7 +62,7 @@ class Objective:
         self.teacher = Teacher(model, loss.teacher) if loss.distillation else None
         counted = torch.where(negatives == 0, len(labels), positives + negatives)
         # The teacher is worth as much as a number of labels is: the fewer there are, the more it says.
-        extra = (loss.few_labels / counted.clamp(min=1) - 1).clamp(min=0)
+        extra = (loss.few_labels / counted.clamp(min=1) - 1).clamp(0, MOST_LESSONS)
         self.teacher_on_known = extra.to(model.device)
         self.begin_epoch(0)
 
