@@ -176,9 +176,18 @@ def test_heatmaps_get_a_number_where_photos_share_a_name(
 def test_heatmaps_need_regions(
     backbone_source: str, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    options = ("--labels", "red,blue", "--backbone", backbone_source, "--heatmaps", tmp_path / "h")
-    assert run("predict", table.parent, *options) == 2
+    out, matching = tmp_path / "out", 'model.matching="text-image"'
+    options = ("--backbone", backbone_source, "-o", out, *QUICK, "--set", matching)
+    assert run("finetune", table, *options) == 0
+    assert run("predict", table.parent, "--model", out, "--heatmaps", tmp_path / "h") == 2
     assert "heatmaps need a model that matches text with regions" in capsys.readouterr().err
+
+
+def test_zero_shot_has_heatmaps(table: Path, backbone_source: str, tmp_path: Path) -> None:
+    options = ("--labels", "red,blue", "--backbone", backbone_source, "--heatmaps", tmp_path / "h")
+    assert run("predict", table.parent, *options, "--top-k", "1") == 0
+    photos = [path for path in table.parent.iterdir() if path.suffix in (".png", ".jpg")]
+    assert len(list((tmp_path / "h").iterdir())) >= len(photos) > 0
 
 
 def test_a_measurement_is_kept_in_the_folder_and_its_card(
