@@ -191,8 +191,9 @@ class LossConfig(Settings):
     """What of a photo the teacher sees: all of it in one feature, the patches that fit a category
     best, or each for half of the distillation."""
     few_labels: int = 2000
-    """A category with fewer known labels than this has the teacher say more, by their ratio less one,
-    and about known labels as well; 0: never. Only where training starts from a bare CLIP."""
+    """A category with fewer known labels than this has the teacher say more, by their ratio less one
+    and at most 30, and about known labels as well; 0: never. Only where training starts from a bare
+    CLIP."""
     contrastive: float = 0.0
     contrastive_temperature: float = 0.07
     weak_negative: float = 0.1
