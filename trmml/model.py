@@ -5,33 +5,25 @@ and zero-shot matching are the same model with another way from a photo to its c
 """
 
 import math
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Float32
-from PIL import Image
 from torch import Tensor, nn
 
 from trmml.backbone import FrozenCLIP, ImageFeatures, TextTower
 from trmml.calibration import Calibration
 from trmml.config import ModelConfig
-from trmml.data.photos import load_photo
-from trmml.data.tensors import load_tensor
-from trmml.errors import ConfigError, ImageError
+from trmml.data.decoding import PreparedPhoto, prepared_batches
+from trmml.errors import ConfigError
 from trmml.matching import MatcherOutput, TextFeatures, patch_similarity, zero_shot_similarity
 from trmml.predictions import Prediction
 from trmml.prompts import HAND_WRITTEN, TEMPLATES, PromptLearner, random_context
 from trmml.prototypes import Prototypes
 from trmml.regions import RegionModule
-
-DECODING_THREADS = 4
 
 
 class TextRegionMatcher(nn.Module):
@@ -314,34 +306,18 @@ class TextRegionMatcher(nn.Module):
         if threshold is not None or top_k is not None:
             limits = (threshold or 0.0,) * len(self.labels)
         options = _Options(np.array(limits, dtype=np.float32), top_k, heatmaps)
-        return self._predict_batches(iter(images), options, batch_size)
+        return self._predict_batches(images, options, batch_size)
 
     def _predict_batches(
-        self, images: Iterator[Any], options: "_Options", batch_size: int
+        self, images: Iterable[Any], options: "_Options", batch_size: int
     ) -> Iterator[Prediction]:
-        with ThreadPoolExecutor(DECODING_THREADS) as pool:
-            waiting: deque[Future[_Prepared]] = deque()
+        photo, keep = self.config.photo, options.heatmaps
+        for batch in prepared_batches(images, photo, batch_size, keep_photos=keep):
+            yield from self._predict_batch(batch, options)
 
-            def refill() -> None:
-                for image in islice(images, 2 * batch_size - len(waiting)):
-                    waiting.append(pool.submit(self._prepare, image, options.heatmaps))
-
-            refill()
-            while waiting:
-                batch = [waiting.popleft().result() for _ in range(min(batch_size, len(waiting)))]
-                refill()  # the next photos are decoded while the model works on these
-                yield from self._predict_batch(batch, options)
-
-    def _prepare(self, image: Any, keep_photo: bool) -> "_Prepared":
-        source = str(image) if isinstance(image, str | Path) else None
-        try:
-            tensor = load_tensor(image, self.config.photo)
-            photo = load_photo(image) if keep_photo else None
-        except ImageError as error:
-            return _Prepared(source, None, None, str(error))
-        return _Prepared(source, tensor, photo, None)
-
-    def _predict_batch(self, batch: list["_Prepared"], options: "_Options") -> Iterator[Prediction]:
+    def _predict_batch(
+        self, batch: list[PreparedPhoto], options: "_Options"
+    ) -> Iterator[Prediction]:
         tensors = [item.tensor for item in batch if item.tensor is not None]
         scores, evidence = np.empty((0, len(self.labels)), dtype=np.float32), None
         if tensors:
@@ -373,13 +349,6 @@ class _Options(NamedTuple):
     thresholds: Float32[np.ndarray, " category"]
     top_k: int | None
     heatmaps: bool
-
-
-class _Prepared(NamedTuple):
-    source: str | None
-    tensor: Tensor | None
-    photo: Image.Image | None
-    error: str | None
 
 
 def require_loaded(model: object) -> None:
