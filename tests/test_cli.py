@@ -187,7 +187,8 @@ def test_zero_shot_has_heatmaps(table: Path, backbone_source: str, tmp_path: Pat
     options = ("--labels", "red,blue", "--backbone", backbone_source, "--heatmaps", tmp_path / "h")
     assert run("predict", table.parent, *options, "--top-k", "1") == 0
     photos = [path for path in table.parent.iterdir() if path.suffix in (".png", ".jpg")]
-    assert len(list((tmp_path / "h").iterdir())) >= len(photos) > 0
+    # For each photo its best label and a sheet.
+    assert len(list((tmp_path / "h").iterdir())) == 2 * len(photos) > 0
 
 
 def test_a_measurement_is_kept_in_the_folder_and_its_card(

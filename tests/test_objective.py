@@ -138,7 +138,7 @@ def test_where_no_negative_is_known_all_labels_count(model: TextRegionMatcher) -
     config = FinetuneConfig().changed(OFF | {"loss.distillation": 1.0, "loss.few_labels": 5})
     objective = Objective(model, config, training_labels(HAS_NONE))
     # Of six photos: six known labels, six, and four with two assumed to be negative.
-    assert objective.teacher_on_known.tolist() == [0, 0, 0]
+    assert objective.extra_lessons.tolist() == [0, 0, 0]
 
 
 def test_the_total_is_the_sum_of_its_weighted_parts(model: TextRegionMatcher) -> None:

@@ -20,7 +20,7 @@ from trmml.model import TextRegionMatcher
 from trmml.pseudo_labels import PositiveBudget, presence_probability, pseudo_labels
 from trmml.teacher import Teacher
 
-MOST_LESSONS = 30
+MOST_EXTRA_LESSONS = 30
 """How much more a teacher can say than with many labels: the few that there are must be heard, too."""
 
 
@@ -62,8 +62,8 @@ class Objective:
         self.teacher = Teacher(model, loss.teacher) if loss.distillation else None
         counted = torch.where(negatives == 0, len(labels), positives + negatives)
         # The teacher is worth as much as a number of labels is: the fewer there are, the more it says.
-        extra = (loss.few_labels / counted.clamp(min=1) - 1).clamp(0, MOST_LESSONS)
-        self.teacher_on_known = extra.to(model.device)
+        extra = (loss.few_labels / counted.clamp(min=1) - 1).clamp(0, MOST_EXTRA_LESSONS)
+        self.extra_lessons = extra.to(model.device)
         self.begin_epoch(0)
 
     def begin_epoch(self, epoch: int) -> None:
@@ -107,7 +107,7 @@ class Objective:
             only_estimated = estimated.masked_fill(~is_estimated, UNKNOWN)
             parts["pseudo_labels"] = pseudo.weight * per_known * classify(only_estimated)
         if teacher_scores is not None:
-            teacher_weights = (labels == UNKNOWN) + self.teacher_on_known
+            teacher_weights = (labels == UNKNOWN) + self.extra_lessons
             lessons = [
                 distillation_loss(output.logits, scores, teacher_weights)
                 for scores in teacher_scores.unbind(dim=1)

@@ -31,8 +31,11 @@ class Teacher:
         """
         self.model = model
         self.text = model.zero_shot_text()
-        ways = {"photo": (self._whole,), "patches": (self._best_patches,)}
-        self.ways = ways.get(sees, (self._whole, self._best_patches))
+        self.ways = {
+            "photo": (self._whole,),
+            "patches": (self._best_patches,),
+            "both": (self._whole, self._best_patches),
+        }[sees]
 
     @torch.no_grad()
     def __call__(self, features: ImageFeatures) -> Float[Tensor, "batch way category"]:
