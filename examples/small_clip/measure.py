@@ -24,7 +24,8 @@ from trmml.features import compute_features
 from trmml.metrics import average_precisions
 from trmml.zoo import zero_shot_model
 
-STRENGTHS = (0.001, 0.003, 0.01, 0.03)
+STRENGTHS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+"""The inverse of the penalty; wide enough that neither end is best."""
 
 
 def summary(scores: np.ndarray, data: MultiLabelDataset) -> dict[str, float]:
@@ -43,13 +44,14 @@ def image_features(clip: FrozenCLIP, data: MultiLabelDataset) -> np.ndarray:
 
 def probe(train: Any, train_labels: np.ndarray, others: list[np.ndarray], c: float) -> list[Any]:
     """Fit one regression per label and score other photos."""
-    scaler = StandardScaler().fit(train)
+    # In float32 the solver meets ill-conditioned matrices where the penalty is small.
+    scaler = StandardScaler().fit(train.astype(np.float64))
+    scaled = [scaler.transform(features.astype(np.float64)) for features in (train, *others)]
     models = [
-        LogisticRegression(C=c, max_iter=300).fit(scaler.transform(train), labels)
+        LogisticRegression(C=c, solver="newton-cholesky").fit(scaled[0], labels)
         for labels in train_labels.T
     ]
-    scaled = [scaler.transform(features) for features in others]
-    return [np.stack([m.decision_function(x) for m in models], axis=1) for x in scaled]
+    return [np.stack([m.decision_function(x) for m in models], axis=1) for x in scaled[1:]]
 
 
 def commit() -> str:
