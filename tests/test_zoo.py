@@ -139,6 +139,13 @@ def test_an_unknown_name_brings_the_nearest_and_the_way_out(tmp_path: Path) -> N
         load_model(tmp_path / "elsewhere")
 
 
+def test_a_name_with_an_unknown_user_is_a_name_like_any_other() -> None:
+    with pytest.raises(ModelNotFoundError, match=r"No model '~nobody-here/runs/shop'"):
+        load_model("~nobody-here/runs/shop")
+    with pytest.raises(ConfigError, match="'~nobody-here/shop' is no name on the Hugging Face Hub"):
+        load_model("~nobody-here/shop")
+
+
 def test_bundled_models_are_found_by_name(
     backbone: FrozenCLIP, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

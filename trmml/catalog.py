@@ -18,7 +18,7 @@ from trmml.errors import (
     OfflineError,
     nearest,
 )
-from trmml.files import BUNDLED, read_json, sha256_of
+from trmml.files import BUNDLED, read_json, sha256_of, with_home
 from trmml.hub import Access, RepositoryFile, fetch_files, has_its_checksum, split_name
 from trmml.model_folder import CONFIG, OPTIONAL_FILES, REQUIRED_FILES, read_config, read_facts
 
@@ -132,7 +132,7 @@ def verify_model(source: str | Path, *, access: Access | None = None) -> list[Fi
             for name in names
             for file, digest in registry.get(name, {}).get("sha256", {}).items()
         ]
-    if Path(source).expanduser().is_dir():
+    if with_home(source).is_dir():
         raise ConfigError(
             f"{source} is a folder; checksums are published for bundled models and on the Hub."
         )
@@ -171,7 +171,7 @@ def model_folder_of(
         OfflineError: If it must be fetched and cannot be.
         ArtifactError: If a file on the Hub is too large or damaged.
     """
-    folder, bundled = Path(source).expanduser(), _bundled()
+    folder, bundled = with_home(source), _bundled()
     is_local = folder.is_dir() or str(source) in bundled
     if is_local and revision is not None:
         raise ConfigError(f"revision= is for models on the Hub, and {str(source)!r} is a folder.")

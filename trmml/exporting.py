@@ -26,7 +26,7 @@ from torch import Tensor, nn
 import trmml
 from trmml.data.photos import load_photo, resized
 from trmml.errors import ArtifactError, ConfigError, DependencyError
-from trmml.files import write_atomically
+from trmml.files import with_home, write_atomically
 from trmml.model import TextRegionMatcher, require_loaded
 
 Format = Literal["onnx", "torch-export"]
@@ -143,7 +143,7 @@ def export(model: TextRegionMatcher, path: str | Path, format: Format = "onnx") 
     if format not in FORMATS:  # a caller without a type checker
         raise ConfigError(f"format must be one of {', '.join(FORMATS)}; got {format!r}.")
     require_loaded(model)
-    path, program = Path(path).expanduser(), _Program(model)
+    path, program = with_home(path), _Program(model)
     if format == "onnx":
         _required("onnx", "onnxscript", "onnxruntime")
     photo = model.config.photo
@@ -174,7 +174,7 @@ def load_exported(path: str | Path) -> Exported:
         ArtifactError: If it is no such file, or answers otherwise than the model did.
         DependencyError: If it is an ONNX file and ONNX Runtime is not installed.
     """
-    path = Path(path).expanduser()
+    path = with_home(path)
     if not path.is_file():
         raise ArtifactError(f"There is no file {path}.")
     with path.open("rb") as file:

@@ -27,7 +27,7 @@ from trmml.backbone import FrozenCLIP, ImageFeatures
 from trmml.data.photos import load_photo, refuse_unreadable
 from trmml.data.tensors import photo_tensor
 from trmml.errors import ConfigError, DataError, ImageError
-from trmml.files import write_atomically
+from trmml.files import with_home, write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -40,9 +40,9 @@ def cache_folder() -> Path:
     """Where features are kept: `TRMML_CACHE`, or `trmml` in the user's cache folder."""
     base = os.environ.get("TRMML_CACHE")
     if base:
-        return Path(base).expanduser() / "features"
+        return with_home(base) / "features"
     home = os.environ.get("XDG_CACHE_HOME", "~/.cache")
-    return Path(home).expanduser() / "trmml" / "features"
+    return with_home(home) / "trmml" / "features"
 
 
 def cache_bytes(num_photos: int, backbone: FrozenCLIP, views: str) -> int:

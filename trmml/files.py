@@ -17,6 +17,13 @@ BUNDLED = Path(__file__).parent / "weights"
 """Folder of the models, and of the CLIP, that come with the package."""
 
 
+def with_home(path: str | Path) -> Path:
+    """Return a path with a folder in place of `~` or `~user`; other names may start with ~ as well."""
+    with contextlib.suppress(RuntimeError):  # there is no such user
+        return Path(path).expanduser()
+    return Path(path)
+
+
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary file beside `path`, then move it into place in one step.
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from trmml.data.photos import find_photos
 from trmml.errors import ImageError
+from trmml.files import with_home
 from trmml.model import TextRegionMatcher
 from trmml.model_folder import CONFIG
 from trmml.predictions import Prediction
@@ -48,7 +49,7 @@ def predict(
     """
     if not isinstance(model, TextRegionMatcher):
         source = str(model or DEFAULT_MODEL)
-        model = _cached_model(source, _state_of(Path(source).expanduser()))
+        model = _cached_model(source, _state_of(with_home(source)))
     is_one = _is_one_photo(images)
     predictions = model.predict_many(
         [images] if is_one else photos_of(images),
@@ -72,7 +73,7 @@ def photos_of(images: Any) -> Iterable[Any]:
         ImageError: If a folder holds no photo, or the value is nothing that holds photos.
     """
     if isinstance(images, str | Path):
-        folder = Path(images).expanduser()
+        folder = with_home(images)
         photos = find_photos(folder)
         if not photos:
             raise ImageError(f"There is no photo in the folder {folder}.")
@@ -85,7 +86,7 @@ def photos_of(images: Any) -> Iterable[Any]:
 def _is_one_photo(images: Any) -> bool:
     if isinstance(images, str | Path):
         with contextlib.suppress(RuntimeError):  # a file whose own name starts with ~
-            return not Path(images).expanduser().is_dir()
+            return not with_home(images).is_dir()
         return True
     if isinstance(images, np.ndarray | Tensor):
         return images.ndim < 4

@@ -30,7 +30,14 @@ from trmml.calibration import Calibration
 from trmml.cards import CardFacts, model_card
 from trmml.config import ModelConfig
 from trmml.errors import ArtifactError, ConfigError, ModelNotFoundError
-from trmml.files import MAX_JSON_BYTES, read_json, write_atomically, write_json, write_text
+from trmml.files import (
+    MAX_JSON_BYTES,
+    read_json,
+    with_home,
+    write_atomically,
+    write_json,
+    write_text,
+)
 from trmml.hub import Access
 from trmml.model import TextRegionMatcher
 
@@ -110,7 +117,7 @@ def save_model(
     Raises:
         ConfigError: If the folder exists or cannot be written.
     """
-    folder = Path(folder).expanduser()
+    folder = with_home(folder)
     with new_folder(folder) as temporary:
         write_model_files(model, temporary, facts, card_name=str(folder))
     return folder

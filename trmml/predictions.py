@@ -11,7 +11,7 @@ from PIL import Image
 
 from trmml import explain
 from trmml.errors import nearest
-from trmml.files import write_atomically
+from trmml.files import with_home, write_atomically
 
 MAX_NAME_BYTES = 100
 """Of a photo's or a label's part of a file name; file systems take 255 for the whole."""
@@ -117,7 +117,7 @@ class Prediction:
         Returns:
             The files, the contact sheet first.
         """
-        folder = Path(folder).expanduser()
+        folder = with_home(folder)
         taken = set() if taken is None else taken
         stem = _file_name(name or (Path(self.source).stem if self.source else "photo"))
         sheet = _free_name(stem, taken)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from trmml.errors import ConfigError
-from trmml.files import write_json
+from trmml.files import with_home, write_json
 from trmml.hub import Published, split_name, upload_files
 from trmml.model import TextRegionMatcher
 from trmml.model_folder import (
@@ -102,7 +102,7 @@ def has_local_backbone(folder: Path) -> bool:
 
 def _folder_of(model: str | Path | TextRegionMatcher) -> Path:
     source = model.source if isinstance(model, TextRegionMatcher) else model
-    folder = None if source is None else Path(source).expanduser()
+    folder = None if source is None else with_home(source)
     if folder is None or not (folder / CONFIG).is_file():
         raise ConfigError("Only a model folder can be pushed; save the model and pass the folder.")
     return folder

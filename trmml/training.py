@@ -24,6 +24,7 @@ from trmml.data.tables import Unlabeled, read_dataset
 from trmml.errors import ConfigError, DataError
 from trmml.evaluation import require_known
 from trmml.features import cache_bytes, compute_features
+from trmml.files import with_home
 from trmml.labels import POSITIVE, known_mask
 from trmml.model import TextRegionMatcher
 from trmml.runs import Run, check_together, facts_of, fingerprint_of
@@ -84,7 +85,7 @@ def finetune(
         )
     settings = _resolved(config)
     with processes.joined():
-        run = None if output is None else Run(Path(output).expanduser(), resume)
+        run = None if output is None else Run(with_home(output), resume)
         processes.wait()  # all have looked before the first one writes
         train = _dataset(data, images, labels, label_encoding, unlabeled)
         held_out = None if val is None else _dataset(val, images, labels, label_encoding, unlabeled)
@@ -146,7 +147,7 @@ def _resolved(config: FinetuneConfig | Mapping[str, Any] | str | Path | None) ->
     if isinstance(config, FinetuneConfig):
         return config
     if isinstance(config, str | Path):
-        return FinetuneConfig.from_toml(Path(config).expanduser())
+        return FinetuneConfig.from_toml(with_home(config))
     return FinetuneConfig().changed(config)
 
 

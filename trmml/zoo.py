@@ -11,6 +11,7 @@ from trmml.backbone import SMALL_CLIP, FrozenCLIP
 from trmml.catalog import ZERO_SHOT, model_folder_of
 from trmml.config import MatchingConfig, ModelConfig
 from trmml.errors import ConfigError
+from trmml.files import with_home
 from trmml.hub import Access
 from trmml.model import TextRegionMatcher
 from trmml.model_folder import (
@@ -62,7 +63,7 @@ def load_model(
     if isinstance(labels, str):
         raise ConfigError(f"labels must be a list of names, got the text {labels!r}.")
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    cache = None if cache_dir is None else Path(cache_dir).expanduser()
+    cache = None if cache_dir is None else with_home(cache_dir)
     access = Access(cache, local_files_only, token)
     if str(source) == ZERO_SHOT:
         if not labels:

@@ -24,7 +24,7 @@ from trmml.errors import (
     UnsupportedBackboneError,
     nearest,
 )
-from trmml.files import BUNDLED, MAX_JSON_BYTES, read_json, sha256_of
+from trmml.files import BUNDLED, MAX_JSON_BYTES, read_json, sha256_of, with_home
 from trmml.hub import Access, RepositoryFile, fetch_files, split_name
 
 CONFIG_NAME, WEIGHTS_NAME = "open_clip_config.json", "open_clip_model.safetensors"
@@ -84,7 +84,7 @@ def load_clip(
     if source == SMALL_CLIP:
         found = _local_folder(BUNDLED / SMALL_CLIP)
     elif source.startswith("local-dir:"):
-        found = _local_folder(Path(source.removeprefix("local-dir:")).expanduser())
+        found = _local_folder(with_home(source.removeprefix("local-dir:")))
     elif source.startswith("hf-hub:"):
         found = _hub_folder(source.removeprefix("hf-hub:"), pinned, access)
     else:
@@ -162,7 +162,7 @@ def _built_in(source: str, pinned: BackboneConfig | None, access: Access) -> _Fo
     _check_is_plain(settings, source)  # before any download
     size = settings["vision_cfg"]["image_size"]
     if tag.startswith("file:"):
-        weights = Path(tag.removeprefix("file:")).expanduser()
+        weights = with_home(tag.removeprefix("file:"))
         if weights.suffix != ".safetensors":
             raise ArtifactError(f"{weights} is not a .safetensors file; others are not read.")
         if not weights.is_file():

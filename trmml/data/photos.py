@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from trmml.errors import DataError, ImageError
+from trmml.files import with_home
 
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 MAX_PIXELS = 178_956_970
@@ -72,13 +73,6 @@ def load_photo(source: Any, image_size: int | None = None) -> Image.Image:
         f"A photo must be a path, bytes, a PIL image, a uint8 array or a tensor; "
         f"got {type(source).__name__}."
     )
-
-
-def with_home(path: str | Path) -> Path:
-    """Return a path with a folder in place of `~` or `~user`; other names may start with ~ as well."""
-    with contextlib.suppress(RuntimeError):  # there is no such user
-        return Path(path).expanduser()
-    return Path(path)
 
 
 def find_photos(folder: Path) -> list[Path]:

@@ -4,8 +4,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from trmml.data.photos import with_home
 from trmml.errors import DataError
+from trmml.files import with_home
 from trmml.labels import NEGATIVE, UNKNOWN
 
 MAX_NAMED = 10

@@ -15,7 +15,6 @@ from trmml.data.dataset import MultiLabelDataset
 from trmml.data.folders import read_folder
 from trmml.data.frames import HERE, is_frame, read_frame
 from trmml.data.json_tables import read_json, read_jsonl
-from trmml.data.photos import with_home
 from trmml.data.rows import (
     Options,
     Table,
@@ -24,6 +23,7 @@ from trmml.data.rows import (
     merge_duplicates,
 )
 from trmml.errors import DataError, nearest
+from trmml.files import with_home
 
 
 def read_dataset(

@@ -11,10 +11,9 @@ from pathlib import Path
 
 from trmml.data.csv_tables import guessed_form
 from trmml.data.dataset import MultiLabelDataset
-from trmml.data.photos import with_home
 from trmml.data.rows import Options
 from trmml.errors import DataError
-from trmml.files import write_text
+from trmml.files import with_home, write_text
 from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
 
 _CELLS = {POSITIVE: "1", NEGATIVE: "0", UNKNOWN: ""}
