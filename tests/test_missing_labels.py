@@ -112,6 +112,8 @@ def test_few_photos_are_drawn_anew_until_every_category_is_seen(
     assert other.photos == bench.partial("4 photos, 100 %", 0).photos
     half = bench.partial("30 photos, 50 %", 0).labels != UNKNOWN
     assert half.mean() == pytest.approx(0.5, abs=0.2)
+    with pytest.raises(SystemExit, match="1000 draws left a category without a known positive"):
+        bench.partial("4 photos, 1 %", 0)
 
 
 def test_the_probe_learns_from_the_photos_that_were_drawn(data: Path, backbone_source: str) -> None:

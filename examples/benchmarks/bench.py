@@ -31,6 +31,7 @@ MATCHING_ALONE = {
     "pseudo_labels.enabled": False,
 }
 """Settings of the methods that TRM-ML is compared with: its further parts are not theirs."""
+MOST_DRAWS = 1000
 STRENGTHS = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 """Of the probe, the inverse of its penalty; wide enough that neither end is best, few photos or all."""
 
@@ -92,11 +93,12 @@ class Bench:
         if not count:
             return self.train.hide_labels(known, seed)
         generator = np.random.default_rng(seed)
-        while True:
+        for _ in range(MOST_DRAWS):
             chosen = generator.choice(len(self.train), int(count), replace=False)
             few = self.train.subset(np.sort(chosen)).hide_labels(known, seed)
             if (few.labels == POSITIVE).any(axis=0).all():
                 return few
+        raise SystemExit(f"{setting}: {MOST_DRAWS} draws left a category without a known positive.")
 
     def run(self, run: Run) -> dict[str, Any]:
         """Do one run and return its figures."""

@@ -40,7 +40,7 @@ GRID: dict[str, dict[str, Any]] = {
         "training.prompt_learning_rate": 3e-3 * factor,
         **loss,
     }
-    for factor in (0.3, 1.0, 3.0, 10.0)
+    for factor in (0.3, 1.0, 3.0)
     for name, loss in (("cross-entropy", CROSS_ENTROPY), ("asymmetric", ASYMMETRIC))
 }
 SHARPNESS: dict[str, dict[str, Any]] = {
