@@ -147,10 +147,11 @@ class TrainingConfig(Settings):
     schedule: Literal["one-cycle", "cosine"] = "one-cycle"
     train_prompts: bool = True
     ema_decay: float = 0.99
-    """Share of the old averaged weights kept per step; 0 turns averaging off."""
+    """Share of the old averaged weights kept per step, less in the first thousand; 0: no average."""
     max_gradient_norm: float = 1.0
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """`auto`: bfloat16 on a GPU that has it, else float32."""
+    """`auto`: bfloat16 on a GPU that has it, else float32. A CPU without instructions for bfloat16 (x86:
+    AVX512-BF16 or AMX) is many times slower with it."""
     val_fraction: float = 0.1
     """Share of the photos held out to choose the best epoch, when no validation table is given."""
     features: Literal["auto", "cached", "augmented"] = "auto"
