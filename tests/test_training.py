@@ -23,6 +23,7 @@ from trmml.errors import ConfigError, DataError
 from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
 from trmml.metrics import mean_average_precision
 from trmml.optimization import AveragedWeights, make_optimizer, make_schedule, photos_per_step
+from trmml.runs import Run
 from trmml.trainer import CHECKPOINT
 from trmml.training import known_log_odds
 from trmml.zoo import load_model
@@ -250,6 +251,76 @@ def test_nothing_is_overwritten(backbone_source: str, make_dataset: Maker, tmp_p
     with pytest.raises(ConfigError, match="holds an unfinished run; resume it"):
         trmml.finetune(data, backbone=backbone_source, config=QUICK, output=tmp_path / "begun")
     assert (tmp_path / "taken" / "thesis.txt").read_text() == "mine"
+
+
+def test_of_two_runs_that_begin_at_once_one_goes_on(tmp_path: Path) -> None:
+    first, second = Run(tmp_path / "out", resume=False), Run(tmp_path / "out", resume=False)
+    assert first.begin("a") is None
+    with pytest.raises(ConfigError, match="holds an unfinished run; resume it"):
+        second.begin("b")
+
+
+def test_a_run_that_fails_before_its_first_epoch_leaves_nothing(
+    backbone_source: str, make_dataset: Maker, tmp_path: Path
+) -> None:
+    data, out = make_dataset(12), tmp_path / "out"
+    whole = data.photos[3].read_bytes()
+    data.photos[3].write_bytes(whole[:50])
+    with pytest.raises(DataError, match="1 of 12 photos cannot be read; mend them"):
+        trmml.finetune(data, backbone=backbone_source, config=QUICK, output=out)
+    data.photos[3].write_bytes(whole)
+    trmml.finetune(data, backbone=backbone_source, config=QUICK, output=out)
+    assert out.is_dir()
+
+
+def test_a_run_goes_on_with_other_threads_and_workers(
+    backbone_source: str, make_dataset: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, out, threads = make_dataset(12), tmp_path / "out", torch.get_num_threads()
+    with monkeypatch.context() as patch:
+        patch.setattr("trmml.runs.Run.finish", lambda *_: (_ for _ in ()).throw(SystemExit))
+        with pytest.raises(SystemExit):
+            trmml.finetune(data, backbone=backbone_source, config=QUICK, output=out)
+    torch.set_num_threads(threads + 1)  # the last bits of what a CPU computes depend on it
+    try:
+        less = QUICK | {"training.num_workers": 0, "training.cache_gb": 1.0}
+        model = trmml.finetune(data, backbone=backbone_source, config=less, output=out, resume=True)
+    finally:
+        torch.set_num_threads(threads)
+    assert model.source == str(out)
+
+
+def test_what_the_machine_decides_is_written_down(
+    backbone_source: str, make_dataset: Maker, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    trmml.finetune(make_dataset(12), backbone=backbone_source, config=QUICK, output=out)
+    training = json.loads((out / "finetune.json").read_text())["settings"]["training"]
+    on_gpu = torch.cuda.is_available()
+    assert training["features"] == ("augmented" if on_gpu else "cached")
+    assert training["precision"] == ("bfloat16" if on_gpu else "float32")
+
+
+def test_a_loaded_clip_has_its_own_size(backbone: FrozenCLIP, make_dataset: Maker) -> None:
+    other = backbone.photo.image_size * 2
+    with pytest.raises(ConfigError, match=rf"image_size is {other}, but the CLIP was loaded for"):
+        trmml.finetune(make_dataset(12), backbone=backbone, config=QUICK | {"image_size": other})
+
+
+def test_labels_that_validation_photos_lack_are_unknown_there(
+    backbone_source: str, make_dataset: Maker, tmp_path: Path
+) -> None:
+    data = make_dataset(12)
+    table = write_table(data, tmp_path / "labels.csv")
+    val = write_table(data.with_categories(("blue", "red")), tmp_path / "val.csv")
+    model = trmml.finetune(
+        table, val=val, labels=["red", "green"], backbone=backbone_source, config=QUICK
+    )
+    assert model.labels == ("red", "green")
+    positives = int((data.with_categories(("red",)).labels == POSITIVE).sum())
+    assert model.calibration.known_positives == (positives, 0)
+    with pytest.raises(DataError, match="has no label 'gren'"):
+        trmml.finetune(table, labels=["red", "gren"], backbone=backbone_source, config=QUICK)
 
 
 def test_a_checkpoint_of_another_run_is_refused(

@@ -99,13 +99,13 @@ class AugmentedPhotos:
         self.photos = photos
         self.backbone = backbone
         self.num_workers = config.num_workers
-        self.use_bfloat16 = use_bfloat16(config, next(backbone.parameters()).device)
+        self.use_bfloat16 = use_bfloat16(config, backbone.device)
         _require_readable(photos, backbone.photo.image_size, self.num_workers)
 
     def centers(self) -> ImageFeatures:
         """Return the plain features of up to 256 photos, evenly chosen; see `start_from_data`."""
         photos = [self.photos[i] for i in _evenly(len(self.photos), 256)]
-        device = next(self.backbone.parameters()).device
+        device = self.backbone.device
         parts = []
         for start in range(0, len(photos), 16):
             some = photos[start : start + 16]
@@ -119,7 +119,7 @@ class AugmentedPhotos:
         order = generator.permutation(len(self.photos))
         seeds = generator.integers(2**62, size=len(order))
         views = _AugmentedViews(self.photos, self.backbone.photo, order, seeds)
-        device = next(self.backbone.parameters()).device
+        device = self.backbone.device
         positions = np.arange(len(order))
         batches = [positions[i : i + batch_size] for i in range(0, len(order), batch_size)]
         loader = DataLoader(

@@ -5,6 +5,7 @@ people. When it ends, that folder becomes `<output>` in one step. So an output i
 model, and a killed run goes on from its last epoch with the same result.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -19,7 +20,7 @@ from jaxtyping import Float32
 
 import trmml
 from trmml import processes
-from trmml.config import FinetuneConfig
+from trmml.config import FinetuneConfig, ModelConfig
 from trmml.data.dataset import MultiLabelDataset
 from trmml.errors import ConfigError
 from trmml.evaluation import measure
@@ -50,10 +51,13 @@ class Run:
             require_new(output)
         self.working = output.with_name(f"{output.name}.run")
         if self.working.exists() and not resume and not self.is_finished:
-            raise ConfigError(
-                f"{self.working} holds an unfinished run; resume it (resume=True, --resume), or "
-                "remove it or choose another output."
-            )
+            raise self._unfinished()
+
+    def _unfinished(self) -> ConfigError:
+        return ConfigError(
+            f"{self.working} holds an unfinished run; resume it (resume=True, --resume), or "
+            "remove it or choose another output."
+        )
 
     def begin(self, fingerprint: str) -> TextRegionMatcher | None:
         """Make the working folder, or return the model if the run is finished already."""
@@ -64,10 +68,19 @@ class Run:
                 )
             return load_folder(self.output)
         try:
-            self.working.mkdir(exist_ok=True)
+            if processes.is_first():
+                self.working.mkdir(exist_ok=self.resume)
+        except FileExistsError as error:  # of a run that began after this one had looked
+            raise self._unfinished() from error
         except OSError as error:
             raise ConfigError(f"Cannot make {self.working}: {error.strerror}.") from error
         return None
+
+    def leave(self) -> None:
+        """Remove the working folder of a run that failed before there was anything to go on from."""
+        if processes.is_first():
+            with contextlib.suppress(OSError):  # it is not empty
+                self.working.rmdir()
 
     def finish(self, model: TextRegionMatcher, facts: Mapping[str, Any]) -> None:
         """Turn the working folder into the output."""
@@ -81,20 +94,38 @@ class Run:
 
 def fingerprint_of(
     settings: FinetuneConfig,
-    model: TextRegionMatcher,
+    config: ModelConfig,
+    origin: str,
     train: MultiLabelDataset,
     val: MultiLabelDataset,
 ) -> str:
-    """Digest of all that decides the result of a run."""
-    digest = hashlib.sha256()
-    config = model.config.to_dict()
-    del config["backbone"]["license"]  # not known where there is no network
-    digest.update(json.dumps([settings.to_dict(), config]).encode())
-    for name, tensor in sorted(model.learned_state().items()):
-        digest.update(name.encode() + tensor.cpu().numpy().tobytes())
+    """Digest of all that decides the result of a run, but for rounding.
+
+    Args:
+        settings: With nothing left to the machine.
+        config: Of the model.
+        origin: `digest_of` the model that training starts from; empty for a new one, which the
+            other arguments decide.
+        train: Photos to train on.
+        val: Photos that choose the best epoch.
+    """
+    digest = hashlib.sha256(origin.encode())
+    chosen, model = settings.to_dict(), config.to_dict()
+    for name in ("num_workers", "cache_gb"):  # with these a run may go on on a smaller machine
+        del chosen["training"][name]
+    del model["backbone"]["license"]  # not known where there is no network
+    digest.update(json.dumps([chosen, model]).encode())
     for dataset in (train, val):
         digest.update(os.fsencode("\0".join(str(photo) for photo in dataset.photos)))
         digest.update(dataset.labels.tobytes())
+    return digest.hexdigest()
+
+
+def digest_of(model: TextRegionMatcher) -> str:
+    """Digest of what a model has learned."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.learned_state().items()):
+        digest.update(name.encode() + tensor.cpu().numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -124,6 +155,7 @@ def facts_of(
             "validation": val.summary().to_dict(),
             "photos_per_step": trainer.batch_size,
             "best_epoch": trainer.best_epoch,
+            "start_validation_mAP": trainer.start_map,
             "zero_shot_validation_mAP": trainer.zero_shot_map(),
             "history": trainer.history,
             "peak_memory_gb": _peak_memory_gb(),

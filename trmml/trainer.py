@@ -5,7 +5,8 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,9 @@ class Trainer:
 
     Attributes:
         history: One record per finished epoch, as in the log.
-        best_epoch: The epoch with the highest validation mAP (known labels only), if any.
+        start_map: Validation mAP of the model that training starts from, if it was trained before.
+        best_epoch: The epoch with the highest validation mAP (known labels only); None where no epoch
+            was better than that model.
     """
 
     def __init__(
@@ -56,6 +59,7 @@ class Trainer:
         val_batches: CachedFeatures,
         *,
         fingerprint: str,
+        is_trained: bool = False,
     ) -> None:
         """Prepare a run.
 
@@ -67,11 +71,13 @@ class Trainer:
             val: Labels that choose the best epoch.
             val_batches: Features of the same photos.
             fingerprint: What makes this run this run; a checkpoint of another one is refused.
+            is_trained: Whether the model was trained before: it stays if no epoch is better.
         """
         self.model, self.config = model, config
         self.train, self.val = train, val
         self.train_batches, self.val_batches = train_batches, val_batches
         self.fingerprint = fingerprint
+        self.is_trained = is_trained
         self.labels = torch.from_numpy(train.labels)
         self.objective = Objective(model, config, self.labels)
         for name, parameter in model.named_parameters():
@@ -84,6 +90,8 @@ class Trainer:
         self.schedule = make_schedule(self.optimizer, training, num_steps)
         self.average = AveragedWeights(model, training.ema_decay)
         self.history: list[dict[str, Any]] = []
+        self.start_map: float | None = None
+        self.best_map: float | None = None
         self.best_epoch: int | None = None
         self.best_state: dict[str, Tensor] = {}
 
@@ -93,14 +101,16 @@ class Trainer:
         Of several processes the first one writes.
         """
         epochs = self.config.training.epochs
+        if self.is_trained and not self.history:
+            with self._averaged():
+                self.start_map = self._val_map()
+                self._keep_if_best(None, self.start_map)
         for epoch in range(len(self.history), epochs):
-            record = self._epoch(epoch, progress)
-            self.history.append(record)
-            self._keep_if_best(epoch, record["val_mAP"])
+            self.history.append(self._epoch(epoch, progress))
             if folder is not None and processes.is_first():
                 write_atomically(folder / CHECKPOINT, lambda path: torch.save(self.state(), path))
                 write_text(folder / LOG, "".join(json.dumps(r) + "\n" for r in self.history))
-            logger.info("epoch %d of %d: %s", epoch + 1, epochs, record)
+            logger.info("epoch %d of %d: %s", epoch + 1, epochs, self.history[-1])
 
     def use_best(self) -> Float32[np.ndarray, "image category"]:
         """Put the best epoch's tensors into the model and return its validation scores."""
@@ -111,16 +121,12 @@ class Trainer:
         self.model.eval().requires_grad_(False)
         return self._val_scores()
 
-    def _keep_if_best(self, epoch: int, val_map: float | None) -> None:
-        best = None if self.best_epoch is None else self.history[self.best_epoch]["val_mAP"]
+    def _keep_if_best(self, epoch: int | None, val_map: float | None) -> None:
         # Without any category to validate on, the last epoch is the best.
-        if best is None or (val_map is not None and val_map > best):
-            self.best_epoch = epoch
-            self.average.swap()
-            self.model.store_text()
+        if self.best_map is None or (val_map is not None and val_map > self.best_map):
+            self.best_epoch, self.best_map = epoch, val_map
             state = self.model.learned_state()
             self.best_state = {name: t.detach().cpu().clone() for name, t in state.items()}
-            self.average.swap()
 
     def _epoch(self, epoch: int, progress: bool) -> dict[str, Any]:
         started, training = time.monotonic(), self.config.training
@@ -149,7 +155,9 @@ class Trainer:
         if epoch < self.config.pseudo_labels.start_epoch:
             # Until pseudo labels begin, prototypes are plain means over the training photos.
             regions.into_prototypes()
-        val_map = self._validate()
+        with self._averaged():
+            val_map = self._val_map()
+            self._keep_if_best(epoch, val_map)
         return {
             "epoch": epoch,
             "val_mAP": val_map,
@@ -200,11 +208,16 @@ class Trainer:
         hidden = self.train.hidden_labels
         return None if hidden is None else hidden[rows]
 
-    def _validate(self) -> float | None:
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """Give the model its averaged weights, and the text features of these, for a while."""
         self.average.swap()
         self.model.store_text()
-        value = mean_average_precision(self._val_scores(), self.val.labels)
+        yield
         self.average.swap()
+
+    def _val_map(self) -> float | None:
+        value = mean_average_precision(self._val_scores(), self.val.labels)
         return None if math.isnan(value) else round(value, 6)
 
     def zero_shot_map(self) -> float | None:
@@ -245,6 +258,8 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "average": self.average.state(),
+            "start_map": self.start_map,
+            "best_map": self.best_map,
             "best_epoch": self.best_epoch,
             "best_state": self.best_state,
         }
@@ -275,6 +290,7 @@ class Trainer:
         self.schedule.load_state_dict(state["schedule"])
         self.average.restore(state["average"])
         self.history = state["history"]
+        self.start_map, self.best_map = state["start_map"], state["best_map"]
         self.best_epoch, self.best_state = state["best_epoch"], state["best_state"]
 
 

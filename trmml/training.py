@@ -3,10 +3,12 @@
 Under torchrun all processes train one model, and the first one writes; see `trmml.processes`.
 """
 
+import copy
 import logging
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import torch
 
 from trmml import processes
 from trmml.backbone import SMALL_CLIP, FrozenCLIP
-from trmml.batches import AugmentedPhotos, CachedFeatures
+from trmml.batches import AugmentedPhotos, CachedFeatures, use_bfloat16
 from trmml.calibration import calibrate
 from trmml.config import FinetuneConfig
 from trmml.data.dataset import MultiLabelDataset
@@ -27,7 +29,7 @@ from trmml.features import cache_bytes, compute_features
 from trmml.files import with_home
 from trmml.labels import POSITIVE, known_mask
 from trmml.model import TextRegionMatcher
-from trmml.runs import Run, check_together, facts_of, fingerprint_of
+from trmml.runs import Run, check_together, digest_of, facts_of, fingerprint_of
 from trmml.trainer import CHECKPOINT, Trainer
 from trmml.zoo import load_for_training, make_config, with_labels
 
@@ -56,7 +58,8 @@ def finetune(
     Args:
         data: A label table (see `read_dataset`) or a data set.
         images: Folder that photo paths of a table are relative to.
-        model: A trained matcher to start from: a folder, a name or the model itself.
+        model: A trained matcher to start from: a folder, a name or the model itself. It stays as it
+            is where no epoch is better on the validation photos.
         backbone: Or a bare CLIP to start from: `<open_clip name>/<pretrained tag>`,
             `<open_clip name>/file:<path>` or `local-dir:<folder>`; by default the small CLIP that
             comes with the package. A larger one gives better results. Beside `model`: where its
@@ -84,54 +87,47 @@ def finetune(
             "A trained `model` has its CLIP; `backbone` can only say where that is now, as a name."
         )
     settings = _resolved(config)
+    read = partial(_dataset, images=images, label_encoding=label_encoding, unlabeled=unlabeled)
     with processes.joined():
         run = None if output is None else Run(with_home(output), resume)
         processes.wait()  # all have looked before the first one writes
-        train = _dataset(data, images, labels, label_encoding, unlabeled)
-        held_out = None if val is None else _dataset(val, images, labels, label_encoding, unlabeled)
-        device = processes.own_device()
-        matcher = _starting_model(model, backbone, train, settings, device)
-        # A trained matcher brings its own way of matching.
-        settings = settings.changed({"model": matcher.config.matcher.to_dict()})
-        if model is not None:
-            # Few labels or not, it knows more than its CLIP alone, which would unteach it.
-            settings = settings.changed({"loss.few_labels": 0})
-        if settings.model.matching == "zero-shot":
-            raise ConfigError(
-                "Zero-shot matching has nothing to learn. Name its CLIP (backbone=, --backbone) to "
-                "start from, and leave model.matching as it is."
-            )
-        show = sys.stderr.isatty() if progress is None else progress
-        show = show and processes.is_first()
-        everything = train
-        if held_out is None:
-            train, held_out = split_dataset(
-                train, settings.training.val_fraction, settings.training.seed
-            )
-        else:
-            require_known(held_out, train.category_names, str(train.source))
-            held_out = held_out.aligned_to(train.category_names)
-            shared = photos_in_both(train, held_out)
-            if shared:
-                logger.warning("%d photos are for training and for validation.", shared)
-        _check_learnable(train)
-        _warn_of_little_validation(held_out)
-        fingerprint = fingerprint_of(settings, matcher, train, held_out)
+        everything = read(data, labels=labels)
+        held_out = None if val is None else read(val, labels=labels, may_lack_labels=True)
+        names = everything.category_names
+        matcher, origin = _starting_model(model, backbone, names, settings)
+        train, held_out = _train_and_val(everything, held_out, settings)
+        # In the order of the table, so that another split finds the same features.
+        photos = list(dict.fromkeys((*everything.photos, *held_out.photos)))
+        settings = _settled(settings, matcher, len(photos), is_trained=model is not None)
+        fingerprint = fingerprint_of(settings, matcher.config, origin, train, held_out)
         if run is not None:
             finished = run.begin(fingerprint)
             if finished is not None:
-                return finished.to(device)
-        train_batches, val_batches = _batches(matcher, settings, everything, train, held_out, show)
-        if model is None:
-            matcher.start_from_data(train_batches.centers(), known_log_odds(train, settings))
-        trainer = Trainer(
-            matcher, settings, train, train_batches, held_out, val_batches, fingerprint=fingerprint
-        )
-        if run is not None and (run.working / CHECKPOINT).exists():
-            trainer.resume(run.working / CHECKPOINT)
-        check_together(fingerprint, len(trainer.history))
-        trainer.run(None if run is None else run.working, show)
+                return finished.to(processes.own_device())
+        show = processes.is_first() and (sys.stderr.isatty() if progress is None else progress)
+        try:
+            batches = _batches(matcher, settings, photos, train, held_out, show)
+            if model is None:
+                matcher.start_from_data(batches[0].centers(), known_log_odds(train, settings))
+            trainer = Trainer(
+                matcher, settings, train, batches[0], held_out, batches[1], fingerprint=fingerprint,
+                is_trained=model is not None,
+            )  # fmt: skip
+            if run is not None and (run.working / CHECKPOINT).exists():
+                trainer.resume(run.working / CHECKPOINT)
+            check_together(fingerprint, len(trainer.history))
+            trainer.run(None if run is None else run.working, show)
+        except BaseException:
+            if run is not None:
+                run.leave()
+            raise
         scores = trainer.use_best()
+        if trainer.best_epoch is None:
+            logger.warning(
+                "No epoch was better on the validation photos than the model that training started "
+                "from; it is kept, with new thresholds. More photos may help, or lower rates "
+                "(training.learning_rate, training.prompt_learning_rate)."
+            )
         matcher.calibration = calibrate(scores, held_out.labels, matcher.labels)
         if run is not None:
             facts = facts_of(trainer, scores, matcher.calibration.thresholds)
@@ -153,42 +149,115 @@ def _resolved(config: FinetuneConfig | Mapping[str, Any] | str | Path | None) ->
 
 def _dataset(
     data: str | Path | MultiLabelDataset,
+    *,
     images: str | Path | None,
     labels: Sequence[str] | None,
     label_encoding: str | None,
     unlabeled: Unlabeled | None,
+    may_lack_labels: bool = False,
 ) -> MultiLabelDataset:
-    if isinstance(data, MultiLabelDataset):
-        return data if labels is None else data.with_categories(labels)
-    return read_dataset(
-        data, images=images, labels=labels, label_encoding=label_encoding, unlabeled=unlabeled
-    )
+    if not isinstance(data, MultiLabelDataset):
+        return read_dataset(
+            data,
+            images=images,
+            labels=labels,
+            label_encoding=label_encoding,
+            unlabeled=unlabeled,
+            may_lack_labels=may_lack_labels,
+        )
+    if labels is None:
+        return data
+    return data.aligned_to(labels) if may_lack_labels else data.with_categories(labels)
 
 
 def _starting_model(
     model: str | Path | TextRegionMatcher | None,
     backbone: str | FrozenCLIP | None,
-    train: MultiLabelDataset,
+    category_names: tuple[str, ...],
     settings: FinetuneConfig,
-    device: torch.device,
-) -> TextRegionMatcher:
+) -> tuple[TextRegionMatcher, str]:
+    """Return the model to train, on its device, and a digest of what it was trained to before."""
     if model is not None:
         matcher = load_for_training(model, backbone if isinstance(backbone, str) else None)
-        if settings.image_size not in (None, matcher.config.photo.image_size):
-            raise ConfigError(
-                f"image_size is {settings.image_size}, but the model to start from sees photos of "
-                f"{matcher.config.photo.image_size} px; leave it out."
-            )
-        if matcher.labels != train.category_names:
-            matcher = with_labels(matcher, train.category_names)
-        return matcher.to(device)
-    if not isinstance(backbone, FrozenCLIP):
-        backbone = FrozenCLIP.load(backbone or SMALL_CLIP, image_size=settings.image_size)
-    matcher = TextRegionMatcher(
-        make_config(backbone, train.category_names, settings.model), backbone
-    )
-    matcher.start_from_text(settings.training.seed)
-    return matcher.to(device)
+        _require_size(settings, matcher.config.photo.image_size, "the model to start from sees")
+        # Before the labels change: what that computes differs in its last bits between machines.
+        origin = digest_of(matcher)
+        if matcher.labels != category_names:
+            matcher = with_labels(matcher, category_names)
+    else:
+        if isinstance(backbone, FrozenCLIP):
+            _require_size(settings, backbone.photo.image_size, "the CLIP was loaded for")
+        else:
+            backbone = FrozenCLIP.load(backbone or SMALL_CLIP, image_size=settings.image_size)
+        matcher = TextRegionMatcher(make_config(backbone, category_names, settings.model), backbone)
+        matcher.start_from_text(settings.training.seed)
+        origin = ""
+    device = processes.own_device()
+    if matcher.backbone.device != device:
+        # It may be the caller's, whose models must find it where it was.
+        matcher.backbone = copy.deepcopy(matcher.backbone)
+    return matcher.to(device), origin
+
+
+def _require_size(settings: FinetuneConfig, image_size: int, whose: str) -> None:
+    if settings.image_size not in (None, image_size):
+        raise ConfigError(
+            f"image_size is {settings.image_size}, but {whose} photos of {image_size} px; leave it out."
+        )
+
+
+def _train_and_val(
+    everything: MultiLabelDataset, val: MultiLabelDataset | None, settings: FinetuneConfig
+) -> tuple[MultiLabelDataset, MultiLabelDataset]:
+    """Return photos to train on and to validate on, with the same categories."""
+    if val is None:
+        training = settings.training
+        train, val = split_dataset(everything, training.val_fraction, training.seed)
+    else:
+        train = everything
+        require_known(val, train.category_names, str(train.source))
+        val = val.aligned_to(train.category_names)
+        shared = photos_in_both(train, val)
+        if shared:
+            logger.warning("%d photos are for training and for validation.", shared)
+    _check_learnable(train)
+    _warn_of_little_validation(val)
+    return train, val
+
+
+def _settled(
+    settings: FinetuneConfig, matcher: TextRegionMatcher, num_photos: int, *, is_trained: bool
+) -> FinetuneConfig:
+    """Return settings that say what will be done: nothing is left to the model or the machine."""
+    changes: dict[str, Any] = {"model": matcher.config.matcher.to_dict()}
+    if matcher.config.matcher.matching == "zero-shot":
+        raise ConfigError(
+            "Zero-shot matching has nothing to learn. Name its CLIP (backbone=, --backbone) to "
+            "start from, and leave model.matching as it is."
+        )
+    if is_trained:
+        # Few labels or not, it knows more than its CLIP alone, which would unteach it.
+        changes["loss.few_labels"] = 0
+    training = settings.training
+    needed = cache_bytes(num_photos, matcher.backbone, training.views)
+    fits = needed <= training.cache_gb * 1e9
+    if training.features == "cached" and not fits:
+        raise ConfigError(
+            f"The features of {num_photos} photos need {needed / 1e9:.1f} GB, "
+            f"training.cache_gb is {training.cache_gb:g}; raise it, or use "
+            "training.features=augmented."
+        )
+    if training.features == "auto":
+        if not fits:
+            logger.warning(
+                "The features would need %.1f GB, more than training.cache_gb (%g): photos are "
+                "encoded anew in every epoch.", needed / 1e9, training.cache_gb
+            )  # fmt: skip
+        is_cached = fits and matcher.device.type == "cpu"
+        changes["training.features"] = "cached" if is_cached else "augmented"
+    half = use_bfloat16(training, matcher.device)
+    changes["training.precision"] = "bfloat16" if half else "float32"
+    return settings.changed(changes)
 
 
 def _check_learnable(train: MultiLabelDataset) -> None:
@@ -233,39 +302,21 @@ def known_log_odds(train: MultiLabelDataset, settings: FinetuneConfig) -> torch.
 def _batches(
     model: TextRegionMatcher,
     settings: FinetuneConfig,
-    everything: MultiLabelDataset,
+    photos: list[Path],
     train: MultiLabelDataset,
     val: MultiLabelDataset,
     progress: bool,
 ) -> tuple[CachedFeatures | AugmentedPhotos, CachedFeatures]:
-    """Choose between cached and augmented training, and compute what is to be cached."""
+    """Compute what is to be cached, and return the photos for training and for validation."""
     training, frozen = settings.training, model.backbone
-    # Before the split, in the order of the table, so that another split finds the same features.
-    photos = list(dict.fromkeys((*everything.photos, *val.photos)))
-    position = {photo: i for i, photo in enumerate(photos)}
-    needed = cache_bytes(len(photos), frozen, training.views)
-    fits = needed <= training.cache_gb * 1e9
-    if training.features == "cached" and not fits:
-        raise ConfigError(
-            f"The features of {len(photos)} photos need {needed / 1e9:.1f} GB, "
-            f"training.cache_gb is {training.cache_gb:g}; raise it, or use "
-            "training.features=augmented."
-        )
-    cached = training.features == "cached" or (
-        training.features == "auto" and fits and model.device.type == "cpu"
-    )
-    if training.features == "auto" and not fits:
-        logger.warning(
-            "The features would need %.1f GB, more than training.cache_gb (%g): photos are encoded "
-            "anew in every epoch.", needed / 1e9, training.cache_gb
-        )  # fmt: skip
-    if not cached:
+    is_cached = training.features == "cached"
+    if not is_cached:
         photos = list(val.photos)
-        position = {photo: i for i, photo in enumerate(photos)}
+    position = {photo: i for i, photo in enumerate(photos)}
     store = compute_features(
         photos,
         frozen,
-        views=training.views if cached else "plain",
+        views=training.views if is_cached else "plain",
         num_workers=training.num_workers,
         progress=progress,
     )
@@ -274,6 +325,6 @@ def _batches(
         return np.array([position[photo] for photo in dataset.photos])
 
     val_batches = CachedFeatures(store, rows(val))
-    if cached:
+    if is_cached:
         return CachedFeatures(store, rows(train)), val_batches
     return AugmentedPhotos(train.photos, frozen, training), val_batches

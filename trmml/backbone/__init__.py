@@ -113,6 +113,11 @@ class FrozenCLIP(nn.Module):
             return ImageFeatures(*self.image_tower(images))
 
     @property
+    def device(self) -> torch.device:
+        """Where the towers run."""
+        return next(self.image_tower.parameters()).device
+
+    @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of patches."""
         side = round(self.num_patches**0.5)

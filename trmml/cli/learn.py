@@ -1,6 +1,7 @@
 """`trmml finetune`, `trmml evaluate` and `trmml calibrate`."""
 
 import json
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -86,16 +87,24 @@ def finetune(
         is_first = processes.is_first()
         if is_first:
             typer.echo(dataset.summary(), err=True)
-        trained = run(
-            dataset,
-            model=model,
-            backbone=backbone,
-            val=held_out,
-            config=settings,
-            output=output,
-            resume=resume,
-            progress=not no_bars(quiet),
-        )
+        try:
+            trained = run(
+                dataset,
+                model=model,
+                backbone=backbone,
+                val=held_out,
+                config=settings,
+                output=output,
+                resume=resume,
+                progress=not no_bars(quiet),
+            )
+        except KeyboardInterrupt:
+            working = output.with_name(f"{output.name}.run")
+            if is_first and working.exists():
+                typer.echo(
+                    f"Stopped; {working} holds what was learned, --resume goes on.", err=True
+                )
+            raise
     if not is_first:
         return
     facts = {
@@ -104,9 +113,16 @@ def finetune(
     }
     best = facts["metrics"]["validation"]["mAP"]
     shown = "not measurable" if best is None else f"{100 * best:.2f}"
-    before = facts["finetune"]["zero_shot_validation_mAP"]
-    compared = "" if before is None else f" (its CLIP alone, zero-shot: {100 * before:.2f})"
-    typer.echo(f"{trained.source}: {len(trained.labels)} labels, validation mAP {shown}{compared}")
+    compared = [
+        f"{what} {100 * value:.2f}"
+        for what, value in (
+            ("before training", facts["finetune"]["start_validation_mAP"]),
+            ("its CLIP alone, zero-shot", facts["finetune"]["zero_shot_validation_mAP"]),
+        )
+        if value is not None
+    ]
+    others = f" ({'; '.join(compared)})" if compared else ""
+    typer.echo(f"{trained.source}: {len(trained.labels)} labels, validation mAP {shown}{others}")
 
 
 @with_table_options
@@ -148,6 +164,8 @@ def evaluate(
     folder = None if matcher.source is None else Path(matcher.source)
     if save_as is not None and (folder is None or not folder.is_dir()):
         raise ConfigError("--save-as needs a model folder.")
+    if save_as is not None and not re.fullmatch(r"\w[\w .-]*", save_as):
+        raise ConfigError(f"--save-as takes a plain name, as test or test-2026; got {save_as!r}.")
     evaluation = measure(matcher, dataset, batch_size=batch_size, progress=not no_bars(quiet))
     typer.echo(as_json(evaluation.to_dict()) if format is Report.json else str(evaluation))
     if dump_scores is not None:
@@ -170,10 +188,11 @@ def calibrate(
     labels: Labels = None,
     goal: Annotated[GoalKind, typer.Option(help="What a threshold is to reach.")] = GoalKind.f1,
     target: Annotated[
-        float, typer.Option(min=0, max=1, help="The wanted precision or recall.")
+        float,
+        typer.Option(help="For precision and recall: what is wanted, above 0 and below 1."),
     ] = 0.9,
-    false_positive_cost: Annotated[float, typer.Option(min=0)] = 1.0,
-    false_negative_cost: Annotated[float, typer.Option(min=0)] = 1.0,
+    false_positive_cost: Annotated[float, typer.Option(min=0, help="For cost.")] = 1.0,
+    false_negative_cost: Annotated[float, typer.Option(min=0, help="For cost.")] = 1.0,
     plot: Annotated[Path | None, typer.Option(help="Reliability diagram, as PNG.")] = None,
     quiet: Quiet = False,
 ) -> None:
@@ -195,6 +214,14 @@ def calibrate(
         false_positive_cost=false_positive_cost,
         false_negative_cost=false_negative_cost,
     )
+    if not model.is_dir():
+        load_model(str(model), backbone=backbone)  # says what is wrong with a name that is none
+        raise ConfigError(
+            f"{model} is no folder, and only a folder's thresholds can be replaced: first "
+            f"`trmml models download {model} --to FOLDER`."
+        )
+    if plot is not None and plot.suffix.lower() != ".png":
+        raise ConfigError(f"The diagram is a PNG; name it so, as {plot.with_suffix('.png')}.")
     matcher = load_model(model, backbone=backbone)
     dataset = options.read(table, labels)
     evaluation = measure(matcher, dataset, progress=not no_bars(quiet))

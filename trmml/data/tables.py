@@ -22,8 +22,9 @@ from trmml.data.rows import (
     Unlabeled,
     merge_duplicates,
 )
-from trmml.errors import DataError, nearest
+from trmml.errors import DataError, nearest, refuse_text
 from trmml.files import with_home
+from trmml.labels import UNKNOWN
 
 
 def read_dataset(
@@ -36,6 +37,7 @@ def read_dataset(
     split: str | None = None,
     separator: str | None = None,
     format: str | None = None,
+    may_lack_labels: bool = False,
 ) -> MultiLabelDataset:
     """Read photos and their partly known labels.
 
@@ -59,6 +61,8 @@ def read_dataset(
         split: Read only rows with this text in the column `split`; for VOC, the name of an image set.
         separator: Between the labels in one cell of a list CSV; `|` by default.
         format: One of the names above, instead of a guess.
+        may_lack_labels: Whether `labels` that the table does not have are unknown in all of it, as in
+            a table of validation photos; by default they are an error.
 
     Returns:
         The data set; its `summary()` says what was understood.
@@ -68,6 +72,7 @@ def read_dataset(
     """
     if format is not None and format not in get_args(TableFormat):
         raise DataError(f"No format {format!r}. {nearest(format, get_args(TableFormat))}")
+    refuse_text(labels, "labels")
     chosen = None if labels is None else tuple(labels)
     options = Options(chosen, label_encoding, unlabeled, split, separator)
     path = HERE if is_frame(table) else with_home(table)
@@ -76,9 +81,9 @@ def read_dataset(
         which = f" with split {split!r}" if split else ""
         raise DataError(f"{path} has no rows{which}; a table needs at least one photo.")
     names = list(parsed.category_names)
-    for name in labels or ():
-        if name not in names:
-            raise DataError(f"{path} has no label {name!r}. {nearest(name, names)}")
+    lacking = [name for name in labels or () if name not in names]
+    if lacking and not may_lack_labels:
+        raise DataError(f"{path} has no label {lacking[0]!r}. {nearest(lacking[0], names)}")
     names = names if labels is None else list(labels)
     if not names:
         raise DataError(f"{path} names no label; a wide table has one column per label.")
@@ -91,6 +96,7 @@ def read_dataset(
         for name, state in row.states.items():
             if name in column:
                 cells[column[name]] = state
+    array[:, [column[name] for name in lacking]] = UNKNOWN
     return MultiLabelDataset(
         photos=tuple(photos),
         labels=array,
