@@ -21,4 +21,4 @@ def main(table: str, photos: str, source: str = "coco18-tiny") -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:4])
+    sys.exit(__doc__) if len(sys.argv) < 3 else main(*sys.argv[1:4])

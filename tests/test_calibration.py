@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -72,7 +74,15 @@ def test_categories_that_are_not_calibrated_anew_keep_what_they_had() -> None:
     assert after.known_positives == (10, 2, 30)
     assert after.evidence == {"cat": 10, "dog": 2, "cow": 30}
     assert after.method == "anew; 1 of 3 labels before that: by hand"
-    assert before.updated(("cow", "cat"), ("cow", "cat"), made) == made
+    again = after.updated(("cat", "dog", "cow"), ("cow", "cat"), made)
+    assert again.method == "anew; 1 of 3 labels before that: anew"
+    turned = before.updated(
+        ("cat", "cow", "dog"),
+        ("dog", "cow", "cat"),
+        replace(made, thresholds=(0.3, 0.2, 0.1), known_positives=(3, 2, 1)),
+    )
+    assert (turned.thresholds, turned.known_positives) == ((0.1, 0.2, 0.3), (1, 2, 3))
+    assert turned.method == "anew"
 
 
 def test_calibration_comes_back_from_plain_values() -> None:
@@ -171,7 +181,7 @@ def test_evidence_says_what_the_thresholds_reach() -> None:
 
 @pytest.mark.parametrize(
     ("values", "message"),
-    [({"target": 1.0}, "between 0 and 1"), ({"false_positive_cost": -1}, "zero or more")],
+    [({"target": 1.0}, "above 0 and below 1"), ({"false_positive_cost": -1}, "zero or more")],
 )
 def test_a_goal_out_of_range_is_refused(values: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):

@@ -134,6 +134,16 @@ def test_decisions_are_as_right_as_expected_where_probabilities_are() -> None:
         assert lost <= 0.1 + 0.02
 
 
+def test_equal_probabilities_are_decided_together_or_not_at_all() -> None:
+    """Of those at 0.85 all would make the mean 0.864, though the first few would keep it at 0.9."""
+    tied = np.array([[0.99]] * 2 + [[0.85]] * 18)
+    blank = np.ones((20, 1), dtype=bool)
+    assert _clear_positives(tied, blank, 0.9)[:, 0].tolist() == [True] * 2 + [False] * 18
+    tied = np.array([[0.01]] * 2 + [[0.15]] * 18 + [[0.99]] * 20)
+    blank = np.ones((40, 1), dtype=bool)
+    assert _clear_negatives(tied, blank, 0.9)[:, 0].tolist() == [True] * 2 + [False] * 38
+
+
 def test_nothing_is_decided_where_nothing_is_clear() -> None:
     unclear, blank = np.full((10, 1), 0.5), np.ones((10, 1), dtype=bool)
     assert not _clear_positives(unclear, blank, 0.9).any()

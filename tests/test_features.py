@@ -49,6 +49,20 @@ def test_stored_features_are_those_of_the_tower_rounded_to_float16(
     assert got.patch_features.dtype == torch.float32
 
 
+def test_few_files_are_open_however_many_there_are(
+    backbone: FrozenCLIP, make_dataset: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(features_module, "MOST_OPEN", 2)
+    photos = make_dataset(11).photos
+    store = compute_features(photos, backbone, folder=tmp_path / "f")
+    rows = np.array([0, 10, 5, 7, 1, 3])
+    got = store.read(rows, np.zeros(6, dtype=np.int64))
+    patches, _ = direct(backbone, [load_photo(photos[row]) for row in rows])
+    np.testing.assert_allclose(got.patch_features.numpy(), patches, atol=2e-3)
+    maps = [line for line in Path("/proc/self/maps").read_text().splitlines() if ".npy" in line]
+    assert len(maps) <= 2
+
+
 def test_the_second_view_is_the_mirrored_photo(
     backbone: FrozenCLIP, make_dataset: Maker, tmp_path: Path
 ) -> None:

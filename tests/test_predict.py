@@ -223,10 +223,23 @@ def test_a_single_bad_photo_is_an_error(model: TextRegionMatcher, tmp_path: Path
         trmml.predict(tmp_path / "gone.png", model)
     with pytest.raises(ImageError, match=r"~nobody\.png: No such file"):
         trmml.predict("~nobody.png", model)
+    with pytest.raises(ImageError, match="File name too long"):
+        trmml.predict("a" * 300 + ".jpg", model)
     with pytest.raises(ImageError, match="There is no photo in the folder"):
         trmml.predict(tmp_path, model)
     with pytest.raises(ImageError, match="Expected a photo, a folder or a list, got int"):
         trmml.predict(7, model)
+
+
+def test_one_open_picture_may_come_many_times(model: TextRegionMatcher, tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    pixels = generator.integers(0, 255, (600, 600, 3)).astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.jpg")
+    with Image.open(tmp_path / "a.jpg") as picture:
+        predictions = trmml.predict([picture] * 8, model)
+    assert [prediction.error for prediction in predictions] == [None] * 8
+    scores = np.stack([prediction.scores for prediction in predictions])
+    np.testing.assert_allclose(scores, np.tile(scores[:1], (8, 1)), atol=1e-6)
 
 
 def test_threshold_and_top_k_decide_what_is_positive(model: TextRegionMatcher) -> None:

@@ -401,6 +401,41 @@ def test_a_missing_class_label_is_unknown(tmp_path: Path, photo: Callable) -> No
     assert read_dataset(table, images=tmp_path).labels.tolist() == [[U], [P]]
 
 
+def test_classes_of_a_list_are_those_that_there_are(tmp_path: Path, photo: Callable) -> None:
+    photo("a.jpg"), photo("b.jpg"), photo("c.jpg")
+    names = ["a.jpg", "b.jpg", "c.jpg"]
+    table = HubDataset({"labels": List()}, image=names, labels=[[0], [-1], [1, -1]])
+    data = read_dataset(table, images=tmp_path, unlabeled="negative")
+    assert data.labels.tolist() == [[P, N], [U, U], [U, P]]
+    table = HubDataset({"labels": List()}, image=names, labels=[[0], [2], [1]])
+    with pytest.raises(DataError, match="row 2: there is no class 2; they go from 0 to 1"):
+        read_dataset(table, images=tmp_path, unlabeled="negative")
+
+
+@pytest.mark.parametrize("name", ["features", "column_names", "columns"])
+def test_a_label_may_be_called_what_a_table_has(tmp_path: Path, photo: Callable, name: str) -> None:
+    photo("a.jpg"), photo("b.jpg")
+    frame = pandas.DataFrame({"image": ["a.jpg", "b.jpg"], name: [1, 0]})
+    assert read_dataset(frame, images=tmp_path).labels.tolist() == [[P], [N]]
+
+
+def test_a_task_that_nobody_answered_takes_nothing_from_one_that_somebody_did(
+    tmp_path: Path, photo: Callable
+) -> None:
+    photo("a.jpg"), photo("b.jpg")
+
+    def task(name: str, *choices: str) -> dict:
+        result = {"type": "choices", "value": {"choices": list(choices)}}
+        return {"data": {"image": name}, "annotations": [{"result": [result]}] if choices else []}
+
+    tasks = [task("a.jpg", "dog"), task("a.jpg"), task("b.jpg", "cat")]
+    for order in (tasks, tasks[::-1]):
+        table = tmp_path / "tasks.json"
+        table.write_text(json.dumps(order))
+        data = read_dataset(table, unlabeled="negative", labels=["dog", "cat"])
+        assert cells(data)["a.jpg"] == {"dog": P, "cat": N}
+
+
 def test_the_format_can_be_named(tmp_path: Path, photo: Callable) -> None:
     photo("a.jpg")
     table = tmp_path / "t.csv"

@@ -2,6 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from trmml.errors import ConfigError
 from trmml.regions import RegionModule
 
 BATCH, CATEGORIES, PATCHES, HEADS = 2, 3, 5, 7
@@ -106,5 +107,7 @@ def test_dropout_acts_in_training_only() -> None:
 
 
 def test_the_number_of_heads_must_divide_the_width() -> None:
-    with pytest.raises(ValueError, match=r"num_heads \(4\) must divide the width \(77\)"):
+    with pytest.raises(
+        ConfigError, match=r"num_heads \(4\) must divide the backbone's width \(77\)"
+    ):
         RegionModule(torch.randn(CATEGORIES, DIM), num_heads=4)

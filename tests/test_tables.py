@@ -8,7 +8,7 @@ import pytest
 from trmml.data.dataset import MultiLabelDataset
 from trmml.data.tables import read_dataset
 from trmml.data.writing import write_dataset
-from trmml.errors import DataError
+from trmml.errors import ConfigError, DataError
 from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
 
 P, N, U = POSITIVE, NEGATIVE, UNKNOWN
@@ -177,6 +177,17 @@ def test_rows_of_one_photo_that_disagree_are_named(read: Read) -> None:
     message = r"lines 2 and 4 disagree about 'cat' in a\.png; keep one"
     with pytest.raises(DataError, match=message):
         read("image,dog,cat\na.png,1,1\nb.png,0,0\na.png,1,0\n")
+
+
+def test_labels_are_a_list_of_names(read: Read) -> None:
+    with pytest.raises(ConfigError, match="labels must be a list of names, got the text 'dog'"):
+        read("image,dog\na.png,1\n", labels="dog")
+
+
+def test_a_table_may_lack_labels_where_that_is_allowed(read: Read) -> None:
+    for content, options in (("image,dog\na.png,1\n", {}), (LIST, {"unlabeled": "negative"})):
+        data = read(content, labels=["bird", "dog"], may_lack_labels=True, **options)
+        assert data.labels[0].tolist() == [U, P]
 
 
 def test_only_rows_of_the_split_are_read(read: Read, tmp_path: Path) -> None:

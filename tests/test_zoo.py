@@ -139,6 +139,19 @@ def test_an_unknown_name_brings_the_nearest_and_the_way_out(tmp_path: Path) -> N
         load_model(tmp_path / "elsewhere")
 
 
+def test_a_name_may_be_too_long_for_a_folder() -> None:
+    with pytest.raises(ModelNotFoundError, match="No model 'aaa"):
+        load_model("a" * 300)
+
+
+def test_zero_shot_is_made_anew_for_other_labels(backbone_source: str, tmp_path: Path) -> None:
+    model = load_model("zero-shot", labels=["dog", "cat", "car"], backbone=backbone_source)
+    save_model(model, tmp_path / "zero")
+    assert load_model(tmp_path / "zero").labels == ("dog", "cat", "car")
+    with pytest.raises(ConfigError, match=r"each label is compared with all the others; make one"):
+        load_model(tmp_path / "zero", labels=["dog", "cat", "bus"])
+
+
 def test_a_name_with_an_unknown_user_is_a_name_like_any_other() -> None:
     with pytest.raises(ModelNotFoundError, match=r"No model '~nobody-here/runs/shop'"):
         load_model("~nobody-here/runs/shop")

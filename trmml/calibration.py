@@ -51,7 +51,7 @@ class Goal:
     def __post_init__(self) -> None:
         """Check the ranges."""
         if not 0 < self.target < 1:
-            raise ConfigError(f"target must be between 0 and 1, got {self.target}.")
+            raise ConfigError(f"target must be above 0 and below 1, got {self.target}.")
         costs = (self.false_positive_cost, self.false_negative_cost)
         if min(costs) < 0 or max(costs) == 0:
             raise ConfigError(f"Costs must be zero or more and not both zero, got {costs}.")
@@ -102,21 +102,22 @@ class Calibration:
             names: Those that `made` is for, in its order.
             made: The new one.
         """
-        if names == category_names:
-            return made
         new = dict(zip(names, zip(made.thresholds, made.known_positives, strict=True), strict=True))
         counts = self.known_positives or (0,) * len(category_names)
         old = dict(zip(category_names, zip(self.thresholds, counts, strict=True), strict=True))
         thresholds, known_positives = zip(
             *(new.get(name, old[name]) for name in category_names), strict=True
         )
-        kept = len(category_names) - len(names)
+        kept, method = len(category_names) - len(names), made.method
+        if kept:  # of what was before, the last step alone: a sentence must not grow without end
+            before = self.method.partition("; ")[0]
+            method += f"; {kept} of {len(category_names)} labels before that: {before}"
         return replace(
             made,
             thresholds=thresholds,
             known_positives=known_positives,
-            method=f"{made.method}; {kept} of {len(category_names)} labels before that: {self.method}",
-            evidence=self.evidence | made.evidence,
+            method=method,
+            evidence=self.evidence | made.evidence if kept else made.evidence,
         )
 
     def to_dict(self, category_names: tuple[str, ...]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from trmml.errors import (
     OfflineError,
     nearest,
 )
-from trmml.files import BUNDLED, read_json, sha256_of, with_home
+from trmml.files import BUNDLED, is_folder, read_json, sha256_of, with_home
 from trmml.hub import Access, RepositoryFile, fetch_files, has_its_checksum, split_name
 from trmml.model_folder import CONFIG, OPTIONAL_FILES, REQUIRED_FILES, read_config, read_facts
 
@@ -132,7 +132,7 @@ def verify_model(source: str | Path, *, access: Access | None = None) -> list[Fi
             for name in names
             for file, digest in registry.get(name, {}).get("sha256", {}).items()
         ]
-    if with_home(source).is_dir():
+    if is_folder(source):
         raise ConfigError(
             f"{source} is a folder; checksums are published for bundled models and on the Hub."
         )
@@ -172,10 +172,10 @@ def model_folder_of(
         ArtifactError: If a file on the Hub is too large or damaged.
     """
     folder, bundled = with_home(source), _bundled()
-    is_local = folder.is_dir() or str(source) in bundled
+    is_local = is_folder(folder) or str(source) in bundled
     if is_local and revision is not None:
         raise ConfigError(f"revision= is for models on the Hub, and {str(source)!r} is a folder.")
-    if folder.is_dir():
+    if is_folder(folder):
         return folder, str(folder)
     if str(source) in bundled:
         return bundled[str(source)], str(source)
@@ -199,7 +199,7 @@ def model_folder_of(
         try:
             files = _fetched(*split_name(source, revision), access)
         except (ModelNotFoundError, ModelAccessError, OfflineError) as error:
-            if not folder.parent.is_dir():
+            if not is_folder(folder.parent):
                 raise
             there = sorted(path.parent.name for path in folder.parent.glob(f"*/{CONFIG}"))
             raise type(error)(

@@ -246,10 +246,10 @@ def _clear_positives(
     chosen = np.zeros_like(blank)
     for c, (column, is_blank) in enumerate(zip(probability.T, blank.T, strict=True)):
         falling = np.sort(column[is_blank].astype(np.float64))[::-1]
-        # The mean falls with the number, so what is enough comes first.
-        enough = int((_running_mean(falling) >= precision).sum())
-        if enough:
-            chosen[:, c] = is_blank & (column >= falling[enough - 1])
+        # The mean falls with the number, so the last one is the most that can be had.
+        enough = np.flatnonzero(_ends_tie(falling) & (_running_mean(falling) >= precision))
+        if len(enough):
+            chosen[:, c] = is_blank & (column >= falling[enough[-1]])
     return chosen
 
 
@@ -266,10 +266,16 @@ def _clear_negatives(
     for c, (column, is_blank) in enumerate(zip(probability.T, blank.T, strict=True)):
         rising = np.sort(column[is_blank].astype(np.float64))
         precise = _running_mean(1 - rising) >= precision
-        enough = int((precise & (rising.cumsum() <= (1 - precision) * rising.sum())).sum())
-        if enough:
-            chosen[:, c] = is_blank & (column <= rising[enough - 1])
+        is_complete = rising.cumsum() <= (1 - precision) * rising.sum()
+        enough = np.flatnonzero(_ends_tie(rising) & precise & is_complete)
+        if len(enough):
+            chosen[:, c] = is_blank & (column <= rising[enough[-1]])
     return chosen
+
+
+def _ends_tie(values: Float[np.ndarray, " value"]) -> Bool[np.ndarray, " value"]:
+    """Say of sorted values which are the last of their tie: equal ones are chosen together."""
+    return np.diff(values, append=np.nan) != 0
 
 
 def _running_mean(values: Float[np.ndarray, " value"]) -> Float[np.ndarray, " value"]:

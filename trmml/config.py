@@ -7,6 +7,7 @@ trained. The defaults that are open choices of the method were measured on valid
 import dataclasses
 import re
 import tomllib
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,6 +46,8 @@ class MatchingConfig(Settings):
         """Check the ranges."""
         require(1 <= self.num_context_tokens <= 64, "num_context_tokens", "in 1 … 64",
                  self.num_context_tokens)  # fmt: skip
+        require(not self.context_init or bool(self.context_init.strip()), "context_init",
+                "words, or empty", self.context_init)  # fmt: skip
         require(1 <= self.num_heads <= 64, "num_heads", "in 1 … 64", self.num_heads)
         require(0 <= self.attention_dropout < 1, "attention_dropout", "in [0, 1)",
                  self.attention_dropout)  # fmt: skip
@@ -123,9 +126,8 @@ class ModelConfig(Settings):
         names = self.category_names
         require(1 <= len(names) <= MAX_ITEMS, "category_names",
                  f"1 to {MAX_ITEMS} names", len(names))  # fmt: skip
-        require(len(set(names)) == len(names), "category_names", "all different",
-                 sorted({name for name in names if names.count(name) > 1})
-                 if len(names) < 10_000 else "duplicates")  # fmt: skip
+        repeated = sorted(name for name, count in Counter(names).items() if count > 1)
+        require(not repeated, "category_names", "all different", repeated)
         require(all(name.strip() for name in names), "category_names", "not blank", names)
         require(len(self.prompt_names) == len(names), "prompt_names",
                  f"as many as category_names ({len(names)})", len(self.prompt_names))  # fmt: skip
@@ -215,6 +217,7 @@ class PseudoLabelConfig(Settings):
     """Prototypes, and how they estimate unknown labels."""
 
     enabled: bool = True
+    """Whether unknown labels are estimated, where the known ones of a category are not all positive."""
     visual: bool = True
     text: bool = True
     intra_category: bool = True

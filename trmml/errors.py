@@ -47,6 +47,16 @@ class DependencyError(TrmmlError, ImportError):
     """A package is missing, or two installed packages do not go together."""
 
 
+def refuse_text(names: object, argument: str) -> None:
+    """Refuse a text where a list of names is expected: it would be taken for a list of letters.
+
+    Raises:
+        ConfigError: If it is a text.
+    """
+    if isinstance(names, str):
+        raise ConfigError(f"{argument} must be a list of names, got the text {names!r}.")
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return the end of an error message that lists what is known, the nearest name first.
 

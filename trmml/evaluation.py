@@ -2,13 +2,14 @@
 
 import csv
 import io
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Float32, Int8
+from jaxtyping import Bool, Float, Float32, Int8
 from tqdm import tqdm
 
 from trmml.columns import first_column
@@ -16,7 +17,7 @@ from trmml.data.dataset import MultiLabelDataset
 from trmml.data.writing import relative_name
 from trmml.errors import DataError, nearest
 from trmml.files import write_text
-from trmml.labels import POSITIVE, UNKNOWN, known_mask
+from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN, known_mask
 from trmml.metrics import F1, average_precisions, f1, top_k_mask
 from trmml.model import TextRegionMatcher, require_loaded
 
@@ -33,7 +34,7 @@ class Evaluation:
         interpolated_average_precision: In the form of PASCAL VOC 2010.
         positives: Known positives of each.
         known: Known labels of each.
-        at_half: F1 at a threshold of 0.5.
+        at_half: F1 at a threshold of 0.5; like the two below NaN where no negative is known.
         at_thresholds: F1 at the model's own thresholds.
         at_top_3: F1 of the three best categories per photo.
         scores: Scores of every photo that could be read, and category.
@@ -96,9 +97,9 @@ class Evaluation:
             without = self.mean_average_precision_without(PERSON)
             values["mAP_without_person"] = _plain(without)
         return values | {
-            "at_0.5": self.at_half._asdict(),
-            "at_thresholds": self.at_thresholds._asdict(),
-            "at_top_3": self.at_top_3._asdict(),
+            "at_0.5": _plain_f1(self.at_half),
+            "at_thresholds": _plain_f1(self.at_thresholds),
+            "at_top_3": _plain_f1(self.at_top_3),
             "per_category": {
                 name: {
                     "AP": _plain(ap),
@@ -117,12 +118,11 @@ class Evaluation:
         lines = [f"{head}      AP  positives   known"]
         rows = zip(names, self.average_precision, self.positives, self.known, strict=True)
         for name, ap, positives, known in rows:
-            shown = "   –  " if np.isnan(ap) else f"{100 * ap:6.2f}"
-            lines.append(f"{name}  {shown}  {positives:>9}  {known:>6}")
+            lines.append(f"{name}  {_per_cent(ap)}  {positives:>9}  {known:>6}")
         left_out = len(self.category_names) - self.num_scored
         lines += [
             "",
-            f"mAP {100 * self.mean_average_precision:.2f} over {self.num_scored} labels"
+            f"mAP {_per_cent(self.mean_average_precision).strip()} over {self.num_scored} labels"
             + (f" ({left_out} left out: no known positive or negative)" if left_out else "")
             + f", {self.num_images} photos",
         ]
@@ -132,8 +132,8 @@ class Evaluation:
             ("top 3", self.at_top_3),
         ):
             lines.append(
-                f"F1 at {name:<10}  CF1 {100 * value.category_f1:6.2f}  "
-                f"OF1 {100 * value.overall_f1:6.2f}"
+                f"F1 at {name:<10}  CF1 {_per_cent(value.category_f1)}  "
+                f"OF1 {_per_cent(value.overall_f1)}"
             )
         return "\n".join(lines)
 
@@ -148,6 +148,12 @@ def measure(
 ) -> Evaluation:
     """Compute all metrics from scores; unknown labels never count."""
     limits = np.array(tuple(thresholds), dtype=np.float32)
+    # With positives alone nothing can be wrong, and every F1 would say so.
+    both = bool((labels == POSITIVE).any() and (labels == NEGATIVE).any())
+
+    def f1_of(predicted: Bool[np.ndarray, "image category"]) -> F1:
+        return f1(predicted, labels) if both else F1(*[math.nan] * len(F1._fields))
+
     return Evaluation(
         category_names=category_names,
         average_precision=average_precisions(scores, labels),
@@ -155,9 +161,9 @@ def measure(
         positives=tuple((labels == POSITIVE).sum(axis=0).tolist()),
         known=tuple((labels != UNKNOWN).sum(axis=0).tolist()),
         num_images=len(scores),
-        at_half=f1(scores >= 0.5, labels),
-        at_thresholds=f1(scores >= limits, labels),
-        at_top_3=f1(top_k_mask(scores, 3), labels),
+        at_half=f1_of(scores >= 0.5),
+        at_thresholds=f1_of(scores >= limits),
+        at_top_3=f1_of(top_k_mask(scores, 3)),
         scores=scores,
         skipped=skipped,
         readable=tuple(range(len(scores))) if readable is None else readable,
@@ -254,6 +260,14 @@ def dump_scores(
 def _mean(values: np.ndarray) -> float:
     scored = values[~np.isnan(values)]
     return float(scored.mean()) if len(scored) else float("nan")
+
+
+def _per_cent(value: float) -> str:
+    return "   –  " if math.isnan(value) else f"{100 * value:6.2f}"
+
+
+def _plain_f1(values: F1) -> dict[str, float | None]:
+    return {name: _plain(value) for name, value in values._asdict().items()}
 
 
 def _plain(value: float) -> float | None:

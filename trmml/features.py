@@ -12,7 +12,7 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 FORMAT = 2
 PHOTOS_PER_SHARD = 256
+MOST_OPEN = 128
 VIEWS = {"plain": ("plain",), "plain+flip": ("plain", "flip")}
 
 
@@ -58,23 +59,25 @@ class FeatureStore:
     """
 
     def __init__(self, shards: Sequence[Path]) -> None:
-        """Open finished shards; they are memory-mapped, not read."""
-        self.shards = [np.load(path, mmap_mode="r") for path in shards]
+        """Name finished shards; they are memory-mapped, not read."""
+        self.shards = list(shards)
+        # Each open one takes a file handle, of which a process has a thousand or less.
+        self._open = lru_cache(maxsize=MOST_OPEN)(partial(np.load, mmap_mode="r"))
 
     @property
     def num_views(self) -> int:
         """Fixed views kept per photo."""
-        return self.shards[0].shape[1]
+        return self._open(self.shards[0]).shape[1]
 
     def read(
         self, positions: Int[np.ndarray, " batch"], views: Int[np.ndarray, " batch"]
     ) -> ImageFeatures:
         """Return the features of some photos, one view each, as float32."""
-        batch = np.empty((len(positions), *self.shards[0].shape[2:]), dtype=np.float16)
+        batch = np.empty((len(positions), *self._open(self.shards[0]).shape[2:]), dtype=np.float16)
         shard_of, row_of = np.divmod(positions, PHOTOS_PER_SHARD)
         for shard in np.unique(shard_of):
             here = shard_of == shard
-            batch[here] = self.shards[shard][row_of[here], views[here]]
+            batch[here] = self._open(self.shards[shard])[row_of[here], views[here]]
         rows = torch.from_numpy(batch).float()
         return ImageFeatures(rows[:, 1:], rows[:, 0])
 
@@ -85,7 +88,6 @@ def compute_features(
     *,
     views: str = "plain",
     folder: Path | None = None,
-    device: torch.device | None = None,
     batch_size: int = 32,
     num_workers: int = 2,
     progress: bool = False,
@@ -97,7 +99,6 @@ def compute_features(
         backbone: The frozen CLIP.
         views: Name of the fixed views.
         folder: Cache folder; `cache_folder()` by default.
-        device: Where the tower runs; where the backbone is by default.
         batch_size: Photos per pass through the tower.
         num_workers: Threads that decode photos while the tower works.
         progress: Whether to show a bar.
@@ -110,7 +111,6 @@ def compute_features(
     parts = [photos[i : i + PHOTOS_PER_SHARD] for i in range(0, len(photos), PHOTOS_PER_SHARD)]
     shards = [(folder / f"{_photos_key(part)}.npy", part) for part in parts]
     _check_free_space(folder, sum(not _is_whole(path) for path, _ in shards), backbone, views)
-    device = device or next(backbone.parameters()).device
     unreadable: list[str] = []
     with ThreadPoolExecutor(max(num_workers, 1)) as pool:
 
@@ -120,7 +120,7 @@ def compute_features(
                 for path, part in some:
                     if not _is_whole(path):
                         try:
-                            rows = _shard(part, backbone, views, device, batch_size, pool)
+                            rows = _shard(part, backbone, views, batch_size, pool)
                         except _UnreadablePhotos as error:
                             unreadable.extend(error.reasons)
                         else:
@@ -146,7 +146,6 @@ def _shard(
     photos: Sequence[Path],
     backbone: FrozenCLIP,
     views: str,
-    device: torch.device,
     batch_size: int,
     pool: ThreadPoolExecutor,
 ) -> Float[np.ndarray, "photo view row dim"]:
@@ -169,7 +168,7 @@ def _shard(
         if reasons or not tensors:
             continue
         images = torch.stack(tensors)
-        features = backbone(images.flatten(0, 1).to(device))
+        features = backbone(images.flatten(0, 1).to(backbone.device))
         joined = torch.cat([features.image_features[:, None], features.patch_features], dim=1)
         rows.append(joined.unflatten(0, images.shape[:2]).half().cpu().numpy())
     if reasons:

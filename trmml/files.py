@@ -24,6 +24,14 @@ def with_home(path: str | Path) -> Path:
     return Path(path)
 
 
+def is_folder(path: str | Path) -> bool:
+    """Say whether a path leads to a folder; no for a name that no file can have."""
+    try:
+        return with_home(path).is_dir()
+    except (OSError, ValueError):  # too long, or with a zero byte
+        return False
+
+
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary file beside `path`, then move it into place in one step.
 

@@ -165,19 +165,19 @@ def fetch_files(
 def _fetch(
     repository: str, name: str, commit: str, revision: str | None, access: Access
 ) -> RepositoryFile:
-    def download(at: str | None) -> Path:
+    def download() -> Path:
         return Path(
             hf_hub_download(
                 repository,
                 name,
-                revision=at,
+                revision=commit,
                 cache_dir=access.cache_dir,
                 token=access.token,
                 library_name="trmml",
             )
         )
 
-    path = _patiently(lambda: download(commit))
+    path = _patiently(download)
     if revision is None or not COMMIT.fullmatch(revision):
         # Kept so that the cache knows the name when there is no network.
         _remember(path, revision or "main", commit)

@@ -1,6 +1,5 @@
 """`predict`: one photo or many, with a model or by its name."""
 
-import contextlib
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from trmml.data.photos import find_photos
 from trmml.errors import ImageError
-from trmml.files import with_home
+from trmml.files import is_folder, with_home
 from trmml.model import TextRegionMatcher
 from trmml.model_folder import CONFIG
 from trmml.predictions import Prediction
@@ -85,9 +84,7 @@ def photos_of(images: Any) -> Iterable[Any]:
 
 def _is_one_photo(images: Any) -> bool:
     if isinstance(images, str | Path):
-        with contextlib.suppress(RuntimeError):  # a file whose own name starts with ~
-            return not with_home(images).is_dir()
-        return True
+        return not is_folder(images)
     if isinstance(images, np.ndarray | Tensor):
         return images.ndim < 4
     return isinstance(images, bytes | bytearray | Image.Image)

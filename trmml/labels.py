@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 from jaxtyping import Bool, Int8
 
-from trmml.errors import DataError
+from trmml.errors import ConfigError, DataError
 
 POSITIVE: Final = 1
 NEGATIVE: Final = 0
@@ -26,6 +26,8 @@ def _encoding(positive: str, negative: str, *unknown: str) -> Mapping[str, int]:
     cells |= dict.fromkeys((*unknown, *_BLANK), UNKNOWN)
     # Spreadsheets write whole numbers as 1.0.
     cells |= {f"{cell}.0": state for cell, state in cells.items() if cell.lstrip("-").isdigit()}
+    # Words that pandas, spreadsheets and people write; no number could be meant by them.
+    cells |= {"true": POSITIVE, "yes": POSITIVE, "false": NEGATIVE, "no": NEGATIVE}
     return MappingProxyType(cells)
 
 
@@ -64,10 +66,10 @@ def hide_labels(
         seed: Seed of the mask.
 
     Raises:
-        ValueError: If `fraction` is outside [0, 1].
+        ConfigError: If `fraction` is outside [0, 1].
     """
     if not 0 <= fraction <= 1:
-        raise ValueError(f"fraction must be in [0, 1], got {fraction}.")
+        raise ConfigError(f"fraction must be in [0, 1], got {fraction}.")
     keep = np.random.RandomState(seed).random_sample(labels.shape) < fraction
     return np.where(keep, labels, np.int8(UNKNOWN))
 

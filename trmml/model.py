@@ -53,10 +53,6 @@ class TextRegionMatcher(nn.Module):
                 f"dim is {config.dim}, but the backbone's joint space has {backbone.dim}."
             )
         matcher, num_categories = config.matcher, len(config.category_names)
-        if matcher.matching == "text-region" and config.dim % matcher.num_heads:
-            raise ConfigError(
-                f"num_heads ({matcher.num_heads}) must divide the backbone's width ({config.dim})."
-            )
         self.config = config
         self.backbone = backbone
         self.calibration = Calibration.uncalibrated(num_categories)

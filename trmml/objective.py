@@ -88,7 +88,8 @@ class Objective:
         """
         loss, pseudo = self.config.loss, self.config.pseudo_labels
         estimated = labels
-        if pseudo.enabled and self.epoch >= pseudo.start_epoch:
+        can_estimate = pseudo.enabled and not bool(self.without_negatives.all())
+        if can_estimate and self.epoch >= pseudo.start_epoch:
             estimated = self._estimate(output, labels)
         is_estimated = estimated != labels
         targets = self.with_assumed_negatives(labels).masked_fill(is_estimated, UNKNOWN)

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, Int64
 from PIL import Image
 
 from trmml import explain
-from trmml.errors import nearest
+from trmml.errors import ConfigError, nearest
 from trmml.files import with_home, write_atomically
 
 MAX_NAME_BYTES = 100
@@ -49,13 +49,13 @@ class Prediction:
     @property
     def positive(self) -> list[Tag]:
         """Categories whose score reaches their threshold, best first."""
-        found = [tag for tag in self.top(len(self.labels)) if self._is_positive(tag.label)]
-        return found[: self.max_positive]
+        order = np.argsort(-self.scores, kind="stable")
+        reached = order[(self.scores >= self.thresholds)[order]]  # NaN reaches nothing
+        return self._tags(reached[: self.max_positive])
 
     def top(self, k: int) -> list[Tag]:
         """Return the k categories with the highest scores, whatever their thresholds."""
-        order = np.argsort(-self.scores, kind="stable")[:k]
-        return [Tag(self.labels[i], float(self.scores[i])) for i in order]
+        return self._tags(np.argsort(-self.scores, kind="stable")[:k])
 
     def __getitem__(self, label: str) -> float:
         """Return the score of a category.
@@ -72,12 +72,12 @@ class Prediction:
 
         Raises:
             KeyError: If the model has no such category.
-            ValueError: If the prediction was made without `heatmaps=True`, or by text-image
+            ConfigError: If the prediction was made without `heatmaps=True`, or by text-image
                 matching, which has no regions.
         """
         index = self._index(label)
         if self._evidence is None or self._photo is None:
-            raise ValueError(
+            raise ConfigError(
                 "This prediction holds no evidence; predict with heatmaps=True, and with a "
                 "model that matches text with regions or patches."
             )
@@ -167,9 +167,8 @@ class Prediction:
             raise KeyError(f"No label {label!r}. {nearest(label, self.labels)}")
         return self.labels.index(label)
 
-    def _is_positive(self, label: str) -> bool:
-        index = self._index(label)
-        return bool(self.scores[index] >= self.thresholds[index])  # false for NaN
+    def _tags(self, positions: Int64[np.ndarray, " tag"]) -> list[Tag]:
+        return [Tag(self.labels[i], float(self.scores[i])) for i in positions]
 
 
 def _file_name(text: str) -> str:

@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from trmml.errors import ConfigError
+
 
 class RegionModule(nn.Module):
     """Cross-attention from category queries to patch features, and an MLP on what they read.
@@ -38,12 +40,12 @@ class RegionModule(nn.Module):
             mlp: Whether an MLP refines the regions.
 
         Raises:
-            ValueError: If `num_heads` does not divide the width.
+            ConfigError: If `num_heads` does not divide the width.
         """
         super().__init__()
         dim = category_queries.shape[1]
         if dim % num_heads:
-            raise ValueError(f"num_heads ({num_heads}) must divide the width ({dim}).")
+            raise ConfigError(f"num_heads ({num_heads}) must divide the backbone's width ({dim}).")
         self.num_heads = num_heads
         self.category_queries = nn.Parameter(torch.empty_like(category_queries))
         self.query_norm = nn.LayerNorm(dim)

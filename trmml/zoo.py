@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 from trmml.backbone import SMALL_CLIP, FrozenCLIP
 from trmml.catalog import ZERO_SHOT, model_folder_of
 from trmml.config import MatchingConfig, ModelConfig
-from trmml.errors import ConfigError
+from trmml.errors import ConfigError, nearest, refuse_text
 from trmml.files import with_home
 from trmml.hub import Access
 from trmml.model import TextRegionMatcher
@@ -18,6 +19,8 @@ from trmml.model_folder import (
     load_folder,
 )
 from trmml.prompts import HAND_WRITTEN, TEMPLATES
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_MODEL = "coco18-tiny"
 
@@ -60,17 +63,13 @@ def load_model(
         ArtifactError: If a file is damaged.
         ConfigError: If the arguments do not go together.
     """
-    if isinstance(labels, str):
-        raise ConfigError(f"labels must be a list of names, got the text {labels!r}.")
+    refuse_text(labels, "labels")
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     cache = None if cache_dir is None else with_home(cache_dir)
     access = Access(cache, local_files_only, token)
     if str(source) == ZERO_SHOT:
         if not labels:
-            raise ConfigError(
-                'Zero-shot needs labels: load_model("zero-shot", labels=["dog", "cat"], '
-                'backbone="ViT-B-16-quickgelu/openai").'
-            )
+            raise ConfigError("Zero-shot needs labels: labels=['dog', 'cat'], or --labels dog,cat.")
         frozen = FrozenCLIP.load(
             backbone or SMALL_CLIP,
             image_size=image_size,
@@ -85,6 +84,12 @@ def load_model(
     model = load_folder(folder, backbone=backbone, text=labels is not None, access=access)
     model.source = name
     if labels is not None:
+        for label in labels:
+            if label not in model.labels:
+                logger.warning(
+                    "%r was not learned, and is scored by its name alone. %s",
+                    label, nearest(label, model.labels),
+                )  # fmt: skip
         model = with_labels(model, labels)
     return model.to(place)
 
@@ -185,9 +190,14 @@ def with_labels(model: TextRegionMatcher, labels: Sequence[str]) -> TextRegionMa
     prototypes from text. Thresholds of new categories are the global one.
 
     Raises:
-        ConfigError: If the model was loaded without its text tower or labels repeat.
+        ConfigError: If the model was loaded without its text tower, labels repeat, or it is zero-shot.
     """
     old = model.config
+    if old.matcher.matching == "zero-shot":
+        raise ConfigError(
+            "This model is zero-shot, where each label is compared with all the others; make one of "
+            "the new labels: load_model('zero-shot', labels=…, backbone=…)."
+        )
     fresh_config = make_config(model.backbone, labels, old.matcher)
     known = {name: i for i, name in enumerate(old.category_names)}
     names = dict(zip(old.category_names, old.prompt_names, strict=True))

@@ -9,10 +9,11 @@ from trmml.cli.options import (
     Labels,
     Moved,
     Quiet,
+    Replace,
     Table,
     TableOptions,
     no_bars,
-    require_other_file,
+    require_free,
     with_table_options,
     writing,
 )
@@ -27,12 +28,15 @@ def complete(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Completed table: .csv (wide) or .jsonl.")
     ],
-    model: Annotated[str, typer.Option(help="Model folder or name.")],
+    model: Annotated[str, typer.Option(help="Model folder or name, or 'zero-shot'.")],
     options: TableOptions,
     backbone: Moved = None,
     labels: Labels = None,
     precision: Annotated[
-        float, typer.Option(help="Wanted share of right ones among the filled blanks.")
+        float,
+        typer.Option(
+            help="Wanted share of right ones among the filled blanks, from 0.5 to below 1."
+        ),
     ] = 0.9,
     calibrate_on: Annotated[
         Path | None, typer.Option(help="Table of photos that the model was not trained on.")
@@ -44,6 +48,7 @@ def complete(
         Path | None, typer.Option(help="CSV of what is thought of blanks.")
     ] = None,
     html: Annotated[Path | None, typer.Option(help="Page to review, with heatmaps.")] = None,
+    replace: Replace = False,
     quiet: Quiet = False,
 ) -> None:
     """Fill the blanks of a table where they are clear; list likely mistakes and what to ask next.
@@ -52,9 +57,10 @@ def complete(
 
     Example: trmml complete labels.csv --model runs/shop -o completed.csv --html review.html
     """
-    require_other_file(output, table)
+    require_free(output, replace, table)
     dataset = options.read(table, labels)
     reference = options.read_others(table, calibrate_on, calibrate_split, labels)
+    from trmml.catalog import ZERO_SHOT
     from trmml.completion import complete as run
     from trmml.data.writing import write_dataset
     from trmml.files import write_text
@@ -62,7 +68,8 @@ def complete(
     from trmml.review import estimates_csv, review_page
     from trmml.zoo import load_model
 
-    matcher = load_model(model, backbone=backbone)
+    names = dataset.category_names if model == ZERO_SHOT else None
+    matcher = load_model(model, labels=names, backbone=backbone)
     if reference is None:
         typer.echo(
             "Calibrated on the table's own known labels; if the model was trained on them, name other "

@@ -9,12 +9,13 @@ from trmml.cli.exits import DATA
 from trmml.cli.options import (
     Labels,
     Quiet,
+    Replace,
     Report,
     Table,
     TableOptions,
     as_json,
     no_bars,
-    require_other_file,
+    require_free,
     with_table_options,
     writing,
 )
@@ -71,6 +72,7 @@ def convert(
     output: Annotated[Path, typer.Argument(help="A .csv (wide) or .jsonl file.")],
     options: TableOptions,
     labels: Labels = None,
+    replace: Replace = False,
 ) -> None:
     """Write a table of any form as a wide CSV or as JSONL; the three states are kept.
 
@@ -80,7 +82,7 @@ def convert(
     """
     from trmml.data.writing import write_dataset
 
-    require_other_file(output, table)
+    require_free(output, replace, table)
     dataset = options.read(table, labels)
     write_dataset(dataset, output, images=options.images)
     summary = dataset.summary()

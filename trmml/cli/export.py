@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from trmml.cli.options import Moved
+from trmml.cli.options import Labels, Moved, Replace, names_of, require_free
 
 
 class ExportFormat(StrEnum):
@@ -17,10 +17,12 @@ class ExportFormat(StrEnum):
 
 
 def export(
-    model: Annotated[str, typer.Argument(help="Model folder or name.")],
+    model: Annotated[str, typer.Argument(help="Model folder or name, or 'zero-shot'.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The file, e.g. shop.onnx.")],
     format: Annotated[ExportFormat, typer.Option(help="For which runtime.")] = ExportFormat.onnx,
     backbone: Moved = None,
+    labels: Labels = None,
+    replace: Replace = False,
 ) -> None:
     """Write a model as one file for other runtimes, and compare it with the model.
 
@@ -31,5 +33,7 @@ def export(
     from trmml.exporting import export as write
     from trmml.zoo import load_model
 
-    path = write(load_model(model, backbone=backbone, device="cpu"), output, format.value)
+    require_free(output, replace)
+    matcher = load_model(model, labels=names_of(labels), backbone=backbone, device="cpu")
+    path = write(matcher, output, format.value)
     typer.echo(f"{path}: {path.stat().st_size / 1e6:.1f} MB, same scores as {model}")

@@ -52,7 +52,12 @@ class Unlisted(StrEnum):
 
 
 Table = Annotated[Path, typer.Argument(help="Label table: CSV, JSONL, COCO, VOC, … or a folder.")]
-Labels = Annotated[str | None, typer.Option(help="Labels to use, separated by commas.")]
+Labels = Annotated[
+    str | None,
+    typer.Option(
+        help="Labels to use, separated by commas; a model also scores ones it never learned."
+    ),
+]
 Backbone = Annotated[
     str | None, typer.Option(help="CLIP, e.g. ViT-B-16-quickgelu/openai or local-dir:FOLDER.")
 ]
@@ -66,6 +71,7 @@ Templates = Annotated[
     list[str] | None,
     typer.Option("--template", help="For zero-shot, repeatable: e.g. 'an aerial view of a {}'."),
 ]
+Replace = Annotated[bool, typer.Option("--replace", help="Replace a file that exists.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 
 
@@ -93,7 +99,9 @@ class TableOptions:
         str | None, typer.Option(help="Between labels in one cell; | by default.")
     ] = None
 
-    def read(self, table: Path, labels: str | None = None) -> "MultiLabelDataset":
+    def read(
+        self, table: Path, labels: str | None = None, *, may_lack_labels: bool = False
+    ) -> "MultiLabelDataset":
         """Read the rows of a table, or the labels named, separated by commas."""
         from trmml.data.tables import read_dataset
 
@@ -109,6 +117,7 @@ class TableOptions:
             split=self.split,
             format=self.table_format,
             separator=self.separator,
+            may_lack_labels=may_lack_labels,
         )
 
     def photo_folder(self, table: Path) -> Path:
@@ -121,7 +130,7 @@ class TableOptions:
         """Read further photos: another table, or another split of this one; None if neither is named."""
         if other is None and split is None:
             return None
-        return replace(self, split=split).read(other or table, labels)
+        return replace(self, split=split).read(other or table, labels, may_lack_labels=True)
 
 
 def with_table_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -164,14 +173,18 @@ def writing(place: Path, *, is_last: bool = True) -> Iterator[None]:
         typer.echo(f"wrote {place}", err=True)
 
 
-def require_other_file(output: Path, table: Path) -> None:
-    """Check that a result does not replace what it is made from.
+def require_free(output: Path, replace: bool, table: Path | None = None) -> None:
+    """Check that a result replaces nothing, or only what it may: never what it is made from.
 
     Raises:
-        ConfigError: If both are the same file.
+        ConfigError: If there is such a file.
     """
-    if output.exists() and table.exists() and output.samefile(table):
+    if not output.exists():
+        return
+    if table is not None and table.exists() and output.samefile(table):
         raise ConfigError(f"{output} is the table itself; choose another output.")
+    if not replace:
+        raise ConfigError(f"{output} exists already; choose another output, or add --replace.")
 
 
 def names_of(labels: str | None) -> list[str] | None:

@@ -1,6 +1,8 @@
 """`trmml predict`."""
 
 import csv
+import glob
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 
 def predict(
     photos: Annotated[list[str], typer.Argument(help="Photos or folders of photos.")],
-    model: Annotated[str | None, typer.Option(help="Model folder or name.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model folder or name, or 'zero-shot'.")] = None,
     labels: Labels = None,
     backbone: Backbone = None,
     templates: Templates = None,
@@ -39,7 +41,7 @@ def predict(
     heatmaps: Annotated[
         Path | None,
         typer.Option(
-            help="Folder for pictures of what speaks for each label: one sheet per photo."
+            help="Folder for pictures of what speaks for each label, and a sheet of them, per photo."
         ),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 16,
@@ -53,12 +55,15 @@ def predict(
     from tqdm import tqdm
 
     from trmml.catalog import ZERO_SHOT
+    from trmml.files import is_folder
     from trmml.inference import photos_of
     from trmml.zoo import DEFAULT_MODEL, load_model
 
     # A Path would make one slash of the two of a URL, which then could not be called one.
-    places = [place if "://" in place else Path(place) for place in photos]
-    paths = [p for place in places for p in (photos_of(place) if Path(place).is_dir() else [place])]
+    places = [
+        place if "://" in place else Path(place) for text in photos for place in _matching(text)
+    ]
+    paths = [p for place in places for p in (photos_of(place) if is_folder(place) else [place])]
     name = model or (ZERO_SHOT if backbone else DEFAULT_MODEL)
     matcher = load_model(name, labels=names_of(labels), backbone=backbone, templates=templates)
     if heatmaps is not None and matcher.config.matcher.matching == "text-image":
@@ -82,6 +87,13 @@ def predict(
     if failed:
         typer.echo(f"{failed} of {len(paths)} photos could not be read.", err=True)
         raise typer.Exit(SOME_FAILED if failed < len(paths) else DATA)
+
+
+def _matching(place: str) -> list[str]:
+    """Return what a pattern stands for, where no shell has said so; a name stands for itself."""
+    if os.path.lexists(place) or not glob.has_magic(place):
+        return [place]
+    return sorted(glob.glob(place)) or [place]  # noqa: PTH207 (Path.glob wants it split in two)
 
 
 def _saving_heatmaps(predictions: "Iterator[Prediction]", folder: Path) -> "Iterator[Prediction]":

@@ -19,9 +19,10 @@ from trmml.data.splits import photos_in_both, split_dataset
 from trmml.errors import DataError, ImageError, nearest
 from trmml.labels import NEGATIVE, POSITIVE
 
-MOST_BITS_APART = 4
+MOST_SHOWN = 20
 HASHED_SIDE = 36
 """Side at which photos are decoded for their hash, which is of 9 × 8 means."""
+MOST_BITS_APART = 4
 """Of 64: photos whose hashes differ in so many bits or fewer count as the same picture."""
 
 _BITS = np.array([bin(byte).count("1") for byte in range(256)], dtype=np.uint8)
@@ -80,7 +81,10 @@ class DataCheck:
 
     @property
     def is_accepted(self) -> bool:
-        """Whether `finetune` with its default settings would take the data set as it is."""
+        """Whether `trmml finetune` with its default settings would take the data set as it is.
+
+        The function `finetune` only warns of photos that are in training and validation.
+        """
         return not self.problems and 0 not in self.summary.positives
 
     @property
@@ -93,8 +97,10 @@ class DataCheck:
         """What `finetune` would take and a person should look at."""
         found = [f"similar labels: {', '.join(names)}" for names in self.similar_names]
         found += [f"{item.photo} breaks the rule: {item.rule}" for item in self.contradictions]
-        found += [f"{pair.train} looks like {pair.val}" for pair in self.near_duplicates]
-        return found
+        pairs = [f"{pair.train} looks like {pair.val}" for pair in self.near_duplicates]
+        if len(pairs) > MOST_SHOWN:
+            pairs[MOST_SHOWN:] = [f"{len(pairs) - MOST_SHOWN} more that look alike"]
+        return found + pairs
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -250,6 +256,8 @@ def _near(
             continue
         apart = _BITS[known ^ bits].sum(axis=1)
         pairs += [
-            NearDuplicate(photos[rows[i]], photo) for i in np.flatnonzero(apart <= MOST_BITS_APART)
+            NearDuplicate(photos[rows[i]], photo)
+            for i in np.flatnonzero(apart <= MOST_BITS_APART)
+            if photos[rows[i]] != photo  # which is another problem, and named as such
         ]
     return tuple(pairs)

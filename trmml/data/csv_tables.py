@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -41,8 +42,10 @@ class _Columns:
 
 def read_csv(text: str, path: Path, options: Options, form: str | None) -> Table:
     """Read a CSV of any form; `form` says which, else its columns do."""
-    delimiter = max(",;\t", key=lambda mark: _has_image_column(text, mark))
-    return read_lines(_csv_lines(text, path, delimiter), path, options, form)
+    named = re.match(r"sep=(.)\r?\n", text)  # Excel's word on its own files
+    delimiter = named[1] if named else max(",;\t", key=lambda mark: _has_image_column(text, mark))
+    lines = _csv_lines(text, path, delimiter)
+    return read_lines(lines[1:] if named else lines, path, options, form)
 
 
 def read_lines(lines: list[Line], path: Path, options: Options, form: str | None) -> Table:

@@ -10,7 +10,7 @@ from jaxtyping import Int8, Int64
 
 from trmml import labels as states
 from trmml.columns import first_column
-from trmml.errors import DataError, nearest
+from trmml.errors import DataError, nearest, refuse_text
 from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
 
 
@@ -70,6 +70,7 @@ class MultiLabelDataset:
         Raises:
             DataError: If a name is not among the categories.
         """
+        refuse_text(names, "names")
         for name in names:
             if name not in self.category_names:
                 raise DataError(
@@ -86,6 +87,7 @@ class MultiLabelDataset:
 
     def aligned_to(self, names: Sequence[str]) -> "MultiLabelDataset":
         """Return the same photos with exactly these categories; those not stated here are unknown."""
+        refuse_text(names, "names")
         missing = [name for name in names if name not in self.category_names]
         blank = np.full((len(self), len(missing)), UNKNOWN, dtype=np.int8)
         hidden = self.hidden_labels

@@ -15,6 +15,8 @@ MAX_XML_BYTES = 2**20
 def read_folder(folder: Path, options: Options, form: str | None) -> Table:
     """Read a folder; `form` says whose layout it has, else its contents do."""
     refuse_encoding(options, folder, "is a folder")
+    if (folder / "config.json").is_file() and (folder / "model.safetensors").is_file():
+        raise DataError(f"{folder} is a model and no table; the model is the other argument.")
     annotations = folder / "Annotations"
     holds_xml = annotations.is_dir() or any(folder.glob("*.xml"))
     if form == "voc" or (form is None and holds_xml):

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,15 @@ def is_frame(table: Any) -> bool:
 
 def read_frame(table: Any, options: Options, form: str | None) -> Table:
     """Read columns as the columns of a CSV; lists of class labels as lists of positives."""
-    keys = list(getattr(table, "column_names", None) or table.columns)
+    # A DataFrame has its columns as attributes, too, so that the names alone say nothing.
+    named = getattr(table, "column_names", None)
+    keys = list(named if isinstance(named, list) else table.columns)
     names = [str(key) for key in keys]  # pandas also has numbers
     repeated = next((name for name in names if names.count(name) > 1), None)
     if repeated is not None:
         raise DataError(f"{HERE} has the column {repeated!r} more than once.")
-    features = getattr(table, "features", None) or {}
+    features = getattr(table, "features", None)
+    features = features if isinstance(features, Mapping) else {}
     lists = [name for name in names if name.lower() in LIST_COLUMNS and _is_list(table[name])]
     if lists:
         if form not in (None, "list"):
@@ -67,11 +71,28 @@ def _listed(table: Any, names: list[str], column: str, features: Any, options: O
                 raise DataError(f"{HERE}, row {number}: {labels!r} is not a list of labels.")
             rows.append(Row(number, _path(place, number), {}, UNKNOWN))
             continue
-        stated = [known[label] if known else str(label) for label in labels]
+        # As alone in a cell, a class of -1 stands for a missing label: the list is not complete.
+        is_missing = [bool(known) and label == UNKNOWN for label in labels]
+        stated = [
+            _class_name(label, known, number)
+            for label, missing in zip(labels, is_missing, strict=True)
+            if not missing
+        ]
+        rest = UNKNOWN if any(is_missing) else None
         found |= dict.fromkeys(stated)
-        rows.append(Row(number, _path(place, number), dict.fromkeys(stated, POSITIVE)))
+        rows.append(Row(number, _path(place, number), dict.fromkeys(stated, POSITIVE), rest))
     meaning = f"Lists of positives; a label that is not listed is {options.unlabeled}."
     return Table(rows, list(found), meaning, unmentioned, unit="row")
+
+
+def _class_name(label: Any, known: list[str], number: int) -> str:
+    if not known:
+        return str(label)
+    if not 0 <= label < len(known):
+        raise DataError(
+            f"{HERE}, row {number}: there is no class {label}; they go from 0 to {len(known) - 1}."
+        )
+    return known[label]
 
 
 def _cell(value: Any, is_class: bool) -> str:

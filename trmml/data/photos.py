@@ -5,7 +5,9 @@ This module needs no torch, so that looking at a label table starts at once.
 
 import contextlib
 import io
+import logging
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,11 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from trmml.errors import DataError, ImageError
 from trmml.files import with_home
 
+logger = logging.getLogger(__name__)
+
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+OTHER_SUFFIXES = (".heic", ".heif", ".avif", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".psd")
+"""Pictures as well, of kinds that are not read."""
 MAX_PIXELS = 178_956_970
 """Pillow's own limit of 2²⁷ · 4/3 pixels, above which a file is taken for a decompression bomb."""
 
@@ -29,6 +35,9 @@ _RESAMPLING = {
 REDUCING_GAP = 2
 """A JPEG may be decoded at a half, quarter or eighth, but to no less than so many times the side that
 it is resized to; Pillow's own advice for a result that can hardly be told from the slow one."""
+
+_loading = threading.Lock()
+"""The same PIL image may come twice, and two threads must not read its file at once."""
 
 
 def load_photo(source: Any, image_size: int | None = None) -> Image.Image:
@@ -47,6 +56,9 @@ def load_photo(source: Any, image_size: int | None = None) -> Image.Image:
     """
     if isinstance(source, Image.Image):
         with _one_error("The PIL image"):
+            _check_size(source, "The PIL image")
+            with _loading:
+                source.load()
             return _upright_rgb(source, "The PIL image")
     if isinstance(source, np.ndarray):
         return _from_array(source)
@@ -76,14 +88,25 @@ def load_photo(source: Any, image_size: int | None = None) -> Image.Image:
 
 
 def find_photos(folder: Path) -> list[Path]:
-    """Return the photos below a folder, sorted by path; hidden files and folders are left out."""
-    return sorted(
+    """Return the photos below a folder, sorted by path; hidden files and folders are left out.
+
+    How many pictures of kinds that are not read were passed over is logged as a warning.
+    """
+    files = [
         path
         for path in folder.rglob("*")
-        if path.suffix.lower() in PHOTO_SUFFIXES
+        if path.suffix.lower() in (*PHOTO_SUFFIXES, *OTHER_SUFFIXES)
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
         and path.is_file()
-    )
+    ]
+    photos = [path for path in files if path.suffix.lower() in PHOTO_SUFFIXES]
+    others = sorted({path.suffix.lower() for path in files} - set(PHOTO_SUFFIXES))
+    if others:
+        logger.warning(
+            "%d pictures in %s are left out: %s cannot be read; convert them to JPEG or PNG.",
+            len(files) - len(photos), folder, ", ".join(others),
+        )  # fmt: skip
+    return sorted(photos)
 
 
 def refuse_unreadable(reasons: Sequence[str], num_photos: int) -> None:

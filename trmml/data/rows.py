@@ -166,8 +166,9 @@ def _join(merged: dict[Any, Row], key: Any, row: Row, table: Table, path: Path) 
     for name, state in row.states.items():
         if state != UNKNOWN:
             earlier.states[name] = state
-    if rest(earlier) != rest(row):
-        merged[key] = replace(earlier, unmentioned=UNKNOWN)
+    if rest(earlier) == UNKNOWN:
+        # A row that leaves the rest open takes nothing from one that says what it is.
+        merged[key] = replace(earlier, unmentioned=rest(row))
 
 
 def _find_photos(
