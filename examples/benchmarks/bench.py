@@ -32,7 +32,7 @@ MATCHING_ALONE = {
 }
 """Settings of the methods that TRM-ML is compared with: its further parts are not theirs."""
 MOST_DRAWS = 1000
-STRENGTHS = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+STRENGTHS = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 """Of the probe, the inverse of its penalty; wide enough that neither end is best, few photos or all."""
 
 
