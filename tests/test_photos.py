@@ -1,4 +1,5 @@
 import io
+import os
 import struct
 import warnings
 import zlib
@@ -42,6 +43,29 @@ def pixel(source: Any) -> tuple[int, ...]:
     photo = load_photo(source)
     assert photo.mode == "RGB"
     return tuple(np.asarray(photo)[0, 0].tolist())
+
+
+def test_a_photo_starts_no_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started = tmp_path / "started"
+    program = tmp_path / "gs"
+    program.write_text(f"#!/bin/sh\ntouch {started}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    lines = ("%!PS-Adobe-3.0 EPSF-3.0", "%%BoundingBox: 0 0 9 9", "%%EndComments", "showpage", "")
+    (tmp_path / "a.jpg").write_text("\n".join(lines))
+    with pytest.raises(ImageError, match="is not a picture in a known format"):
+        load_photo(tmp_path / "a.jpg")
+    assert not started.exists()
+
+
+def test_pictures_that_cannot_be_read_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("a.JPG", "b.heic", "c.HEIC", "d.dng", "e.txt", ".f.heic"):
+        (tmp_path / name).write_bytes(b"x")
+    assert [path.name for path in find_photos(tmp_path)] == ["a.JPG"]
+    assert "3 pictures in" in caplog.text
+    assert ".dng, .heic cannot be read" in caplog.text
 
 
 def test_a_photo_is_the_same_from_every_kind_of_source(pixels: np.ndarray, tmp_path: Path) -> None:

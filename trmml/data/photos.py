@@ -20,8 +20,11 @@ from trmml.files import with_home
 
 logger = logging.getLogger(__name__)
 
-PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-OTHER_SUFFIXES = (".heic", ".heif", ".avif", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".psd")
+PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "AVIF", "JPEG2000", "HEIF")
+"""Of photos, as far as Pillow has them; HEIF is there once pillow-heif has registered itself. Pillow
+knows others, which start programs (EPS) or take minutes (FITS)."""
+OTHER_SUFFIXES = (".heic", ".heif", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".psd")
 """Pictures as well, of kinds that are not read."""
 MAX_PIXELS = 178_956_970
 """Pillow's own limit of 2²⁷ · 4/3 pixels, above which a file is taken for a decompression bomb."""
@@ -129,12 +132,18 @@ def _decoded(
 ) -> Image.Image:
     if num_bytes == 0:
         raise ImageError(f"{name} is empty (0 bytes).")
-    with _one_error(name), Image.open(file) as image:
+    with _one_error(name), Image.open(file, formats=_formats()) as image:
         _check_size(image, name)
         if image_size is not None:
             side = REDUCING_GAP * image_size
             image.draft(None, (side, side))  # does nothing for other formats than JPEG
         return _upright_rgb(image, name)
+
+
+def _formats() -> list[str]:
+    with _loading:
+        Image.init()  # does nothing the second time
+    return [name for name in FORMATS if name in Image.OPEN]
 
 
 @contextlib.contextmanager
