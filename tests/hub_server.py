@@ -46,7 +46,8 @@ class Fault:
 
     Attributes:
         pattern: Searched for in `METHOD /path`.
-        action: A status code, or `cut` (half of the body), `change` (one byte of it is another).
+        action: A status code, or `cut` (half of the body), `change` (one byte of it is another),
+            `page` (a web page in place of an answer), `odd` (JSON that is none of the Hub).
         times: How often it happens.
     """
 
@@ -127,6 +128,10 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             if isinstance(self.fault, int):
                 self._error(self.fault, "A fault was asked for")
+            if self.fault == "page":
+                self._answer(b"<html>Log in to this network</html>")
+            if self.fault == "odd":
+                self._json([1])
             for pattern, answer in _ROUTES:
                 match = re.fullmatch(pattern, line)
                 if match:

@@ -228,6 +228,8 @@ def test_a_commit_in_the_cache_asks_the_hub_for_nothing(shop: HubServer) -> None
         ("api/models/acme/shop", 503, OfflineError, "answered 503 .*; try again later"),
         ("api/models/acme/shop", 429, OfflineError, "answered 429 .*; try again later"),
         ("GET /cdn", "change", ArtifactError, "is not what its checksum says"),
+        ("api/models/acme/shop", "page", OfflineError, "is there a login or a proxy before it"),
+        ("api/models/acme/shop", "odd", OfflineError, "is there a login or a proxy before it"),
     ],
 )
 def test_a_fault_that_stays_is_a_clear_error(
@@ -370,6 +372,17 @@ def test_a_hostile_configuration_is_refused(
     world.add(NAME, files | {"config.json": json.dumps(config).encode()})
     with pytest.raises((ArtifactError, ConfigError), match=message):
         trmml.load_model(NAME)
+
+
+@pytest.mark.parametrize("commit", ["../../../../evil", "main", ""])
+def test_a_commit_that_is_none_is_refused(shop: HubServer, commit: str, tmp_path: Path) -> None:
+    repository = shop.repositories[NAME]
+    repository.commits[commit] = repository.commits[repository.branches["main"]]
+    repository.branches["main"] = commit
+    before = {path for path in tmp_path.rglob("*") if "cache" not in str(path)}
+    with pytest.raises((ArtifactError, OfflineError), match=r"names no commit|is not understood"):
+        trmml.load_model(NAME)
+    assert {path for path in tmp_path.rglob("*") if "cache" not in str(path)} == before
 
 
 def test_a_header_that_claims_ten_gigabytes_is_refused(

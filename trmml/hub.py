@@ -39,6 +39,7 @@ from trmml.errors import (
     ModelAccessError,
     ModelNotFoundError,
     OfflineError,
+    TrmmlError,
 )
 from trmml.files import sha256_of
 
@@ -152,6 +153,8 @@ def fetch_files(
         for name, limit in wanted.items():
             _check_size(f"{repository}/{name}", sizes.get(name) or 0, limit)
         commit = str(info.sha)
+        if not COMMIT.fullmatch(commit):
+            raise ArtifactError(f"The Hub names no commit for {repository}, but {commit[:80]!r}.")
         stated = getattr(info.card_data, "license", None)
         license = stated if isinstance(stated, str) else None
         fetched = [
@@ -244,7 +247,7 @@ def has_its_checksum(path: Path) -> bool:
         content = blob.read_bytes()
         head = b"blob %d\0" % len(content)
         return hashlib.sha1(head + content, usedforsecurity=False).hexdigest() == blob.name
-    return True
+    return blob.parent.name != "blobs"
 
 
 def _check_size(name: str, size: int, limit: int) -> None:
@@ -306,6 +309,8 @@ def hub_errors(repository: str, revision: str | None, *, writing: bool = False) 
     what = repository if revision is None else f"{repository}@{revision}"
     try:
         yield
+    except TrmmlError:
+        raise
     except GatedRepoError as error:
         raise ModelAccessError(
             f"{repository} is gated: accept its terms on the Hugging Face Hub and pass a token."
@@ -349,6 +354,12 @@ def hub_errors(repository: str, revision: str | None, *, writing: bool = False) 
         ) from error
     except OSError as error:
         raise ConfigError(f"Cannot write to the cache: {error}") from error
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        # Of huggingface_hub, on an answer that is no answer of the Hub: a page to log in to a network.
+        raise OfflineError(
+            f"What answers for the Hub about {what} is not understood ({type(error).__name__}: "
+            f"{str(error)[:200]}); is there a login or a proxy before it?"
+        ) from error
 
 
 def _no_access(what: str, writing: bool) -> ModelAccessError:
