@@ -436,6 +436,69 @@ def test_a_task_that_nobody_answered_takes_nothing_from_one_that_somebody_did(
         assert cells(data)["a.jpg"] == {"dog": P, "cat": N}
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (
+            "t.jsonl",
+            '{"image": "a.jpg", "positive": ["x"], "positive": ["y"]}',
+            "'positive' more th",
+        ),
+        (
+            "t.jsonl",
+            '{"image": "a.jpg", "positive": [" "]}',
+            "' ' cannot be the name of a category",
+        ),
+        ("t.jsonl", '{"image": "a.jpg", "positive": ["x\\u001b[2J"]}', "cannot be the name"),
+        (
+            "t.json",
+            '{"images": [{"id": 1, "file_name": "a.jpg"}, {"id": 1, "file_name": "b.jpg"}],'
+            ' "categories": [{"id": 1, "name": "dog"}], "annotations": []}',
+            "several images have the id 1",
+        ),
+        (
+            "t.json",
+            '{"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [],'
+            ' "categories": [{"id": 1, "name": "dog"}, {"id": 1, "name": "cat"}]}',
+            "several categories have the id 1",
+        ),
+        (
+            "t.json",
+            '{"images": [{"id": 1, "coco_url": "http://[bad/0.jpg"}], "annotations": [],'
+            ' "categories": [{"id": 1, "name": "dog"}]}',
+            "is not what coco writes",
+        ),
+        ("t.csv", "image,dog\na.jpg,perhaps\n", "'perhaps' is not a label"),
+    ],
+    ids=["twice", "blank", "escape", "images", "categories", "address", "cell"],
+)
+def test_what_could_be_meant_in_two_ways_is_refused(
+    tmp_path: Path, photo: Callable, name: str, content: str, message: str
+) -> None:
+    photo("a.jpg"), photo("b.jpg")
+    (tmp_path / name).write_text(content)
+    listed = None if name.endswith("csv") else "negative"
+    with pytest.raises(DataError, match=message):
+        read_dataset(tmp_path / name, unlabeled=listed)
+
+
+def test_words_and_the_line_of_a_spreadsheet_are_understood(
+    tmp_path: Path, photo: Callable
+) -> None:
+    photo("a.jpg"), photo("b.jpg"), photo("c.jpg")
+    text = "sep=;\nimage;dog;cat\na.jpg;TRUE;no\nb.jpg;False;Yes\nc.jpg;;1.0\n"
+    (tmp_path / "t.csv").write_text(text)
+    data = read_dataset(tmp_path / "t.csv")
+    assert data.labels.tolist() == [[P, N], [N, P], [U, P]]
+
+
+def test_a_table_of_many_columns_is_read_in_linear_time(tmp_path: Path, photo: Callable) -> None:
+    photo("a.jpg")
+    names = ",".join(f"label {i}" for i in range(30_000))
+    (tmp_path / "t.csv").write_text(f"image,{names}\na.jpg{',1' * 30_000}\n")
+    assert read_dataset(tmp_path / "t.csv").labels.sum() == 30_000
+
+
 def test_the_format_can_be_named(tmp_path: Path, photo: Callable) -> None:
     photo("a.jpg")
     table = tmp_path / "t.csv"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from trmml.errors import ConfigError, nearest
-from trmml.settings import MAX_ITEMS, Settings, require
+from trmml.settings import MAX_ITEMS, Settings, is_name, require
 
 Matching = Literal["text-region", "text-pixel", "text-image", "zero-shot"]
 
@@ -128,7 +128,8 @@ class ModelConfig(Settings):
                  f"1 to {MAX_ITEMS} names", len(names))  # fmt: skip
         repeated = sorted(name for name, count in Counter(names).items() if count > 1)
         require(not repeated, "category_names", "all different", repeated)
-        require(all(name.strip() for name in names), "category_names", "not blank", names)
+        for name in (*names, *self.prompt_names):
+            require(is_name(name), "category_names", "not blank, without control characters", name)
         require(len(self.prompt_names) == len(names), "prompt_names",
                  f"as many as category_names ({len(names)})", len(self.prompt_names))  # fmt: skip
         for name in ("dim", "text_width"):
@@ -280,7 +281,7 @@ class FinetuneConfig(Settings):
             values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
         except OSError as error:
             raise ConfigError(f"Cannot read the recipe {path}: {error.strerror}.") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except (ValueError, RecursionError) as error:  # TOML's, of the encoding, of huge numbers
             raise ConfigError(f"{path} is not valid TOML: {error}.") from error
         try:
             return cls.from_dict(values)

@@ -1,14 +1,18 @@
 """Groups of settings as frozen dataclasses: to and from plain values of JSON and TOML, strictly."""
 
 import dataclasses
+import re
 import sys
 import types
 import typing
+import unicodedata
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar
 
 from trmml.errors import ConfigError, nearest
 
+LARGEST = 1e12
+"""Of a number: beyond it arithmetic overflows in places that would not say which setting it was."""
 MAX_ITEMS = 100_000
 """Of a list."""
 
@@ -23,6 +27,16 @@ def require(holds: bool, name: str, rule: str, value: object) -> None:
     """
     if not holds:
         raise ConfigError(f"{name} must be {rule}, got {value!r}.")
+
+
+def is_name(text: str) -> bool:
+    """Say whether a text can name a category: not blank, one line, nothing that steers a terminal.
+
+    Characters that turn the direction of what follows are refused, too; joiners of letters are not.
+    """
+    steering = any(unicodedata.category(c) in ("Cc", "Zl", "Zp") for c in text)
+    turning = re.search("[\u202a-\u202e\u2066-\u2069]", text) is not None
+    return bool(text.strip()) and not steering and not turning
 
 
 class Settings:
@@ -89,7 +103,10 @@ def _converted(value: Any, wanted: Any, name: str) -> Any:
         return tuple(_converted(item, kind, f"{name}[{i}]") for i, (item, kind) in enumerate(items))
     if wanted is float and isinstance(value, int | float) and not isinstance(value, bool):
         require(abs(value) <= sys.float_info.max, name, "a finite number", value)
+        require(abs(value) <= LARGEST, name, f"at most {LARGEST:g}", value)
         return float(value)
     if not isinstance(value, wanted) or (wanted is not bool and isinstance(value, bool)):
         raise ConfigError(f"{name} must be of type {wanted.__name__}, got {value!r}.")
+    if isinstance(value, int):
+        require(abs(value) <= LARGEST, name, f"at most {LARGEST:g}", value)
     return value

@@ -146,7 +146,7 @@ def _image_column(header: list[str], path: Path) -> int:
             f"{path} has no column for the photo; name it 'image'. Its columns are "
             f"{', '.join(repr(name) for name in header[:8])}."
         )
-    repeated = sorted({name for name in header if header.count(name) > 1 and name})
+    repeated = sorted(name for name, count in Counter(header).items() if count > 1 and name)
     if repeated:
         raise DataError(f"{path} has the column {repeated[0]!r} more than once.")
     if "" in header:

@@ -12,6 +12,7 @@ from trmml import labels as states
 from trmml.columns import first_column
 from trmml.errors import DataError, nearest, refuse_text
 from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
+from trmml.settings import is_name
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +48,12 @@ class MultiLabelDataset:
                 f"{self.source}: labels must be {POSITIVE} (positive), {NEGATIVE} (negative) or "
                 f"{UNKNOWN} (unknown)."
             )
+        for name in self.category_names:
+            if not is_name(name):
+                raise DataError(
+                    f"{self.source}: {name!r} cannot be the name of a category; name it in one line, "
+                    "without control characters."
+                )
         if len(set(self.category_names)) != shape[1]:
             raise DataError(f"{self.source}: category names must all be different.")
 

@@ -1,6 +1,7 @@
 """Labels in folders: VOC's annotations in XML, and one folder per label."""
 
 import hashlib
+import os
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -31,12 +32,15 @@ def _voc(folder: Path, annotations: Path, options: Options) -> Table:
     every = files = sorted(annotations.glob("*.xml"))
     if options.split is not None:
         listed = folder / "ImageSets" / "Main" / f"{options.split}.txt"
-        if not listed.is_file():
+        if not os.path.isfile(listed):  # noqa: PTH113 (says no, too, to a name that no file can have)
             known = sorted(
                 path.stem for path in listed.parent.glob("*.txt") if "_" not in path.stem
             )
             raise DataError(f"There is no {listed}; splits here: {', '.join(known) or 'none'}.")
-        wanted = listed.read_text(encoding="utf-8").split()
+        try:
+            wanted = listed.read_text(encoding="utf-8").replace("\0", " ").split()
+        except UnicodeDecodeError as error:
+            raise DataError(f"{listed} is not UTF-8.") from error
         files = [annotations / f"{name}.xml" for name in wanted]
     if not files:
         raise DataError(f"{annotations} holds no XML file.")
@@ -79,11 +83,13 @@ def _parsed(file: Path) -> ElementTree.Element:
     if len(content) > MAX_XML_BYTES:
         raise DataError(f"{file} is larger than {MAX_XML_BYTES >> 20} MiB; it is not read.")
     # Entities can grow without bound, and annotations have none.
+    if b"\0" in content:
+        raise DataError(f"{file} is not UTF-8, nor another encoding that has ASCII in it.")
     if b"<!DOCTYPE" in content or b"<!ENTITY" in content:
         raise DataError(f"{file} has a document type or entities; such XML is not read.")
     try:
         return ElementTree.fromstring(content)
-    except ElementTree.ParseError as error:
+    except (ElementTree.ParseError, LookupError, ValueError) as error:  # of unknown encodings
         raise DataError(f"{file} is not XML: {error}.") from error
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ def read_frame(table: Any, options: Options, form: str | None) -> Table:
     named = getattr(table, "column_names", None)
     keys = list(named if isinstance(named, list) else table.columns)
     names = [str(key) for key in keys]  # pandas also has numbers
-    repeated = next((name for name in names if names.count(name) > 1), None)
+    repeated = next((name for name, count in Counter(names).items() if count > 1), None)
     if repeated is not None:
         raise DataError(f"{HERE} has the column {repeated!r} more than once.")
     features = getattr(table, "features", None)

@@ -3,6 +3,8 @@
 import io
 import json
 import re
+from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -44,7 +46,9 @@ def read_jsonl(text: str, path: Path, options: Options) -> Table:
 
 def _json_record(text: str, path: Path, line: int) -> dict[str, Any]:
     try:
-        record = json.loads(text)
+        record = json.loads(text, object_pairs_hook=partial(_without_repeats, path, line))
+    except DataError:
+        raise
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}, line {line} is not JSON: {error}.") from error
     if not isinstance(record, dict) or not isinstance(record.get("image"), str):
@@ -54,6 +58,14 @@ def _json_record(text: str, path: Path, line: int) -> dict[str, Any]:
         if key not in known:
             raise DataError(f"{path}, line {line}: unknown key {key!r}. {nearest(key, known)}")
     return record
+
+
+def _without_repeats(path: Path, line: int, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        key = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise DataError(f"{path}, line {line} has the key {key!r} more than once.")
+    return found
 
 
 def _name_list(value: Any, key: str, path: Path, line: int) -> list[str]:
@@ -77,7 +89,9 @@ def read_json(text: str, path: Path, options: Options, form: str | None) -> Tabl
             return _coco(values, path, options)
         if form == "label-studio":
             return _label_studio(values, path, options)
-    except (KeyError, TypeError, AttributeError) as error:
+    except DataError:
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise DataError(f"{path} is not what {form} writes: {error!r}.") from error
     raise DataError(
         f"{path} is neither COCO (images, annotations, categories) nor Label Studio (a list of "
@@ -102,6 +116,10 @@ def _coco(values: dict[str, Any], path: Path, options: Options) -> Table:
     listed is unknown there.
     """
     categories = sorted(values["categories"], key=lambda category: category["id"])
+    for what in ("images", "categories"):
+        repeated = [i for i, n in Counter(one["id"] for one in values[what]).items() if n > 1]
+        if repeated:
+            raise DataError(f"{path}: several {what} have the id {repeated[0]!r}.")
     names = {category["id"]: str(category["name"]) for category in categories}
     states: dict[Any, dict[str, int]] = {image["id"]: {} for image in values["images"]}
     lists_negatives = any("neg_category_ids" in image for image in values["images"])
@@ -155,8 +173,10 @@ def _label_studio(tasks: list[dict[str, Any]], path: Path, options: Options) -> 
     rows, names = [], {}
     for number, (task, (_, place)) in enumerate(zip(tasks, photos, strict=True), start=1):
         answers = _answers(task, choice_keys)
-        counts = [name for answer in answers for name in dict.fromkeys(answer)]
-        states = {n: POSITIVE if counts.count(n) == len(answers) else UNKNOWN for n in counts}
+        counts = Counter(name for answer in answers for name in dict.fromkeys(answer))
+        states = {
+            name: POSITIVE if count == len(answers) else UNKNOWN for name, count in counts.items()
+        }
         names |= dict.fromkeys(states)
         # An upload is stored under its name behind eight digits of a hash.
         plain = re.sub(r"^[0-9a-f]{8}-", "", Path(place).name)
@@ -178,7 +198,7 @@ def _answers(task: dict[str, Any], choice_keys: list[str]) -> list[list[str]]:
         if annotation.get("was_cancelled"):
             continue
         results = [r for r in annotation.get("result", ()) if r.get("type") == "choices"]
-        answers.append([str(name) for r in results for name in r["value"]["choices"]])
+        answers.append([name for r in results for name in _flat_choices(r["value"])])
     return answers
 
 
@@ -188,7 +208,8 @@ def _is_flat(task: dict[str, Any]) -> bool:
 
 
 def _flat_choices(value: Any) -> list[str]:
-    return [value] if isinstance(value, str) else [str(name) for name in value["choices"]]
+    choices = value if isinstance(value, str) else value["choices"]
+    return [choices] if isinstance(choices, str) else [str(name) for name in choices]
 
 
 def _choice_keys(tasks: list[dict[str, Any]], photo_keys: set[str], path: Path) -> list[str]:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from trmml.errors import DataError
-from trmml.files import with_home
+from trmml.files import is_folder, with_home
 from trmml.labels import NEGATIVE, UNKNOWN
 
 MAX_NAMED = 10
@@ -178,7 +178,7 @@ def _find_photos(
     folders = [table if table.is_dir() else table.parent]
     if images is not None:
         folders.insert(0, with_home(images))
-        if not folders[0].is_dir():
+        if not is_folder(folders[0]):
             raise DataError(f"The photo folder {folders[0]} does not exist.")
     photos, missing, empty = [], [], []
     for row in rows:

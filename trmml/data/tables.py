@@ -23,7 +23,7 @@ from trmml.data.rows import (
     merge_duplicates,
 )
 from trmml.errors import DataError, nearest, refuse_text
-from trmml.files import with_home
+from trmml.files import is_folder, with_home
 from trmml.labels import UNKNOWN
 
 
@@ -107,7 +107,7 @@ def read_dataset(
 
 
 def _read(path: Path, options: Options, form: str | None) -> Table:
-    if path.is_dir():
+    if is_folder(path):
         if form not in (None, "voc", "folders"):
             raise DataError(f"{path} is a folder; format={form!r} is for a file.")
         return read_folder(path, options, form)
