@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from trmml.backbone import FrozenCLIP
 from trmml.config import FinetuneConfig, MatchingConfig
 from trmml.data.dataset import MultiLabelDataset
 from trmml.data.writing import write_dataset
-from trmml.errors import ConfigError, DataError
+from trmml.errors import ArtifactError, ConfigError, DataError
 from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
 from trmml.metrics import mean_average_precision
 from trmml.optimization import AveragedWeights, make_optimizer, make_schedule, photos_per_step
@@ -150,6 +151,58 @@ def test_clip_does_not_unteach_a_trained_model(
     ]
     # All labels are known, and few they are.
     assert losses[0]["distillation"] > 0 == losses[1]["distillation"]
+
+
+def test_a_model_that_training_does_not_improve_is_kept(
+    backbone_source: str, make_dataset: Maker, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data, out = make_dataset(24), tmp_path / "out"
+    learned = QUICK | {"training.epochs": 20, "training.learning_rate": 1e-2}
+    start = trmml.finetune(data, val=data, backbone=backbone_source, config=learned)
+    spoilt = QUICK | {"training.learning_rate": 0.5, "training.prompt_learning_rate": 0.5}
+    model = trmml.finetune(data, val=data, model=start, config=spoilt, output=out)
+    assert "No epoch was better on the validation photos" in caplog.text
+    for name, tensor in start.learned_state().items():
+        np.testing.assert_allclose(model.learned_state()[name], tensor, atol=1e-6, err_msg=name)
+    facts = json.loads((out / "finetune.json").read_text())
+    assert facts["best_epoch"] is None
+    assert facts["start_validation_mAP"] > max(e["val_mAP"] for e in facts["history"])
+    measured = json.loads((out / "metrics.json").read_text())["validation"]["mAP"]
+    assert measured == pytest.approx(facts["start_validation_mAP"], abs=1e-5)
+
+
+def test_a_full_disk_is_one_error(
+    backbone_source: str, make_dataset: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise RuntimeError("unexpected pos 64 vs 0")  # what torch.save says then
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", full)
+        with pytest.raises(ConfigError, match=r"Cannot write the checkpoint .* is the disk full"):
+            trmml.finetune(
+                make_dataset(12), backbone=backbone_source, config=QUICK, output=tmp_path / "out"
+            )
+
+
+@pytest.mark.parametrize("content", [{}, [1, 2]])
+def test_a_file_that_is_no_checkpoint_is_refused(
+    backbone_source: str, make_dataset: Maker, tmp_path: Path, content: Any
+) -> None:
+    (tmp_path / "out.run").mkdir()
+    torch.save(content, tmp_path / "out.run" / CHECKPOINT)
+    with pytest.raises(ArtifactError, match=r"is no checkpoint\. Remove it"):
+        trmml.finetune(
+            make_dataset(12), backbone=backbone_source, config=QUICK, output=tmp_path / "out",
+            resume=True,
+        )  # fmt: skip
+
+
+def test_an_output_that_cannot_be_is_one_error(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for output in (tmp_path / ("a" * 252), tmp_path / "loop" / "out"):
+        with pytest.raises(ConfigError, match="cannot be: "):
+            Run(output, resume=False)
 
 
 def test_the_log_rates_pseudo_labels_where_the_truth_is_hidden(

@@ -1,6 +1,7 @@
 """Files that are either wholly there or not at all, and their checksums."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -38,8 +39,10 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     A process killed at any moment leaves the old file or the new one, never a part of one.
 
     Raises:
-        OSError: If the folder cannot be made or written to.
+        OSError: If the folder cannot be made or written to, or a device or folder has that name.
     """
+    if path.exists() and not path.is_file():
+        raise FileExistsError(errno.EEXIST, "it is there and no regular file", str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     os.close(handle)

@@ -250,6 +250,10 @@ def load_folder(
     return model.eval().requires_grad_(False)
 
 
+LARGEST = 1e6
+"""No learned value comes near it; from there on scores could be NaN."""
+
+
 def _load_tensors(model: TextRegionMatcher, path: Path) -> None:
     if not path.is_file():
         raise ModelNotFoundError(f"There is no {path.name} in {path.parent}.")
@@ -278,8 +282,10 @@ def _load_tensors(model: TextRegionMatcher, path: Path) -> None:
 
 
 def _finite(tensor: Tensor, name: str) -> Tensor:
-    if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
-        raise ArtifactError(f"{name} holds values that are no finite numbers.")
+    if tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16, torch.float64):
+        raise ArtifactError(f"{name} holds {tensor.dtype}, and not floating-point numbers.")
+    if not bool((tensor.abs() < LARGEST).all()):  # false for NaN
+        raise ArtifactError(f"{name} holds values that are no finite numbers, or far too large.")
     return tensor
 
 

@@ -39,18 +39,23 @@ class Run:
     """The folders of a run: where it works, and where its result goes."""
 
     def __init__(self, output: Path, resume: bool) -> None:
-        if not output.name:  # "." and "/"
-            output = output.resolve()
-        self.output, self.resume = output, resume
-        self.is_finished = resume and (output / "finetune.json").is_file()
-        if not self.is_finished:
-            if output.resolve() == Path.cwd():
-                raise ConfigError(
-                    f"The output {output} is the folder that you are in; name a new one in it."
-                )
-            require_new(output)
-        self.working = output.with_name(f"{output.name}.run")
-        if self.working.exists() and not resume and not self.is_finished:
+        try:
+            if not output.name:  # "." and "/"
+                output = output.resolve()
+            self.output, self.resume = output, resume
+            self.working = output.parent / f"{output.name}.run"
+            self.is_finished = resume and (output / "finetune.json").is_file()
+            is_here, is_begun = output.resolve() == Path.cwd(), self.working.exists()
+        except (OSError, RuntimeError) as error:  # a name that is too long, or links in a circle
+            raise ConfigError(f"The output {output} cannot be: {error}.") from error
+        if self.is_finished:
+            return
+        if is_here:
+            raise ConfigError(
+                f"The output {output} is the folder that you are in; name a new one in it."
+            )
+        require_new(output)
+        if is_begun and not resume:
             raise self._unfinished()
 
     def _unfinished(self) -> ConfigError:
@@ -66,6 +71,8 @@ class Run:
                 raise ConfigError(
                     f"{self.output} holds a model of other data or settings; choose another output."
                 )
+            if processes.is_first():  # of a process that was killed just before
+                (self.output / CHECKPOINT).unlink(missing_ok=True)
             return load_folder(self.output)
         try:
             if processes.is_first():
@@ -85,7 +92,15 @@ class Run:
     def finish(self, model: TextRegionMatcher, facts: Mapping[str, Any]) -> None:
         """Turn the working folder into the output."""
         if processes.is_first():
-            write_model_files(model, self.working, facts, card_name=str(self.output))
+            try:
+                write_model_files(model, self.working, facts, card_name=str(self.output))
+            except OSError as error:
+                raise ConfigError(
+                    f"Cannot write the model to {self.working}: {error.strerror}. Make room and go on "
+                    "with resume (--resume)."
+                ) from error
+            for part in self.working.glob(".*.part"):  # of a process that was killed
+                part.unlink()
             # The checkpoint goes last: a process killed before this point can still be resumed.
             move_into_place(self.working, self.output)
             (self.output / CHECKPOINT).unlink(missing_ok=True)

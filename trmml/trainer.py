@@ -108,9 +108,19 @@ class Trainer:
         for epoch in range(len(self.history), epochs):
             self.history.append(self._epoch(epoch, progress))
             if folder is not None and processes.is_first():
-                write_atomically(folder / CHECKPOINT, lambda path: torch.save(self.state(), path))
-                write_text(folder / LOG, "".join(json.dumps(r) + "\n" for r in self.history))
+                self._save(folder)
             logger.info("epoch %d of %d: %s", epoch + 1, epochs, self.history[-1])
+
+    def _save(self, folder: Path) -> None:
+        try:
+            write_atomically(folder / CHECKPOINT, lambda path: torch.save(self.state(), path))
+            write_text(folder / LOG, "".join(json.dumps(r) + "\n" for r in self.history))
+        except (OSError, RuntimeError) as error:  # torch has the second for a full disk
+            reason = getattr(error, "strerror", None) or "is the disk full?"
+            raise ConfigError(
+                f"Cannot write the checkpoint to {folder}: {reason} What is there goes on with resume "
+                "(--resume)."
+            ) from error
 
     def use_best(self) -> Float32[np.ndarray, "image category"]:
         """Put the best epoch's tensors into the model and return its validation scores."""
@@ -278,6 +288,8 @@ class Trainer:
             raise ArtifactError(
                 f"{path} cannot be read: {error}. Remove it to start anew."
             ) from error
+        if not isinstance(state, dict) or "fingerprint" not in state:
+            raise ArtifactError(f"{path} is no checkpoint. Remove it to start anew.")
         if state["fingerprint"] != self.fingerprint:
             raise ConfigError(
                 f"{path} is of a run with other data or settings; resume with the same ones, or "
