@@ -481,6 +481,81 @@ def test_a_result_does_not_replace_its_table(
     assert table.read_bytes() == before
 
 
+def test_what_is_there_is_replaced_only_when_told_so(
+    table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = tmp_path / "made.csv"
+    made.write_text("by hand")
+    model = ("--model", "coco18-tiny")
+    assert run("data", "convert", table, made) == 2
+    assert run("complete", table, *model, "-o", made) == 2
+    assert run("export", "coco18-tiny", "-o", made) == 2
+    assert (
+        capsys.readouterr().err.count(f"{made} exists already; choose another output, or add") == 3
+    )
+    assert made.read_text() == "by hand"
+    assert run("data", "convert", table, made, "--replace") == 0
+    assert made.read_text().startswith("image,red,green,blue")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("complete", "TABLE", "--model", "coco18-tiny", "-o", "new.csv", "--estimates", "TABLE"),
+        ("complete", "TABLE", "--model", "coco18-tiny", "-o", "new.csv", "--html", "TABLE"),
+        ("evaluate", "coco18-tiny", "TABLE", "--dump-scores", "TABLE"),
+        ("data", "check", "TABLE", "--html", "TABLE"),
+    ],
+    ids=["estimates", "review", "scores", "check"],
+)
+def test_no_further_output_replaces_the_table(
+    table: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]
+) -> None:
+    before = table.read_bytes()
+    assert run(*(table if argument == "TABLE" else argument for argument in arguments)) == 2
+    assert "is read by this command; choose another output" in capsys.readouterr().err
+    assert table.read_bytes() == before
+
+
+def test_zero_shot_can_fill_a_table(table: Path, tmp_path: Path, backbone_source: str) -> None:
+    out = tmp_path / "filled.csv"
+    arguments = ("--model", "zero-shot", "--backbone", backbone_source, "-o", out)
+    assert run("complete", table, *arguments) == 0
+    assert out.read_text().startswith("image,red,green,blue")
+
+
+def test_patterns_stand_for_photos_where_no_shell_says_so(
+    table: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("predict", table.parent / "00*.png", "--format", "jsonl") == 0
+    assert len(capsys.readouterr().out.splitlines()) == 10
+    assert run("predict", table.parent / "x*.png") == 4
+
+
+def test_arguments_in_the_wrong_order_are_named(
+    table: Path, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("data", "check", model) == 4
+    assert "is a model and no table; the model is the other argument" in capsys.readouterr().err
+    assert run("calibrate", "coco18-tiny", table) == 2
+    assert "`trmml models download coco18-tiny --to FOLDER`" in capsys.readouterr().err
+
+
+def test_an_error_is_never_longer_than_a_screen(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "t.jsonl").write_text(json.dumps({"image": "a.png", "x" * 100_000: 1}))
+    assert run("data", "check", tmp_path / "t.jsonl") == 4
+    assert len(capsys.readouterr().err) < 2_200
+
+
+def test_only_a_whole_value_is_a_setting(table: Path, tmp_path: Path) -> None:
+    for value in ("3\nvalue2=1", "[" * 5_000, "9" * 5_000):
+        assert (
+            run("finetune", table, "-o", tmp_path / "o", "--set", f"training.epochs={value}") == 2
+        )
+
+
 def test_columns_that_are_no_labels_are_left_out_everywhere(
     table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -494,4 +569,7 @@ def test_columns_that_are_no_labels_are_left_out_everywhere(
     filled = tmp_path / "filled.csv"
     assert run("complete", table, *labels, "--model", out, "-o", filled) in (0, 4)
     capsys.readouterr()
-    assert run("complete", table, "--labels", "red,notes", "--model", out, "-o", filled) == 4
+    assert (
+        run("complete", table, "--labels", "red,notes", "--model", out, "-o", filled, "--replace")
+        == 4
+    )

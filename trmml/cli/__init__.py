@@ -20,6 +20,9 @@ from trmml.cli import complete, data, env, export, learn, models, predict, push
 from trmml.cli.exits import DATA, MODEL, USAGE
 from trmml.errors import ConfigError, DataError, ImageError, TrmmlError
 
+MOST_SHOWN = 2000
+"""Characters of an error: more would come from a hostile file."""
+
 
 class _Commands(TyperGroup):
     """The commands; `~/` is expanded where no shell does, as in `--output=~/shop`."""
@@ -78,7 +81,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         app(args=None if arguments is None else list(arguments))
     except TrmmlError as error:
-        typer.echo(f"trmml: {' '.join(str(error).split())}", err=True)
+        line = " ".join(str(error).split())
+        cut = f"{line[:MOST_SHOWN]} … ({len(line)} characters)" if len(line) > MOST_SHOWN else line
+        typer.echo(f"trmml: {cut}", err=True)
         if isinstance(error, ConfigError):
             sys.exit(USAGE)
         sys.exit(DATA if isinstance(error, DataError | ImageError) else MODEL)

@@ -14,6 +14,7 @@ from trmml.cli.options import (
     TableOptions,
     no_bars,
     require_free,
+    require_no_input,
     with_table_options,
     writing,
 )
@@ -58,6 +59,7 @@ def complete(
     Example: trmml complete labels.csv --model runs/shop -o completed.csv --html review.html
     """
     require_free(output, replace, table)
+    require_no_input((output, estimates, html), table, calibrate_on)
     dataset = options.read(table, labels)
     reference = options.read_others(table, calibrate_on, calibrate_split, labels)
     from trmml.catalog import ZERO_SHOT

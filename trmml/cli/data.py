@@ -16,6 +16,7 @@ from trmml.cli.options import (
     as_json,
     no_bars,
     require_free,
+    require_no_input,
     with_table_options,
     writing,
 )
@@ -49,6 +50,7 @@ def check(
     """
     from trmml.data.checks import check_dataset
 
+    require_no_input((html,), table, val)
     dataset = options.read(table, labels)
     held_out = options.read_others(table, val, val_split, labels)
     found = check_dataset(

@@ -5,7 +5,7 @@ import inspect
 import json
 import sys
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -187,6 +187,20 @@ def require_free(output: Path, replace: bool, table: Path | None = None) -> None
         raise ConfigError(f"{output} exists already; choose another output, or add --replace.")
 
 
+def require_no_input(outputs: Iterable[Path | None], *inputs: Path | None) -> None:
+    """Check that no further output replaces a file that the command reads.
+
+    Raises:
+        ConfigError: If one does.
+    """
+    for output in outputs:
+        for given in inputs:
+            if output is None or given is None or not (output.exists() and given.exists()):
+                continue
+            if output.samefile(given):
+                raise ConfigError(f"{output} is read by this command; choose another output.")
+
+
 def names_of(labels: str | None) -> list[str] | None:
     """Split names at commas."""
     return None if labels is None else [name.strip() for name in labels.split(",") if name.strip()]
@@ -199,10 +213,11 @@ def assignments_of(texts: list[str]) -> dict[str, Any]:
         name, equals, value = text.partition("=")
         if not equals:
             raise ConfigError(f"--set takes name=value, as training.epochs=5; got {text!r}.")
-        try:
-            values[name.strip()] = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
-            values[name.strip()] = value.strip()
+        values[name.strip()] = value.strip()
+        with contextlib.suppress(ValueError, RecursionError):  # it is no TOML, or much of it
+            found = tomllib.loads(f"value = {value}")
+            if found.keys() == {"value"}:
+                values[name.strip()] = found["value"]
     return values
 
 
