@@ -1,4 +1,5 @@
 import copy
+import re
 from typing import Any
 
 import pytest
@@ -77,6 +78,20 @@ def test_every_label_is_one_row_of_six_cells_whatever_its_name() -> None:
 
 def test_text_is_shown_as_it_is() -> None:
     assert plain("<b>|x|\n`y`") == "&lt;b&gt;\\|x\\| \\`y\\`"
+
+
+def test_nothing_that_a_folder_says_about_itself_is_active() -> None:
+    hostile = "<img src=x onerror=alert(1)>\n\n# Owned"
+    facts = made()
+    facts.config["trmml_version"] = hostile
+    facts.config["backbone"]["source"] = f"`{hostile}"
+    facts.finetune["data"]["images"] = hostile
+    facts.finetune.update(device=hostile, seconds=hostile, best_epoch=hostile)
+    facts.metrics["test"]["images"] = hostile
+    text = model_card(facts, "acme/dogs").partition("\n---\n")[2]
+    outside = re.sub(r"`[^`\n]*`", "", text)  # what is code is shown as it is
+    assert "<img" not in outside
+    assert "\n# Owned" not in text
 
 
 def test_a_model_without_any_other_file_has_a_card() -> None:

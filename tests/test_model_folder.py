@@ -144,7 +144,12 @@ def test_a_moved_backbone_is_named_and_must_be_the_same(
         (lambda t: t.update(more=torch.zeros(1)), r"unexpected tensors \['more'\]"),
         (lambda t: t.update(logit_bias=torch.zeros(2)), r"shape \(2,\), config.json needs \(3,\)"),
         (lambda t: t["patch_center"][1:2].fill_(torch.nan), "patch_center .* no finite numbers"),
-        (lambda t: t.update(logit_bias=torch.ones(3).int()), "logit_bias .* no finite numbers"),
+        (lambda t: t.update(logit_bias=torch.ones(3).int()), "logit_bias holds torch.int32"),
+        (lambda t: t["patch_center"].fill_(3e38), "patch_center .* far too large"),
+        (
+            lambda t: t.update(logit_bias=t["logit_bias"].to(torch.float8_e4m3fn)),
+            "logit_bias holds torch.float8",
+        ),
     ],
 )
 def test_other_tensors_than_the_config_asks_for_are_refused(

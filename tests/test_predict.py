@@ -16,7 +16,7 @@ from trmml.config import MatchingConfig
 from trmml.data.dataset import MultiLabelDataset
 from trmml.errors import DataError, ImageError
 from trmml.evaluation import dump_scores, evaluate, measure
-from trmml.labels import UNKNOWN
+from trmml.labels import NEGATIVE, UNKNOWN
 from trmml.metrics import mean_average_precision
 from trmml.model import TextRegionMatcher
 from trmml.predictions import Prediction
@@ -299,6 +299,17 @@ def test_a_category_that_the_model_does_not_know_is_named(
         DataError, match=r"'gren', which the model does not know\. Did you mean 'green'"
     ):
         evaluate(model, renamed)
+
+
+def test_positives_alone_say_nothing_about_precision(
+    model: TextRegionMatcher, make_dataset: Maker
+) -> None:
+    data = make_dataset(5)
+    data.labels[data.labels == NEGATIVE] = UNKNOWN
+    found = evaluate(model, data)
+    assert found.to_dict()["at_top_3"]["category_f1"] is None
+    assert "mAP – over 0 labels" in str(found)
+    assert "nan" not in str(found)
 
 
 def test_nothing_to_measure_is_an_error(model: TextRegionMatcher, make_dataset: Maker) -> None:

@@ -139,6 +139,20 @@ def test_an_unknown_name_brings_the_nearest_and_the_way_out(tmp_path: Path) -> N
         load_model(tmp_path / "elsewhere")
 
 
+def test_a_label_that_was_not_learned_is_named(
+    backbone: FrozenCLIP, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = MatchingConfig(num_heads=2, num_context_tokens=2)
+    model = TextRegionMatcher(make_config(backbone, CATEGORIES, settings), backbone)
+    model.start_from_text()
+    save_model(model, tmp_path / "m")
+    load_model(tmp_path / "m", labels=["red", "gren"])
+    assert "'gren' was not learned, and is scored by its name alone. Did you mean 'green'?" in (
+        caplog.text
+    )
+    assert "'red'" not in caplog.text.partition("Known")[0]
+
+
 def test_a_name_may_be_too_long_for_a_folder() -> None:
     with pytest.raises(ModelNotFoundError, match="No model 'aaa"):
         load_model("a" * 300)
