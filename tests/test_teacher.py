@@ -18,6 +18,23 @@ def model(backbone: FrozenCLIP) -> TextRegionMatcher:
     return model
 
 
+def test_what_was_learned_is_taught_by_the_model_as_it_was(model: TextRegionMatcher) -> None:
+    dim = model.backbone.dim
+    features = ImageFeatures(torch.randn(BATCH, 9, dim), torch.randn(BATCH, dim))
+    before = model.eval().match(features, model.stored_text()).logits.detach()
+    teacher = Teacher(model, learned=("cat", "cow"))
+    zero_shot = Teacher(model)(features)
+    with torch.no_grad():
+        for parameter in model.regions.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    model.train()
+    scores = teacher(features)
+    assert not torch.allclose(model.match(features, model.stored_text()).logits, before)
+    for way in range(2):
+        torch.testing.assert_close(scores[:, way, 1], before[:, 1])
+        assert torch.equal(scores[:, way, [0, 2]], zero_shot[:, way, [0, 2]])
+
+
 @pytest.mark.parametrize(("num_patches", "num_best"), [(1, 1), (5, 1), (32, 2), (49, 3)])
 def test_a_photo_is_scored_as_a_whole_and_by_the_best_sixteenth_of_its_patches(
     model: TextRegionMatcher, num_patches: int, num_best: int

@@ -191,13 +191,14 @@ class LossConfig(Settings):
     """Probability below which a negative costs nothing."""
     distillation: float = 0.1
     """Zero-shot matching teaches the order of the photos where labels are unknown."""
+    own_teacher: bool = True
+    """Whether a trained model that training starts from teaches the labels that it knows instead."""
     teacher: Literal["photo", "patches", "both"] = "both"
-    """What of a photo the teacher sees: all of it in one feature, the patches that fit a category
+    """What of a photo zero-shot matching sees: all of it in one feature, the patches that fit a category
     best, or each for half of the distillation."""
     few_labels: int = 2000
     """A category with fewer known labels than this has the teacher say more, by their ratio less one
-    and at most 30, and about known labels as well; 0: never. Only where training starts from a bare
-    CLIP."""
+    and at most 30, and about known labels as well; 0: never."""
     contrastive: float = 0.0
     contrastive_temperature: float = 0.07
     weak_negative: float = 0.1

@@ -4,6 +4,7 @@ Paper: the parts are stated, their sum and weights are not; each weight is a set
 its part off.
 """
 
+from collections.abc import Collection
 from functools import partial
 from typing import NamedTuple
 
@@ -41,6 +42,7 @@ class Objective:
         model: TextRegionMatcher,
         config: FinetuneConfig,
         labels: Int8[Tensor, "image category"],
+        learned: Collection[str] = (),
     ) -> None:
         """Prepare what stays the same in all steps.
 
@@ -51,6 +53,7 @@ class Objective:
                 labels count as weak negatives and are not estimated; in the others, the share of
                 positives among the known labels limits how many are estimated. In categories with
                 few labels that count, the teacher says more, and about known labels as well.
+            learned: Labels that the model was trained on before, which it teaches itself.
         """
         self.model = model
         self.config = config
@@ -59,7 +62,8 @@ class Objective:
         share = (positives + 1) / (positives + negatives + 2)  # smoothed by one of each
         self.positives_per_unknown = config.pseudo_labels.positive_budget * share.to(model.device)
         loss = config.loss
-        self.teacher = Teacher(model, loss.teacher) if loss.distillation else None
+        learned = learned if loss.own_teacher else ()
+        self.teacher = Teacher(model, loss.teacher, learned) if loss.distillation else None
         counted = torch.where(negatives == 0, len(labels), positives + negatives)
         # The teacher is worth as much as a number of labels is: the fewer there are, the more it says.
         extra = (loss.few_labels / counted.clamp(min=1) - 1).clamp(0, MOST_EXTRA_LESSONS)

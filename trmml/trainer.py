@@ -5,7 +5,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -59,7 +59,7 @@ class Trainer:
         val_batches: CachedFeatures,
         *,
         fingerprint: str,
-        is_trained: bool = False,
+        learned: Collection[str] | None = None,
     ) -> None:
         """Prepare a run.
 
@@ -71,15 +71,16 @@ class Trainer:
             val: Labels that choose the best epoch.
             val_batches: Features of the same photos.
             fingerprint: What makes this run this run; a checkpoint of another one is refused.
-            is_trained: Whether the model was trained before: it stays if no epoch is better.
+            learned: Labels of the trained model that training starts from, if it does: it teaches what
+                it knows of them, and stays if no epoch is better.
         """
         self.model, self.config = model, config
         self.train, self.val = train, val
         self.train_batches, self.val_batches = train_batches, val_batches
         self.fingerprint = fingerprint
-        self.is_trained = is_trained
+        self.is_trained = learned is not None
         self.labels = torch.from_numpy(train.labels)
-        self.objective = Objective(model, config, self.labels)
+        self.objective = Objective(model, config, self.labels, learned or ())
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(not name.startswith("backbone."))
         training = config.training

@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -94,12 +94,12 @@ def finetune(
         everything = read(data, labels=labels)
         held_out = None if val is None else read(val, labels=labels, may_lack_labels=True)
         names = everything.category_names
-        matcher, origin = _starting_model(model, backbone, names, settings)
+        matcher, start = _starting_model(model, backbone, names, settings)
         train, held_out = _train_and_val(everything, held_out, settings)
         # In the order of the table, so that another split finds the same features.
         photos = list(dict.fromkeys((*everything.photos, *held_out.photos)))
-        settings = _settled(settings, matcher, len(photos), is_trained=model is not None)
-        fingerprint = fingerprint_of(settings, matcher.config, origin, train, held_out)
+        settings = _settled(settings, matcher, len(photos))
+        fingerprint = fingerprint_of(settings, matcher.config, start.digest, train, held_out)
         if run is not None:
             finished = run.begin(fingerprint)
             if finished is not None:
@@ -107,27 +107,18 @@ def finetune(
         show = processes.is_first() and (sys.stderr.isatty() if progress is None else progress)
         try:
             batches = _batches(matcher, settings, photos, train, held_out, show)
-            if model is None:
+            if start.labels is None:
                 matcher.start_from_data(batches[0].centers(), known_log_odds(train, settings))
             trainer = Trainer(
-                matcher, settings, train, batches[0], held_out, batches[1], fingerprint=fingerprint,
-                is_trained=model is not None,
+                matcher, settings, train, batches[0], held_out, batches[1],
+                fingerprint=fingerprint, learned=start.labels,
             )  # fmt: skip
-            if run is not None and (run.working / CHECKPOINT).exists():
-                trainer.resume(run.working / CHECKPOINT)
-            check_together(fingerprint, len(trainer.history))
-            trainer.run(None if run is None else run.working, show)
+            _train(trainer, run, show)
         except BaseException:
             if run is not None:
                 run.leave()
             raise
         scores = trainer.use_best()
-        if trainer.best_epoch is None:
-            logger.warning(
-                "No epoch was better on the validation photos than the model that training started "
-                "from; it is kept, with new thresholds. More photos may help, or lower rates "
-                "(training.learning_rate, training.prompt_learning_rate)."
-            )
         matcher.calibration = calibrate(scores, held_out.labels, matcher.labels)
         if run is not None:
             facts = facts_of(trainer, scores, matcher.calibration.thresholds)
@@ -135,6 +126,20 @@ def finetune(
             run.finish(matcher, facts)
             matcher.source = str(run.output)
         return matcher
+
+
+def _train(trainer: Trainer, run: Run | None, progress: bool) -> None:
+    """Train the epochs that are left, from the checkpoint if there is one."""
+    if run is not None and (run.working / CHECKPOINT).exists():
+        trainer.resume(run.working / CHECKPOINT)
+    check_together(trainer.fingerprint, len(trainer.history))
+    trainer.run(None if run is None else run.working, progress)
+    if trainer.best_epoch is None:
+        logger.warning(
+            "No epoch was better on the validation photos than the model that training started "
+            "from; it is kept, with new thresholds. More photos may help, or lower rates "
+            "(training.learning_rate, training.prompt_learning_rate)."
+        )
 
 
 def _resolved(config: FinetuneConfig | Mapping[str, Any] | str | Path | None) -> FinetuneConfig:
@@ -170,18 +175,25 @@ def _dataset(
     return data.aligned_to(labels) if may_lack_labels else data.with_categories(labels)
 
 
+class _Start(NamedTuple):
+    """What training starts from: labels and digest of a trained model, or nothing."""
+
+    labels: tuple[str, ...] | None
+    digest: str
+
+
 def _starting_model(
     model: str | Path | TextRegionMatcher | None,
     backbone: str | FrozenCLIP | None,
     category_names: tuple[str, ...],
     settings: FinetuneConfig,
-) -> tuple[TextRegionMatcher, str]:
-    """Return the model to train, on its device, and a digest of what it was trained to before."""
+) -> tuple[TextRegionMatcher, _Start]:
+    """Return the model to train, on its device, and what it was before."""
     if model is not None:
         matcher = load_for_training(model, backbone if isinstance(backbone, str) else None)
         _require_size(settings, matcher.config.photo.image_size, "the model to start from sees")
         # Before the labels change: what that computes differs in its last bits between machines.
-        origin = digest_of(matcher)
+        start = _Start(matcher.labels, digest_of(matcher))
         if matcher.labels != category_names:
             matcher = with_labels(matcher, category_names)
     else:
@@ -191,12 +203,12 @@ def _starting_model(
             backbone = FrozenCLIP.load(backbone or SMALL_CLIP, image_size=settings.image_size)
         matcher = TextRegionMatcher(make_config(backbone, category_names, settings.model), backbone)
         matcher.start_from_text(settings.training.seed)
-        origin = ""
+        start = _Start(None, "")
     device = processes.own_device()
     if matcher.backbone.device != device:
         # It may be the caller's, whose models must find it where it was.
         matcher.backbone = copy.deepcopy(matcher.backbone)
-    return matcher.to(device), origin
+    return matcher.to(device), start
 
 
 def _require_size(settings: FinetuneConfig, image_size: int, whose: str) -> None:
@@ -226,7 +238,7 @@ def _train_and_val(
 
 
 def _settled(
-    settings: FinetuneConfig, matcher: TextRegionMatcher, num_photos: int, *, is_trained: bool
+    settings: FinetuneConfig, matcher: TextRegionMatcher, num_photos: int
 ) -> FinetuneConfig:
     """Return settings that say what will be done: nothing is left to the model or the machine."""
     changes: dict[str, Any] = {"model": matcher.config.matcher.to_dict()}
@@ -235,9 +247,6 @@ def _settled(
             "Zero-shot matching has nothing to learn. Name its CLIP (backbone=, --backbone) to "
             "start from, and leave model.matching as it is."
         )
-    if is_trained:
-        # Few labels or not, it knows more than its CLIP alone, which would unteach it.
-        changes["loss.few_labels"] = 0
     training = settings.training
     needed = cache_bytes(num_photos, matcher.backbone, training.views)
     fits = needed <= training.cache_gb * 1e9

@@ -178,7 +178,7 @@ class Bench:
             first, _ = self._finetune(train, config | {"model.matching": "text-image"})
             start = self._on_prompts_of(first, FinetuneConfig().changed(config))
             model, history = self._finetune(
-                train, config | {"training.train_prompts": False}, start
+                train, config | {"training.train_prompts": False, "loss.own_teacher": False}, start
             )
         else:
             model, history = self._finetune(train, config)
