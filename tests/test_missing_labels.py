@@ -116,6 +116,15 @@ def test_few_photos_are_drawn_anew_until_every_category_is_seen(
         bench.partial("4 photos, 1 %", 0)
 
 
+def test_no_probe_was_chosen_at_an_end_of_its_grid() -> None:
+    """There a stronger one would have been kept out, and the lead over it would not be one."""
+    bench = load_example("benchmarks/bench.py")
+    measured = Path(bench.__file__).parent / "measured" / "missing_labels.json"
+    runs = json.loads(measured.read_text("utf-8"))["runs"].values()
+    chosen = {run["C"] for run in runs if run["method"] == "linear-probe"}
+    assert chosen <= set(bench.STRENGTHS[1:-1])
+
+
 def test_the_probe_learns_from_the_photos_that_were_drawn(data: Path, backbone_source: str) -> None:
     module = load_example("benchmarks/bench.py")
     bench = module.Bench(data, backbone_source, None)
