@@ -132,10 +132,10 @@ def test_the_probe_learns_from_the_photos_that_were_drawn(data: Path, backbone_s
     rows = [bench.train.photos.index(photo) for photo in few.photos]
     run = module.Run("linear-probe", "20 photos, 100 %", 0, {}, "few")
     found = bench.run(run)
-    features = bench._pooled("train")[rows]
+    features = bench._pooled("train")[rows].astype(np.float64)
     scaler = StandardScaler().fit(features)
     columns = [
-        LogisticRegression(C=found["C"], max_iter=300)
+        LogisticRegression(C=found["C"], max_iter=10_000, tol=1e-8)
         .fit(scaler.transform(features), column)
         .predict_proba(scaler.transform(bench._pooled("test")))[:, 1]
         for column in few.labels.T
