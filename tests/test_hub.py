@@ -37,7 +37,7 @@ NAME = "acme/shop"
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trmml.hub.WAITS", (0.01, 0.01))
+    monkeypatch.setattr("trmml.hub_errors.WAITS", (0.01, 0.01))
 
 
 @pytest.fixture(scope="module")

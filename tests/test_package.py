@@ -20,6 +20,7 @@ LAYERS = [
         "config",
         "files",
         "fonts",
+        "hub_errors",
         "labels",
         "pages",
         "processes",

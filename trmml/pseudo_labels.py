@@ -4,6 +4,7 @@ Paper: stated is that visual and text prototypes "leverage intra- and inter-cate
 relationships" to estimate unknown labels. The formulas and thresholds here are our choices.
 """
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int8, Int64
 from torch import Tensor
@@ -146,3 +147,48 @@ def pseudo_labels(
     estimated[budget.spend(wanted, probability, unknown)] = POSITIVE
     estimated[unknown & (probability <= config.negative_threshold)] = NEGATIVE
     return estimated
+
+
+class PseudoLabelCounts:
+    """How many unknown labels were decided in an epoch and, where it is known, how well."""
+
+    def __init__(self) -> None:
+        """Start from nothing."""
+        self.unknown = self.positive = self.negative = 0
+        self.right_positive = self.right_negative = 0
+        self.hidden_positive = self.hidden_negative = 0
+        self.is_rated = False
+
+    def add(self, labels: np.ndarray, estimated: np.ndarray, hidden: np.ndarray | None) -> None:
+        """Count a batch: labels, what became of them, and what they were before some were hidden."""
+        unknown = labels == UNKNOWN
+        positive, negative = unknown & (estimated == POSITIVE), unknown & (estimated == NEGATIVE)
+        self.unknown += int(unknown.sum())
+        self.positive += int(positive.sum())
+        self.negative += int(negative.sum())
+        if hidden is not None:
+            self.is_rated = True
+            self.right_positive += int((positive & (hidden == POSITIVE)).sum())
+            self.right_negative += int((negative & (hidden == NEGATIVE)).sum())
+            self.hidden_positive += int((unknown & (hidden == POSITIVE)).sum())
+            self.hidden_negative += int((unknown & (hidden == NEGATIVE)).sum())
+
+    def to_dict(self) -> dict[str, int | float | None]:
+        """Return counts and, where it is known what is right, shares."""
+        counts: dict[str, int | float | None] = {
+            "unknown": self.unknown,
+            "positive": self.positive,
+            "negative": self.negative,
+        }
+        if not self.is_rated:
+            return counts
+        return counts | {
+            "positive_precision": _ratio(self.right_positive, self.positive),
+            "positive_recall": _ratio(self.right_positive, self.hidden_positive),
+            "negative_precision": _ratio(self.right_negative, self.negative),
+            "negative_recall": _ratio(self.right_negative, self.hidden_negative),
+        }
+
+
+def _ratio(part: int, whole: int) -> float | None:
+    return round(part / whole, 6) if whole else None

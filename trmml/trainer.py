@@ -24,12 +24,13 @@ from trmml.config import FinetuneConfig
 from trmml.data.dataset import MultiLabelDataset
 from trmml.errors import ArtifactError, ConfigError
 from trmml.files import write_atomically, write_text
-from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
+from trmml.labels import NEGATIVE, POSITIVE
 from trmml.matching import MatcherOutput, zero_shot_similarity
 from trmml.metrics import mean_average_precision
 from trmml.model import TextRegionMatcher
 from trmml.objective import Objective, StepLoss
 from trmml.optimization import AveragedWeights, make_optimizer, make_schedule, photos_per_step
+from trmml.pseudo_labels import PseudoLabelCounts
 
 logger = logging.getLogger(__name__)
 
@@ -145,7 +146,7 @@ class Trainer:
         # Dropout draws from the global generator, which is put back afterwards.
         cuda = [device] if device.type == "cuda" else []
         sums: dict[str, float] = {}
-        counts = _PseudoCounts()
+        counts = PseudoLabelCounts()
         regions = _RegionSums(self.model)
         with torch.random.fork_rng(devices=cuda):
             torch.manual_seed((training.seed << 20) + epoch + (processes.rank() << 40))
@@ -325,45 +326,3 @@ class _RegionSums:
         self.model.prototypes.replace_visual(self.present)
         if self.model.negative_prototypes is not None:
             self.model.negative_prototypes.replace_visual(self.absent)
-
-
-class _PseudoCounts:
-    """How many unknown labels were decided in an epoch and, where it is known, how well."""
-
-    def __init__(self) -> None:
-        self.unknown = self.positive = self.negative = 0
-        self.right_positive = self.right_negative = 0
-        self.hidden_positive = self.hidden_negative = 0
-        self.is_rated = False
-
-    def add(self, labels: np.ndarray, estimated: np.ndarray, hidden: np.ndarray | None) -> None:
-        unknown = labels == UNKNOWN
-        positive, negative = unknown & (estimated == POSITIVE), unknown & (estimated == NEGATIVE)
-        self.unknown += int(unknown.sum())
-        self.positive += int(positive.sum())
-        self.negative += int(negative.sum())
-        if hidden is not None:
-            self.is_rated = True
-            self.right_positive += int((positive & (hidden == POSITIVE)).sum())
-            self.right_negative += int((negative & (hidden == NEGATIVE)).sum())
-            self.hidden_positive += int((unknown & (hidden == POSITIVE)).sum())
-            self.hidden_negative += int((unknown & (hidden == NEGATIVE)).sum())
-
-    def to_dict(self) -> dict[str, int | float | None]:
-        counts: dict[str, int | float | None] = {
-            "unknown": self.unknown,
-            "positive": self.positive,
-            "negative": self.negative,
-        }
-        if not self.is_rated:
-            return counts
-        return counts | {
-            "positive_precision": _ratio(self.right_positive, self.positive),
-            "positive_recall": _ratio(self.right_positive, self.hidden_positive),
-            "negative_precision": _ratio(self.right_negative, self.negative),
-            "negative_recall": _ratio(self.right_negative, self.hidden_negative),
-        }
-
-
-def _ratio(part: int, whole: int) -> float | None:
-    return round(part / whole, 6) if whole else None
