@@ -33,11 +33,12 @@ CELLS = {
 
 
 @pytest.mark.parametrize("name", LABEL_ENCODINGS)
-def test_an_encoding_reads_whole_numbers_their_decimals_and_blanks_and_nothing_else(
+def test_an_encoding_reads_numbers_their_decimals_plain_words_blanks_and_nothing_else(
     name: str,
 ) -> None:
     expected = dict(CELLS[name])
     expected |= {f"{cell}.0": state for cell, state in CELLS[name].items()}
+    expected |= {"true": POSITIVE, "yes": POSITIVE, "false": NEGATIVE, "no": NEGATIVE}
     expected |= dict.fromkeys(["", "nan", "none", "null"], UNKNOWN)
     assert dict(encoding_named(name)) == expected
 

@@ -280,8 +280,10 @@ def test_jsonl_states_three_things(read: Read) -> None:
 
 
 def test_a_line_separator_of_unicode_inside_json_ends_no_line(read: Read) -> None:
-    content = '{"image": "a.png", "positive": ["dog\u2028cat", "\x85"], "negative": []}\n'
-    assert read(content, "t.jsonl").category_names == ("dog\u2028cat", "\x85")
+    content = '{"image": "a.png", "positive": ["dog\u2028cat", "a\u2029b"], "negative": []}\n'
+    assert read(content, "t.jsonl").category_names == ("dog\u2028cat", "a\u2029b")
+    with pytest.raises(DataError, match=r"'a\\x85b' cannot be the name of a category"):
+        read('{"image": "a.png", "positive": ["a\x85b"], "negative": []}\n', "t.jsonl")
 
 
 def test_jsonl_takes_the_split_and_the_labels_that_are_asked_for(read: Read) -> None:

@@ -30,11 +30,11 @@ def require(holds: bool, name: str, rule: str, value: object) -> None:
 
 
 def is_name(text: str) -> bool:
-    """Say whether a text can name a category: not blank, one line, nothing that steers a terminal.
+    """Say whether a text can name a category: not blank, and nothing in it that steers a terminal.
 
     Characters that turn the direction of what follows are refused, too; joiners of letters are not.
     """
-    steering = any(unicodedata.category(c) in ("Cc", "Zl", "Zp") for c in text)
+    steering = any(unicodedata.category(c) == "Cc" for c in text)
     turning = re.search("[\u202a-\u202e\u2066-\u2069]", text) is not None
     return bool(text.strip()) and not steering and not turning
 

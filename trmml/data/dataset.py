@@ -51,8 +51,8 @@ class MultiLabelDataset:
         for name in self.category_names:
             if not is_name(name):
                 raise DataError(
-                    f"{self.source}: {name!r} cannot be the name of a category; name it in one line, "
-                    "without control characters."
+                    f"{self.source}: {name!r} cannot be the name of a category; it must not be "
+                    "blank, nor hold line ends and other control characters."
                 )
         if len(set(self.category_names)) != shape[1]:
             raise DataError(f"{self.source}: category names must all be different.")
