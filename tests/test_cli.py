@@ -476,8 +476,8 @@ def test_a_result_does_not_replace_its_table(
 ) -> None:
     before = table.read_bytes()
     assert run("complete", table, "--model", "coco18-tiny", "-o", table) == 2
-    assert run("data", "convert", table, table) == 2
-    assert capsys.readouterr().err.count("is the table itself") == 2
+    assert run("data", "convert", table, table, "--replace") == 2
+    assert capsys.readouterr().err.count("is a table that this command reads") == 2
     assert table.read_bytes() == before
 
 
@@ -513,7 +513,7 @@ def test_no_further_output_replaces_the_table(
 ) -> None:
     before = table.read_bytes()
     assert run(*(table if argument == "TABLE" else argument for argument in arguments)) == 2
-    assert "is read by this command; choose another output" in capsys.readouterr().err
+    assert "is a table that this command reads; choose another output" in capsys.readouterr().err
     assert table.read_bytes() == before
 
 

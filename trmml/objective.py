@@ -59,6 +59,7 @@ class Objective:
         self.config = config
         positives, negatives = ((labels == s).sum(dim=0) for s in (POSITIVE, NEGATIVE))
         self.without_negatives = (negatives == 0).to(model.device)
+        self.can_estimate = config.pseudo_labels.enabled and bool((negatives > 0).any())
         share = (positives + 1) / (positives + negatives + 2)  # smoothed by one of each
         self.positives_per_unknown = config.pseudo_labels.positive_budget * share.to(model.device)
         loss = config.loss
@@ -92,8 +93,7 @@ class Objective:
         """
         loss, pseudo = self.config.loss, self.config.pseudo_labels
         estimated = labels
-        can_estimate = pseudo.enabled and not bool(self.without_negatives.all())
-        if can_estimate and self.epoch >= pseudo.start_epoch:
+        if self.can_estimate and self.epoch >= pseudo.start_epoch:
             estimated = self._estimate(output, labels)
         is_estimated = estimated != labels
         targets = self.with_assumed_negatives(labels).masked_fill(is_estimated, UNKNOWN)

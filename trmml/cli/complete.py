@@ -14,7 +14,7 @@ from trmml.cli.options import (
     TableOptions,
     no_bars,
     require_free,
-    require_no_input,
+    require_no_table,
     with_table_options,
     writing,
 )
@@ -58,8 +58,8 @@ def complete(
 
     Example: trmml complete labels.csv --model runs/shop -o completed.csv --html review.html
     """
-    require_free(output, replace, table)
-    require_no_input((output, estimates, html), table, calibrate_on)
+    require_no_table((output, estimates, html), table, calibrate_on)
+    require_free(output, replace)
     dataset = options.read(table, labels)
     reference = options.read_others(table, calibrate_on, calibrate_split, labels)
     from trmml.catalog import ZERO_SHOT

@@ -16,7 +16,7 @@ from trmml.cli.options import (
     as_json,
     no_bars,
     require_free,
-    require_no_input,
+    require_no_table,
     with_table_options,
     writing,
 )
@@ -50,7 +50,7 @@ def check(
     """
     from trmml.data.checks import check_dataset
 
-    require_no_input((html,), table, val)
+    require_no_table((html,), table, val)
     dataset = options.read(table, labels)
     held_out = options.read_others(table, val, val_split, labels)
     found = check_dataset(
@@ -84,7 +84,8 @@ def convert(
     """
     from trmml.data.writing import write_dataset
 
-    require_free(output, replace, table)
+    require_no_table((output,), table)
+    require_free(output, replace)
     dataset = options.read(table, labels)
     write_dataset(dataset, output, images=options.images)
     summary = dataset.summary()

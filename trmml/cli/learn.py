@@ -21,7 +21,7 @@ from trmml.cli.options import (
     as_json,
     assignments_of,
     no_bars,
-    require_no_input,
+    require_no_table,
     with_table_options,
     writing,
 )
@@ -148,7 +148,7 @@ def evaluate(
 
     Example: trmml evaluate runs/shop test.csv --images photos/ --format json
     """
-    require_no_input((dump_scores,), table)
+    require_no_table((dump_scores,), table)
     dataset = options.read(table, labels)
     from trmml.catalog import ZERO_SHOT
     from trmml.evaluation import dump_scores as write_scores
@@ -222,7 +222,7 @@ def calibrate(
             f"{model} is no folder, and only a folder's thresholds can be replaced: first "
             f"`trmml models download {model} --to FOLDER`."
         )
-    require_no_input((plot,), table)
+    require_no_table((plot,), table)
     if plot is not None and plot.suffix.lower() != ".png":
         raise ConfigError(f"The diagram is a PNG; name it so, as {plot.with_suffix('.png')}.")
     matcher = load_model(model, backbone=backbone)

@@ -173,32 +173,30 @@ def writing(place: Path, *, is_last: bool = True) -> Iterator[None]:
         typer.echo(f"wrote {place}", err=True)
 
 
-def require_free(output: Path, replace: bool, table: Path | None = None) -> None:
-    """Check that a result replaces nothing, or only what it may: never what it is made from.
+def require_free(output: Path, replace: bool) -> None:
+    """Check that a result replaces nothing, unless it may.
 
     Raises:
         ConfigError: If there is such a file.
     """
-    if not output.exists():
-        return
-    if table is not None and table.exists() and output.samefile(table):
-        raise ConfigError(f"{output} is the table itself; choose another output.")
-    if not replace:
+    if output.exists() and not replace:
         raise ConfigError(f"{output} exists already; choose another output, or add --replace.")
 
 
-def require_no_input(outputs: Iterable[Path | None], *inputs: Path | None) -> None:
-    """Check that no further output replaces a file that the command reads.
+def require_no_table(outputs: Iterable[Path | None], *tables: Path | None) -> None:
+    """Check that nothing that a command writes replaces a table that it reads, not even with --replace.
 
     Raises:
-        ConfigError: If one does.
+        ConfigError: If something does.
     """
+    there = [table for table in tables if table is not None and table.exists()]
     for output in outputs:
-        for given in inputs:
-            if output is None or given is None or not (output.exists() and given.exists()):
-                continue
-            if output.samefile(given):
-                raise ConfigError(f"{output} is read by this command; choose another output.")
+        if output is None or not output.exists():
+            continue
+        if any(output.samefile(table) for table in there):
+            raise ConfigError(
+                f"{output} is a table that this command reads; choose another output."
+            )
 
 
 def names_of(labels: str | None) -> list[str] | None:
