@@ -6,7 +6,7 @@ python examples/evaluate_model.py labels.csv photos/ [runs/mine]
 import sys
 
 import trmml
-from trmml.evaluation import evaluate
+from trmml.evaluation.measuring import evaluate
 
 
 def main(table: str, photos: str, source: str = "coco18-tiny") -> None:

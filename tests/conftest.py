@@ -31,7 +31,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from trmml.backbone import FrozenCLIP
+from trmml.backbone.clip import FrozenCLIP
 from trmml.cli import main
 from trmml.data.dataset import MultiLabelDataset
 from trmml.labels import NEGATIVE, POSITIVE

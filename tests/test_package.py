@@ -10,48 +10,15 @@ from PIL import Image
 import trmml
 
 ROOT = Path(trmml.__file__).parent
+CONTRIBUTING = Path(__file__).parents[1] / "CONTRIBUTING.md"
 
-# A module imports only from rows above its own; within `data` and `backbone` files are one room.
-LAYERS = [
-    {"", "errors"},
-    {"settings"},
-    {
-        "columns",
-        "config",
-        "files",
-        "fonts",
-        "hub_errors",
-        "labels",
-        "pages",
-        "processes",
-        "prompts",
-        "prototypes",
-        "regions",
-    },
-    {"explain", "hub"},
-    {
-        "backbone",
-        "calibration",
-        "cards",
-        "data",
-        "losses",
-        "matching",
-        "metrics",
-        "predictions",
-        "pseudo_labels",
-        "reliability",
-    },
-    {"features", "model"},
-    {"batches", "evaluation", "model_folder", "optimization", "teacher"},
-    {"objective"},
-    {"catalog", "trainer"},
-    {"runs", "zoo"},
-    {"completion", "exporting", "inference", "publishing", "training"},
-    {"review"},
-    {"cli"},
-    {"__main__"},
-]
-RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row}
+
+def rooms_from_the_ground_up() -> list[str]:
+    """Read the one list of rooms: the table in CONTRIBUTING."""
+    return re.findall(r"^\| `(\w+)/?` \|", CONTRIBUTING.read_text(encoding="utf-8"), re.M)
+
+
+RANK = {name: rank for rank, name in enumerate(rooms_from_the_ground_up())}
 
 
 def room_of(path: Path) -> str:
@@ -59,27 +26,43 @@ def room_of(path: Path) -> str:
     return "" if parts == ("__init__",) else parts[0]
 
 
-def imported_rooms(path: Path) -> set[str]:
+def imported_modules(path: Path) -> set[str]:
+    """Return the modules of this package that a module imports, at its top or inside a function."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            names |= {f"{node.module}.{alias.name}" for alias in node.names}
-    inside = [name.split(".") for name in names if name.split(".")[0] == "trmml"]
-    return {parts[1] if len(parts) > 1 and parts[1] in RANK else "" for parts in inside}
+            names |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
+    return {name for name in names if name.startswith("trmml.")}
 
 
 MODULES = sorted(ROOT.rglob("*.py"))
 
 
+def test_every_room_has_its_place_in_the_list() -> None:
+    assert {room_of(path) for path in MODULES} - {"", "__main__"} == set(RANK)
+
+
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_a_module_imports_only_from_lower_layers(path: Path) -> None:
+def test_a_module_imports_only_from_its_room_and_those_above_it_in_the_list(path: Path) -> None:
     room = room_of(path)
-    if room == "":  # the package itself names its modules for type checkers and loads them lazily
+    if room in ("", "__main__"):  # the package itself names its modules and loads them on first use
         return
-    too_high = {n for n in imported_rooms(path) if n != room and RANK[n] >= RANK[room]}
+    imported = {name.split(".")[1] for name in imported_modules(path)} & set(RANK)
+    too_high = {name for name in imported if RANK[name] > RANK[room]}
     assert not too_high, f"trmml.{room} must not import {sorted(too_high)}"
+
+
+def test_no_two_modules_import_each_other_even_by_way_of_others() -> None:
+    def dotted(path: Path) -> str:
+        return ".".join(path.relative_to(ROOT.parent).with_suffix("").parts)
+
+    left = {dotted(p): imported_modules(p) for p in MODULES if p.name != "__init__.py"}
+    left = {module: imported & set(left) for module, imported in left.items()}
+    while free := {module for module, imported in left.items() if not imported & set(left)}:
+        left = {module: imported for module, imported in left.items() if module not in free}
+    assert not left
 
 
 def test_open_clip_is_imported_by_the_backbone_alone() -> None:
@@ -106,7 +89,9 @@ def test_the_lazy_names_and_those_for_type_checkers_are_the_same() -> None:
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("trmml")
         for alias in node.names
     }
-    assert typed == {(name, f"trmml.{home}") for name, home in trmml._HOME.items()}
+    assert typed - {("__version__", "trmml.version")} == {
+        (name, f"trmml.{home}") for name, home in trmml._HOME.items()
+    }
 
 
 @pytest.mark.parametrize("code", ["import trmml", "import trmml.cli"])

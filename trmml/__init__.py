@@ -6,24 +6,24 @@ Public names are loaded on first use, so that `import trmml` starts at once.
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from trmml.version import __version__
 
 _HOME = {
-    "FinetuneConfig": "config",
-    "ModelConfig": "config",
+    "FinetuneConfig": "config.groups",
+    "ModelConfig": "config.groups",
     "MultiLabelDataset": "data.dataset",
-    "Prediction": "predictions",
-    "TextRegionMatcher": "model",
-    "complete": "completion",
-    "evaluate": "evaluation",
-    "export": "exporting",
-    "finetune": "training",
-    "list_models": "catalog",
-    "load_model": "zoo",
-    "predict": "inference",
-    "push_to_hub": "publishing",
-    "read_dataset": "data.tables",
-    "save_model": "model_folder",
+    "Prediction": "matcher.prediction",
+    "TextRegionMatcher": "matcher.model",
+    "complete": "tasks.completion",
+    "evaluate": "evaluation.measuring",
+    "export": "tasks.exporting",
+    "finetune": "training.finetuning",
+    "list_models": "zoo.catalog",
+    "load_model": "zoo.loading",
+    "predict": "tasks.inference",
+    "push_to_hub": "zoo.publishing",
+    "read_dataset": "data.readers.tables",
+    "save_model": "zoo.folder",
     **dict.fromkeys(
         (
             "ArtifactError",
@@ -44,11 +44,9 @@ _HOME = {
 __all__ = ["__version__", *sorted(_HOME)]  # pyright: ignore[reportUnsupportedDunderAll]
 
 if TYPE_CHECKING:
-    from trmml.catalog import list_models
-    from trmml.completion import complete
-    from trmml.config import FinetuneConfig, ModelConfig
+    from trmml.config.groups import FinetuneConfig, ModelConfig
     from trmml.data.dataset import MultiLabelDataset
-    from trmml.data.tables import read_dataset
+    from trmml.data.readers.tables import read_dataset
     from trmml.errors import (
         ArtifactError,
         ConfigError,
@@ -61,15 +59,17 @@ if TYPE_CHECKING:
         TrmmlError,
         UnsupportedBackboneError,
     )
-    from trmml.evaluation import evaluate
-    from trmml.exporting import export
-    from trmml.inference import predict
-    from trmml.model import TextRegionMatcher
-    from trmml.model_folder import save_model
-    from trmml.predictions import Prediction
-    from trmml.publishing import push_to_hub
-    from trmml.training import finetune
-    from trmml.zoo import load_model
+    from trmml.evaluation.measuring import evaluate
+    from trmml.matcher.model import TextRegionMatcher
+    from trmml.matcher.prediction import Prediction
+    from trmml.tasks.completion import complete
+    from trmml.tasks.exporting import export
+    from trmml.tasks.inference import predict
+    from trmml.training.finetuning import finetune
+    from trmml.zoo.catalog import list_models
+    from trmml.zoo.folder import save_model
+    from trmml.zoo.loading import load_model
+    from trmml.zoo.publishing import push_to_hub
 
 
 def __getattr__(name: str) -> Any:

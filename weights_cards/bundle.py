@@ -15,7 +15,7 @@ from skimage import data
 
 import trmml
 from trmml.files import BUNDLED, read_json, sha256_of, write_json
-from trmml.publishing import stage
+from trmml.zoo.publishing import stage
 
 CARDS = Path(__file__).parent
 PHOTOS = 50

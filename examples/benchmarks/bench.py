@@ -13,15 +13,15 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 import trmml
-from trmml.backbone import FrozenCLIP, ImageFeatures
-from trmml.batches import CachedFeatures
-from trmml.config import FinetuneConfig
+from trmml.backbone.clip import FrozenCLIP, ImageFeatures
+from trmml.config.groups import FinetuneConfig
 from trmml.data.dataset import MultiLabelDataset
-from trmml.evaluation import measure
-from trmml.features import compute_features
+from trmml.evaluation.measuring import measure
+from trmml.evaluation.metrics import mean_average_precision
 from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
-from trmml.metrics import mean_average_precision
-from trmml.zoo import make_config, zero_shot_model
+from trmml.training.batches import CachedFeatures
+from trmml.training.features import compute_features
+from trmml.zoo.loading import make_config, zero_shot_model
 
 PROMPTS_FIRST = "prompts first"
 """A change that is no setting: learn the prompts with pooled features, then all else on them."""

@@ -15,10 +15,10 @@ from measuring import WORDS, clip_folder, peak_gb_of, write_photos
 from PIL import Image
 
 import trmml
-from trmml.backbone import FrozenCLIP, ImageFeatures
-from trmml.config import MatchingConfig
-from trmml.model import TextRegionMatcher
-from trmml.zoo import make_config
+from trmml.backbone.clip import FrozenCLIP, ImageFeatures
+from trmml.config.groups import MatchingConfig
+from trmml.matcher.model import TextRegionMatcher
+from trmml.zoo.loading import make_config
 
 
 def growth_with_categories(repeats: int) -> list[dict[str, Any]]:

@@ -20,9 +20,9 @@ from bench import Bench
 from provenance import provenance
 
 import trmml
-from trmml.calibration import Goal, calibrate, share
 from trmml.data.dataset import MultiLabelDataset
-from trmml.evaluation import measure
+from trmml.evaluation.calibration import Goal, calibrate, share
+from trmml.evaluation.measuring import measure
 from trmml.files import write_json
 from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from trmml.data.dataset import MultiLabelDataset
-from trmml.data.tables import read_dataset
+from trmml.data.readers.tables import read_dataset
 from trmml.errors import DataError, nearest
 from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
 

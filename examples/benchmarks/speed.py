@@ -32,10 +32,11 @@ from provenance import provenance
 from torch import Tensor
 
 import trmml
-from trmml.backbone import FrozenCLIP, TextTower
+from trmml.backbone.clip import FrozenCLIP
 from trmml.backbone.loading import load_clip
+from trmml.backbone.text import TextTower
 from trmml.files import write_json
-from trmml.prompts import PromptLearner, random_context
+from trmml.matcher.prompts import PromptLearner, random_context
 
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 512, "heads": 8, "layers": 12}
 CONTEXT = 16

@@ -17,12 +17,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 import trmml
-from trmml.backbone import FrozenCLIP
-from trmml.batches import CachedFeatures
+from trmml.backbone.clip import FrozenCLIP
 from trmml.data.dataset import MultiLabelDataset
-from trmml.features import compute_features
-from trmml.metrics import average_precisions
-from trmml.zoo import zero_shot_model
+from trmml.evaluation.metrics import average_precisions
+from trmml.training.batches import CachedFeatures
+from trmml.training.features import compute_features
+from trmml.zoo.loading import zero_shot_model
 
 STRENGTHS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 """The inverse of the penalty; wide enough that neither end is best."""

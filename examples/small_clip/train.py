@@ -36,8 +36,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from trmml.backbone import TextTower
-from trmml.metrics import mean_average_precision
+from trmml.backbone.text import TextTower
+from trmml.evaluation.metrics import mean_average_precision
 
 SECONDS_BETWEEN_CHECKPOINTS = 240
 

@@ -16,7 +16,7 @@ from open_clip.transformer import QuickGELU
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from trmml.config import BackboneConfig, PhotoConfig
+from trmml.config.groups import BackboneConfig, PhotoConfig
 from trmml.errors import (
     ArtifactError,
     ConfigError,
@@ -25,7 +25,7 @@ from trmml.errors import (
     nearest,
 )
 from trmml.files import BUNDLED, MAX_JSON_BYTES, read_json, sha256_of, with_home
-from trmml.hub import Access, RepositoryFile, fetch_files, split_name
+from trmml.hub.repository import Access, RepositoryFile, fetch_files, split_name
 
 CONFIG_NAME, WEIGHTS_NAME = "open_clip_config.json", "open_clip_model.safetensors"
 MAX_WEIGHTS_BYTES = 32 * 2**30

@@ -15,10 +15,10 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-import trmml
 from trmml.cli import complete, data, env, export, learn, models, predict, push
 from trmml.cli.exits import DATA, MODEL, USAGE
 from trmml.errors import ConfigError, DataError, ImageError, TrmmlError
+from trmml.version import __version__
 
 MOST_SHOWN = 2000
 """Characters of an error: more would come from a hostile file."""
@@ -56,7 +56,7 @@ app.command()(env.env)
 
 def _version(wanted: bool | None) -> None:
     if wanted:
-        typer.echo(f"trmml {trmml.__version__}")
+        typer.echo(f"trmml {__version__}")
         raise typer.Exit
 
 

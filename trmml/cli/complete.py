@@ -18,7 +18,7 @@ from trmml.cli.options import (
     with_table_options,
     writing,
 )
-from trmml.columns import first_column
+from trmml.reports.columns import first_column
 
 SHOWN_MISTAKES = 5
 
@@ -62,13 +62,13 @@ def complete(
     require_free(output, replace)
     dataset = options.read(table, labels)
     reference = options.read_others(table, calibrate_on, calibrate_split, labels)
-    from trmml.catalog import ZERO_SHOT
-    from trmml.completion import complete as run
     from trmml.data.writing import write_dataset
     from trmml.files import write_text
     from trmml.labels import POSITIVE
-    from trmml.review import estimates_csv, review_page
-    from trmml.zoo import load_model
+    from trmml.tasks.completion import complete as run
+    from trmml.tasks.review import estimates_csv, review_page
+    from trmml.zoo.catalog import ZERO_SHOT
+    from trmml.zoo.loading import load_model
 
     names = dataset.category_names if model == ZERO_SHOT else None
     matcher = load_model(model, labels=names, backbone=backbone)

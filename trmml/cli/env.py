@@ -4,8 +4,8 @@ from typing import Annotated, Any
 
 import typer
 
-import trmml
 from trmml.cli.options import Report, as_json
+from trmml.version import __version__
 
 
 def env(
@@ -21,10 +21,10 @@ def env(
     import torch
     from huggingface_hub import constants
 
-    from trmml.catalog import list_models
-    from trmml.features import cache_folder
+    from trmml.training.features import cache_folder
+    from trmml.zoo.catalog import list_models
 
-    facts: dict[str, Any] = {"trmml": trmml.__version__, "python": platform.python_version()}
+    facts: dict[str, Any] = {"trmml": __version__, "python": platform.python_version()}
     facts["platform"] = platform.platform()
     for package in ("torch", "torchvision", "open_clip_torch", "huggingface_hub", "safetensors"):
         try:

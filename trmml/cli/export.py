@@ -30,8 +30,8 @@ def export(
 
     Example: trmml export runs/shop -o shop.onnx
     """
-    from trmml.exporting import export as write
-    from trmml.zoo import load_model
+    from trmml.tasks.exporting import export as write
+    from trmml.zoo.loading import load_model
 
     require_free(output, replace)
     matcher = load_model(model, labels=names_of(labels), backbone=backbone, device="cpu")

@@ -25,8 +25,8 @@ from trmml.cli.options import (
     with_table_options,
     writing,
 )
-from trmml.columns import first_column
 from trmml.errors import ConfigError, DataError
+from trmml.reports.columns import first_column
 
 
 @with_table_options
@@ -62,7 +62,7 @@ def finetune(
 
     On several GPUs: torchrun --nproc-per-node 4 -m trmml finetune …
     """
-    from trmml.config import FinetuneConfig
+    from trmml.config.groups import FinetuneConfig
 
     settings = FinetuneConfig.from_toml(recipe) if recipe else FinetuneConfig()
     settings = settings.changed(assignments_of(set_ or []))
@@ -72,9 +72,9 @@ def finetune(
     if single_positive:
         dataset = dataset.keep_single_positive(hide_seed)
     held_out = options.read_others(table, val, val_split, labels)
-    from trmml import processes
     from trmml.data.splits import photos_in_both
-    from trmml.training import finetune as run
+    from trmml.training import distributed
+    from trmml.training.finetuning import finetune as run
 
     shared = 0 if held_out is None else photos_in_both(dataset, held_out)
     if shared:
@@ -84,8 +84,8 @@ def finetune(
             "--split train --val-split val."
         )
 
-    with processes.joined():
-        is_first = processes.is_first()
+    with distributed.joined():
+        is_first = distributed.is_first()
         if is_first:
             typer.echo(dataset.summary(), err=True)
         try:
@@ -150,11 +150,11 @@ def evaluate(
     """
     require_no_table((dump_scores,), table)
     dataset = options.read(table, labels)
-    from trmml.catalog import ZERO_SHOT
-    from trmml.evaluation import dump_scores as write_scores
-    from trmml.evaluation import evaluate as measure
-    from trmml.model_folder import add_metrics
-    from trmml.zoo import load_model
+    from trmml.evaluation.measuring import dump_scores as write_scores
+    from trmml.evaluation.measuring import evaluate as measure
+    from trmml.zoo.catalog import ZERO_SHOT
+    from trmml.zoo.folder import add_metrics
+    from trmml.zoo.loading import load_model
 
     matcher = load_model(
         model,
@@ -202,13 +202,14 @@ def calibrate(
 
     Example: trmml calibrate runs/shop val.csv --goal precision --target 0.95 --plot reliability.png
     """
-    from trmml.calibration import NEVER, Goal
-    from trmml.calibration import calibrate as choose
-    from trmml.evaluation import evaluate as measure
+    from trmml.evaluation.calibration import Goal
+    from trmml.evaluation.calibration import calibrate as choose
+    from trmml.evaluation.measuring import evaluate as measure
+    from trmml.evaluation.reliability import reliability, reliability_diagram
     from trmml.files import write_atomically
-    from trmml.model_folder import replace_calibration
-    from trmml.reliability import reliability, reliability_diagram
-    from trmml.zoo import load_model
+    from trmml.matcher.thresholds import NEVER
+    from trmml.zoo.folder import replace_calibration
+    from trmml.zoo.loading import load_model
 
     wanted = Goal(
         kind=goal.value,

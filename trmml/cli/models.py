@@ -7,7 +7,7 @@ import typer
 
 from trmml.cli.exits import MODEL
 from trmml.cli.options import Report, as_json
-from trmml.columns import first_column
+from trmml.reports.columns import first_column
 
 app = typer.Typer(help="List models, look into them, fetch and verify them.", no_args_is_help=True)
 
@@ -23,7 +23,7 @@ def list_(
 
     Example: trmml models list
     """
-    from trmml.catalog import list_models
+    from trmml.zoo.catalog import list_models
 
     models = list_models()
     if format is Report.json:
@@ -48,7 +48,7 @@ def info(
 
     Example: trmml models info coco18-tiny
     """
-    from trmml.catalog import model_info
+    from trmml.zoo.catalog import model_info
 
     found = model_info(model, revision=revision)
     if format is Report.json:
@@ -82,9 +82,9 @@ def download(
 
     Example: trmml models download acme/shop-tags --to models/shop
     """
-    from trmml.catalog import model_folder_of
-    from trmml.model_folder import copy_folder
-    from trmml.zoo import load_model
+    from trmml.zoo.catalog import model_folder_of
+    from trmml.zoo.folder import copy_folder
+    from trmml.zoo.loading import load_model
 
     folder, name = model_folder_of(model, revision)
     loaded = load_model(model, revision=revision, device="cpu")
@@ -100,7 +100,7 @@ def verify(
 
     Example: trmml models verify coco18-tiny
     """
-    from trmml.catalog import verify_model
+    from trmml.zoo.catalog import verify_model
 
     checks = verify_model(model)
     for check in checks:

@@ -103,7 +103,7 @@ class TableOptions:
         self, table: Path, labels: str | None = None, *, may_lack_labels: bool = False
     ) -> "MultiLabelDataset":
         """Read the rows of a table, or the labels named, separated by commas."""
-        from trmml.data.tables import read_dataset
+        from trmml.data.readers.tables import read_dataset
 
         meaning: Literal["unknown", "negative"] | None = None
         if self.unlabeled is not None:

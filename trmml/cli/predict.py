@@ -25,7 +25,7 @@ from trmml.cli.options import (
 from trmml.errors import ConfigError
 
 if TYPE_CHECKING:
-    from trmml.predictions import Prediction
+    from trmml.matcher.prediction import Prediction
 
 
 def predict(
@@ -54,10 +54,10 @@ def predict(
     """
     from tqdm import tqdm
 
-    from trmml.catalog import ZERO_SHOT
     from trmml.files import is_folder
-    from trmml.inference import photos_of
-    from trmml.zoo import DEFAULT_MODEL, load_model
+    from trmml.tasks.inference import photos_of
+    from trmml.zoo.catalog import ZERO_SHOT
+    from trmml.zoo.loading import DEFAULT_MODEL, load_model
 
     # A Path would make one slash of the two of a URL, which then could not be called one.
     places = [

@@ -21,7 +21,7 @@ def push(
 
     Example: trmml push runs/shop acme/shop-tags --private
     """
-    from trmml.publishing import has_local_backbone, push_to_hub
+    from trmml.zoo.publishing import has_local_backbone, push_to_hub
 
     done = push_to_hub(
         folder,

@@ -1,1 +1,1 @@
-"""Photos and label tables: from files of users to tensors and labels in three states."""
+"""Label tables and photos: what is known of each photo, in three states."""

@@ -11,7 +11,7 @@ from trmml.data.dataset import MultiLabelDataset
 from trmml.data.photos import load_photo
 from trmml.errors import ImageError
 from trmml.labels import POSITIVE
-from trmml.pages import render_page, thumbnail_url
+from trmml.reports.pages import render_page, thumbnail_url
 
 PHOTOS_PER_LABEL = 4
 MOST_PHOTOS = 200

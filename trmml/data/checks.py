@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 from PIL import Image
 from tqdm import tqdm
 
-from trmml.config import TrainingConfig
+from trmml.config.groups import TrainingConfig
 from trmml.data.dataset import MultiLabelDataset, Summary
 from trmml.data.photos import load_photo
 from trmml.data.splits import photos_in_both, split_dataset

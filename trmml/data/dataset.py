@@ -9,10 +9,10 @@ import numpy as np
 from jaxtyping import Int8, Int64
 
 from trmml import labels as states
-from trmml.columns import first_column
+from trmml.config.base import is_name
 from trmml.errors import DataError, nearest, refuse_text
 from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
-from trmml.settings import is_name
+from trmml.reports.columns import first_column
 
 
 @dataclass(frozen=True, eq=False)

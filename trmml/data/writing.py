@@ -9,9 +9,9 @@ import json
 import os
 from pathlib import Path
 
-from trmml.data.csv_tables import guessed_form
 from trmml.data.dataset import MultiLabelDataset
-from trmml.data.rows import Options
+from trmml.data.readers.csv import guessed_form
+from trmml.data.readers.rows import Options
 from trmml.errors import DataError
 from trmml.files import with_home, write_text
 from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN

@@ -1,0 +1,627 @@
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import run_command
+
+import trmml
+from trmml.backbone.clip import FrozenCLIP
+from trmml.config.groups import FinetuneConfig, MatchingConfig
+from trmml.data.dataset import MultiLabelDataset
+from trmml.data.writing import write_dataset
+from trmml.errors import ArtifactError, ConfigError, DataError
+from trmml.evaluation.metrics import mean_average_precision
+from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
+from trmml.training.finetuning import known_log_odds
+from trmml.training.optimization import (
+    AveragedWeights,
+    make_optimizer,
+    make_schedule,
+    photos_per_step,
+)
+from trmml.training.run_folder import Run
+from trmml.training.trainer import CHECKPOINT
+from trmml.zoo.loading import load_model
+
+Maker = Callable[..., MultiLabelDataset]
+
+QUICK = {
+    "training.epochs": 3,
+    "training.batch_size": 5,
+    "training.val_fraction": 0.3,
+    "model.num_context_tokens": 2,
+    "model.num_heads": 2,
+    "pseudo_labels.enabled": True,
+    "pseudo_labels.start_epoch": 1,
+    "pseudo_labels.positive_threshold": 0.6,
+    "pseudo_labels.negative_threshold": 0.4,
+}
+
+
+def weights_of(folder: Path) -> bytes:
+    return (folder / "model.safetensors").read_bytes()
+
+
+def log_of(folder: Path) -> list[str]:
+    return (folder / "log.jsonl").read_text().splitlines()
+
+
+def test_eight_photos_can_be_learned_by_heart(backbone_source: str, make_dataset: Maker) -> None:
+    data = make_dataset(8)
+    settings = QUICK | {
+        "training.epochs": 30,
+        "training.batch_size": 8,
+        "training.learning_rate": 1e-2,
+        "training.ema_decay": 0.5,
+        "pseudo_labels.enabled": False,
+    }
+    model = trmml.finetune(data, backbone=backbone_source, val=data, config=settings)
+    scores = np.stack([p.scores for p in model.predict_many(data.photos)])
+    assert mean_average_precision(scores, data.labels) == 1.0
+
+
+@pytest.mark.parametrize("matching", ["text-region", "text-pixel", "text-image"])
+@pytest.mark.parametrize("negative_prompt", [True, False])
+def test_every_way_of_matching_trains_and_comes_back_the_same(
+    backbone_source: str, make_dataset: Maker, tmp_path: Path, matching: str, negative_prompt: bool
+) -> None:
+    data = make_dataset(12).hide_labels(0.7)
+    settings = QUICK | {"model.matching": matching, "model.negative_prompt": negative_prompt}
+    settings |= {"loss.distillation": 0.1, "loss.contrastive": 0.1}
+    model = trmml.finetune(data, backbone=backbone_source, config=settings, output=tmp_path / "out")
+    again = load_model(tmp_path / "out", device="cpu")
+    ours = np.stack([p.scores for p in model.predict_many(data.photos)])
+    theirs = np.stack([p.scores for p in again.predict_many(data.photos)])
+    np.testing.assert_array_equal(ours, theirs)
+    assert model.calibration == again.calibration
+    assert not any(parameter.requires_grad for parameter in again.parameters())
+    assert not again.training
+
+
+def test_the_folder_says_how_the_model_was_made(
+    backbone_source: str, make_dataset: Maker, tmp_path: Path
+) -> None:
+    data = make_dataset(12).hide_labels(0.7)
+    out = tmp_path / "out"
+    trmml.finetune(data, backbone=backbone_source, config=QUICK, output=out)
+    names = {path.name for path in out.iterdir()}
+    assert names == {
+        "README.md",
+        "calibration.json",
+        "config.json",
+        "finetune.json",
+        "log.jsonl",
+        "metrics.json",
+        "model.safetensors",
+    }
+    assert not (tmp_path / "out.run").exists()
+    facts = json.loads((out / "finetune.json").read_text())
+    assert facts["settings"]["training"]["epochs"] == 3
+    assert facts["data"]["images"] + facts["validation"]["images"] == 12
+    log = [json.loads(line) for line in log_of(out)]
+    assert [record["epoch"] for record in log] == [0, 1, 2]
+    best = max(log, key=lambda record: record["val_mAP"])
+    assert facts["best_epoch"] == best["epoch"]
+    measured = json.loads((out / "metrics.json").read_text())["validation"]["mAP"]
+    assert measured == pytest.approx(best["val_mAP"], abs=1e-6)
+    assert facts["photos_per_step"] == 5
+
+
+def test_the_clip_alone_is_measured_on_the_same_photos(
+    backbone_source: str, make_dataset: Maker, tmp_path: Path
+) -> None:
+    data, out = make_dataset(24), tmp_path / "out"
+    trained = trmml.finetune(data, val=data, backbone=backbone_source, config=QUICK, output=out)
+    alone = trmml.load_model("zero-shot", labels=data.category_names, backbone=backbone_source)
+    alone.image_center.copy_(trained.image_center)
+    alone.patch_center.copy_(trained.patch_center)
+    scores = np.stack([prediction.scores for prediction in alone.predict_many(data.photos)])
+    found = json.loads((out / "finetune.json").read_text())["zero_shot_validation_mAP"]
+    assert found == pytest.approx(mean_average_precision(scores, data.labels), abs=1e-4)
+
+
+def test_zero_shot_is_not_trained(backbone_source: str, make_dataset: Maker) -> None:
+    data = make_dataset(8)
+    model = trmml.load_model("zero-shot", labels=data.category_names, backbone=backbone_source)
+    with pytest.raises(
+        ConfigError, match=r"nothing to learn. Name its CLIP \(backbone=, --backbone"
+    ):
+        trmml.finetune(data, model=model, config=QUICK)
+    with pytest.raises(ConfigError, match=r"leave model\.matching as it is"):
+        trmml.finetune(
+            data, backbone=backbone_source, config=QUICK | {"model.matching": "zero-shot"}
+        )
+
+
+def test_a_trained_model_is_taught_by_itself(
+    backbone_source: str, make_dataset: Maker, tmp_path: Path
+) -> None:
+    data = make_dataset(12)
+    learned = QUICK | {"training.epochs": 20, "training.learning_rate": 1e-2}
+    start = trmml.finetune(data, backbone=backbone_source, config=learned)
+    losses = {}
+    for own in (True, False):
+        out = tmp_path / f"own {own}"
+        once = QUICK | {"training.epochs": 1, "loss.own_teacher": own}
+        trmml.finetune(data, model=start, config=once, output=out)
+        facts = json.loads((out / "finetune.json").read_text())
+        losses[own] = facts["history"][0]["loss"]["distillation"]
+    # It agrees with itself to begin with, and with the CLIP no more.
+    assert 0 < losses[True] < losses[False] / 2
+
+
+def test_a_model_that_training_does_not_improve_is_kept(
+    backbone_source: str, make_dataset: Maker, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data, out = make_dataset(24), tmp_path / "out"
+    learned = QUICK | {"training.epochs": 20, "training.learning_rate": 1e-2}
+    start = trmml.finetune(data, val=data, backbone=backbone_source, config=learned)
+    spoilt = QUICK | {"training.learning_rate": 0.5, "training.prompt_learning_rate": 0.5}
+    model = trmml.finetune(data, val=data, model=start, config=spoilt, output=out)
+    assert "No epoch was better on the validation photos" in caplog.text
+    for name, tensor in start.learned_state().items():
+        np.testing.assert_allclose(model.learned_state()[name], tensor, atol=1e-6, err_msg=name)
+    facts = json.loads((out / "finetune.json").read_text())
+    assert facts["best_epoch"] is None
+    assert facts["start_validation_mAP"] > max(e["val_mAP"] for e in facts["history"])
+    measured = json.loads((out / "metrics.json").read_text())["validation"]["mAP"]
+    assert measured == pytest.approx(facts["start_validation_mAP"], abs=1e-5)
+
+
+def test_a_full_disk_is_one_error(
+    backbone_source: str, make_dataset: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise RuntimeError("unexpected pos 64 vs 0")  # what torch.save says then
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", full)
+        with pytest.raises(ConfigError, match=r"Cannot write the checkpoint .* is the disk full"):
+            trmml.finetune(
+                make_dataset(12), backbone=backbone_source, config=QUICK, output=tmp_path / "out"
+            )
+
+
+@pytest.mark.parametrize("content", [{}, [1, 2]])
+def test_a_file_that_is_no_checkpoint_is_refused(
+    backbone_source: str, make_dataset: Maker, tmp_path: Path, content: Any
+) -> None:
+    (tmp_path / "out.run").mkdir()
+    torch.save(content, tmp_path / "out.run" / CHECKPOINT)
+    with pytest.raises(ArtifactError, match=r"is no checkpoint\. Remove it"):
+        trmml.finetune(
+            make_dataset(12), backbone=backbone_source, config=QUICK, output=tmp_path / "out",
+            resume=True,
+        )  # fmt: skip
+
+
+def test_an_output_that_cannot_be_is_one_error(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for output in (tmp_path / ("a" * 252), tmp_path / "loop" / "out"):
+        with pytest.raises(ConfigError, match="cannot be: "):
+            Run(output, resume=False)
+
+
+def test_the_log_rates_pseudo_labels_where_the_truth_is_hidden(
+    backbone_source: str, make_dataset: Maker, tmp_path: Path
+) -> None:
+    data = make_dataset(12)
+    for name, dataset in (("hidden", data.hide_labels(0.5)), ("blank", data.hide_labels(0.5))):
+        if name == "blank":
+            dataset = replace(dataset, hidden_labels=None)
+        trmml.finetune(
+            dataset, backbone=backbone_source, val=data, config=QUICK, output=tmp_path / name
+        )
+    hidden, blank = (
+        [json.loads(line)["pseudo_labels"] for line in log_of(tmp_path / name)]
+        for name in ("hidden", "blank")
+    )
+    unknown = int((data.hide_labels(0.5).labels == UNKNOWN).sum())
+    assert [record["unknown"] for record in hidden] == [unknown] * 3
+    assert hidden[0]["positive"] == hidden[0]["negative"] == 0  # they start in the second epoch
+    assert hidden[2]["positive"] + hidden[2]["negative"] > 0
+    assert "negative_precision" in hidden[2]
+    assert "negative_precision" not in blank[2]
+    # The hidden truth rates the pseudo labels and does nothing else.
+    assert weights_of(tmp_path / "hidden") == weights_of(tmp_path / "blank")
+
+
+KILLED_RUN = """
+import json, sys, trmml
+table, backbone, out, config = sys.argv[1:5]
+trmml.finetune(table, backbone=backbone, config=json.loads(config), output=out, resume=True)
+"""
+
+
+def write_table(data: MultiLabelDataset, path: Path) -> Path:
+    rows = [",".join(["image", *data.category_names])]
+    for photo, labels in zip(data.photos, data.labels, strict=True):
+        cells = ["" if label == UNKNOWN else str(label) for label in labels]
+        rows.append(",".join([str(photo), *cells]))
+    path.write_text("\n".join(rows) + "\n")
+    return path
+
+
+def test_a_killed_run_ends_with_the_same_bytes(
+    backbone_source: str, make_dataset: Maker, tmp_path: Path
+) -> None:
+    table = write_table(make_dataset(24).hide_labels(0.7), tmp_path / "labels.csv")
+    settings = QUICK | {"training.epochs": 12}
+    trmml.finetune(table, backbone=backbone_source, config=settings, output=tmp_path / "straight")
+    out = tmp_path / "killed"
+    command = [sys.executable, "-c", KILLED_RUN, str(table), backbone_source, str(out)]
+    command.append(json.dumps(settings))
+    environment = os.environ | {"TRMML_CACHE": str(tmp_path / "other-cache")}
+    kills = 0
+    checkpoint = tmp_path / "killed.run" / CHECKPOINT
+    for _ in range(20):
+        before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
+        process = subprocess.Popen(command, env=environment)
+        if kills < 3:
+            # Wait for progress, then strike at a moment that nothing has chosen.
+            while process.poll() is None and (
+                not checkpoint.exists() or checkpoint.stat().st_mtime_ns == before
+            ):
+                time.sleep(0.002)
+            time.sleep(0.03 * kills)
+            kills += process.poll() is None
+            process.send_signal(signal.SIGKILL)
+        process.wait()
+        if out.exists():
+            break
+        assert not out.exists()
+    assert kills == 3
+    assert weights_of(out) == weights_of(tmp_path / "straight")
+    log = log_of(out)
+    assert [json.loads(line)["epoch"] for line in log] == list(range(12))
+
+
+def test_resuming_a_finished_run_returns_its_model(
+    backbone_source: str, make_dataset: Maker, tmp_path: Path
+) -> None:
+    data, out = make_dataset(12), tmp_path / "out"
+    first = trmml.finetune(data, backbone=backbone_source, config=QUICK, output=out)
+    written = weights_of(out)
+    again = trmml.finetune(data, backbone=backbone_source, config=QUICK, output=out, resume=True)
+    assert weights_of(out) == written
+    assert torch.equal(first.text_features, again.text_features)
+    with pytest.raises(ConfigError, match="other data or settings"):
+        trmml.finetune(
+            data.hide_labels(0.5), backbone=backbone_source, config=QUICK, output=out, resume=True
+        )
+
+
+def test_nothing_is_overwritten(backbone_source: str, make_dataset: Maker, tmp_path: Path) -> None:
+    data = make_dataset(12)
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "thesis.txt").write_text("mine")
+    with pytest.raises(ConfigError, match="exists already"):
+        trmml.finetune(data, backbone=backbone_source, config=QUICK, output=tmp_path / "taken")
+    (tmp_path / "begun.run").mkdir()
+    with pytest.raises(ConfigError, match="holds an unfinished run; resume it"):
+        trmml.finetune(data, backbone=backbone_source, config=QUICK, output=tmp_path / "begun")
+    assert (tmp_path / "taken" / "thesis.txt").read_text() == "mine"
+
+
+def test_of_two_runs_that_begin_at_once_one_goes_on(tmp_path: Path) -> None:
+    first, second = Run(tmp_path / "out", resume=False), Run(tmp_path / "out", resume=False)
+    assert first.begin("a") is None
+    with pytest.raises(ConfigError, match="holds an unfinished run; resume it"):
+        second.begin("b")
+
+
+def test_a_run_that_fails_before_its_first_epoch_leaves_nothing(
+    backbone_source: str, make_dataset: Maker, tmp_path: Path
+) -> None:
+    data, out = make_dataset(12), tmp_path / "out"
+    whole = data.photos[3].read_bytes()
+    data.photos[3].write_bytes(whole[:50])
+    with pytest.raises(DataError, match="1 of 12 photos cannot be read; mend them"):
+        trmml.finetune(data, backbone=backbone_source, config=QUICK, output=out)
+    data.photos[3].write_bytes(whole)
+    trmml.finetune(data, backbone=backbone_source, config=QUICK, output=out)
+    assert out.is_dir()
+
+
+def test_a_run_goes_on_with_other_threads_and_workers(
+    backbone_source: str, make_dataset: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, out, threads = make_dataset(12), tmp_path / "out", torch.get_num_threads()
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "trmml.training.run_folder.Run.finish", lambda *_: (_ for _ in ()).throw(SystemExit)
+        )
+        with pytest.raises(SystemExit):
+            trmml.finetune(data, backbone=backbone_source, config=QUICK, output=out)
+    torch.set_num_threads(threads + 1)  # the last bits of what a CPU computes depend on it
+    try:
+        less = QUICK | {"training.num_workers": 0, "training.cache_gb": 1.0}
+        model = trmml.finetune(data, backbone=backbone_source, config=less, output=out, resume=True)
+    finally:
+        torch.set_num_threads(threads)
+    assert model.source == str(out)
+
+
+def test_what_the_machine_decides_is_written_down(
+    backbone_source: str, make_dataset: Maker, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    trmml.finetune(make_dataset(12), backbone=backbone_source, config=QUICK, output=out)
+    training = json.loads((out / "finetune.json").read_text())["settings"]["training"]
+    on_gpu = torch.cuda.is_available()
+    assert training["features"] == ("augmented" if on_gpu else "cached")
+    assert training["precision"] == ("bfloat16" if on_gpu else "float32")
+
+
+def test_a_loaded_clip_has_its_own_size(backbone: FrozenCLIP, make_dataset: Maker) -> None:
+    other = backbone.photo.image_size * 2
+    with pytest.raises(ConfigError, match=rf"image_size is {other}, but the CLIP was loaded for"):
+        trmml.finetune(make_dataset(12), backbone=backbone, config=QUICK | {"image_size": other})
+
+
+def test_labels_that_validation_photos_lack_are_unknown_there(
+    backbone_source: str, make_dataset: Maker, tmp_path: Path
+) -> None:
+    data = make_dataset(12)
+    table = write_table(data, tmp_path / "labels.csv")
+    val = write_table(data.with_categories(("blue", "red")), tmp_path / "val.csv")
+    model = trmml.finetune(
+        table, val=val, labels=["red", "green"], backbone=backbone_source, config=QUICK
+    )
+    assert model.labels == ("red", "green")
+    positives = int((data.with_categories(("red",)).labels == POSITIVE).sum())
+    assert model.calibration.known_positives == (positives, 0)
+    with pytest.raises(DataError, match="has no label 'gren'"):
+        trmml.finetune(table, labels=["red", "gren"], backbone=backbone_source, config=QUICK)
+
+
+def test_a_checkpoint_of_another_run_is_refused(
+    backbone_source: str,
+    make_dataset: Maker,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data, out = make_dataset(12), tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "trmml.training.run_folder.Run.finish", lambda *_: (_ for _ in ()).throw(SystemExit)
+        )
+        with pytest.raises(SystemExit):
+            trmml.finetune(data, backbone=backbone_source, config=QUICK, output=out)
+    checkpoint = tmp_path / "out.run" / CHECKPOINT
+    assert checkpoint.is_file()
+    other = QUICK | {"training.learning_rate": 5e-4}
+    with pytest.raises(ConfigError, match="of a run with other data or settings"):
+        trmml.finetune(data, backbone=backbone_source, config=other, output=out, resume=True)
+    trmml.finetune(data, backbone=backbone_source, config=QUICK, output=out, resume=True)
+    assert out.is_dir()
+
+
+@pytest.mark.parametrize("features", ["cached", "augmented"])
+def test_seeds_decide_the_result(
+    backbone_source: str, make_dataset: Maker, tmp_path: Path, features: str
+) -> None:
+    data = make_dataset(12)
+    texts = []
+    for seed in (0, 0, 1):
+        settings = QUICK | {"training.seed": seed, "training.features": features}
+        settings |= {"training.epochs": 1, "training.num_workers": 0}
+        torch.manual_seed(len(texts))  # the caller's own randomness has no part in it
+        before = torch.get_rng_state()
+        model = trmml.finetune(data, backbone=backbone_source, val=data, config=settings)
+        assert torch.equal(torch.get_rng_state(), before)
+        texts.append(model.text_features)
+    assert torch.equal(texts[0], texts[1])
+    assert not torch.equal(texts[0], texts[2])
+
+
+def test_training_goes_on_from_a_trained_model(
+    backbone_source: str, make_dataset: Maker, tmp_path: Path
+) -> None:
+    data = make_dataset(12)
+    trmml.finetune(data, backbone=backbone_source, config=QUICK, output=tmp_path / "first")
+    fewer = data.with_categories(("blue", "red"))
+    model = trmml.finetune(fewer, model=tmp_path / "first", config={"training.epochs": 1})
+    assert model.labels == ("blue", "red")
+    assert model.config.matcher.num_context_tokens == 2
+
+
+def test_a_model_whose_clip_has_moved_can_be_used_everywhere(
+    clip_folders: dict[str, Path], make_dataset: Maker, tmp_path: Path, backbone: FrozenCLIP
+) -> None:
+    before, after = tmp_path / "before", tmp_path / "after"
+    shutil.copytree(clip_folders["vit"], before)
+    data, folder = make_dataset(12), tmp_path / "model"
+    trmml.finetune(data, backbone=f"local-dir:{before}", config=QUICK, output=folder)
+    before.rename(after)
+    moved, once = f"local-dir:{after}", {"training.epochs": 1}
+    named = trmml.finetune(data, model=folder, backbone=moved, config=once)
+    # A loaded model knows where it found its CLIP.
+    loaded = trmml.load_model(folder, backbone=moved)
+    known = trmml.finetune(data, model=loaded, config=once)
+    for name, tensor in named.learned_state().items():
+        assert torch.equal(tensor, known.learned_state()[name])
+    assert known.config.backbone.source == moved
+    table = data.photos[0].parent / "labels.csv"
+    write_dataset(data, table)
+    for command in ("calibrate", "complete", "export"):
+        target = () if command == "calibrate" else ("-o", tmp_path / f"{command}.csv")
+        first = ("--model", folder, table) if command == "complete" else (folder,)
+        last = (table,) if command == "calibrate" else ()
+        kind = ("--format", "torch-export") if command == "export" else ()
+        arguments = (command, *first, *last, *target, *kind)
+        assert run_command(*arguments) == 3
+        assert run_command(*arguments, "--backbone", moved) == 0
+    with pytest.raises(ConfigError, match="`backbone` can only say where that is now"):
+        trmml.finetune(data, model=folder, backbone=backbone)
+
+
+def test_single_positives_can_be_trained_on(backbone_source: str, make_dataset: Maker) -> None:
+    data = make_dataset(12)
+    model = trmml.finetune(
+        data.keep_single_positive(), backbone=backbone_source, val=data, config=QUICK
+    )
+    scores = np.stack([p.scores for p in model.predict_many(data.photos)])
+    assert np.isfinite(scores).all()
+
+
+def test_log_odds_by_hand(make_dataset: Maker) -> None:
+    labels = np.array([[1, 1], [0, -1], [0, -1], [-1, -1]], dtype=np.int8)
+    data = MultiLabelDataset(make_dataset(4).photos, labels, ("a", "b"))
+    odds = known_log_odds(data, FinetuneConfig().changed({"loss.weak_negative": 0.1}))
+    np.testing.assert_allclose(odds, np.log([2 / 3, 2 / (0.3 + 1)]), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (
+            {"model": "coco18-tiny", "backbone": None, "config": {"image_size": 448}},
+            ConfigError,
+            "image_size is 448, but the model to start from sees photos of 196 px",
+        ),
+        ({"config": {"training.epoch": 1}}, ConfigError, "Did you mean 'training.epochs'"),
+        ({"labels": ["pink"]}, DataError, "no category 'pink'"),
+        (
+            {"config": QUICK | {"training.features": "cached", "training.cache_gb": 0.0}},
+            ConfigError,
+            "training.cache_gb is 0; raise it",
+        ),
+    ],
+)
+def test_wrong_arguments_say_what_to_do(
+    backbone_source: str, make_dataset: Maker, arguments: dict, error: type, message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        trmml.finetune(make_dataset(12), **({"backbone": backbone_source} | arguments))
+
+
+def test_validation_photos_with_another_label_are_refused(
+    backbone_source: str, make_dataset: Maker
+) -> None:
+    data = make_dataset(12)
+    val = replace(data, category_names=("Red", *data.category_names[1:]))
+    with pytest.raises(DataError, match=r"'Red', which .* does not know. Did you mean 'red'"):
+        trmml.finetune(data, val=val, backbone=backbone_source, config=QUICK)
+
+
+def test_validation_photos_that_say_little_are_named(
+    backbone_source: str, make_dataset: Maker, caplog: pytest.LogCaptureFixture
+) -> None:
+    data, plenty = make_dataset(24), make_dataset(24)
+    few = plenty.subset(np.arange(24))
+    positives = np.flatnonzero(few.labels[:, 1] == POSITIVE)
+    few.labels[positives[2:], 1] = UNKNOWN
+    assert (plenty.labels == POSITIVE).sum(axis=0).min() >= 5
+    for val, said in ((plenty, ""), (few, "among the 24 validation photos (green 2)")):
+        caplog.clear()
+        trmml.finetune(data, val=val, backbone=backbone_source, config=QUICK)
+        assert said in caplog.text
+        assert ("Few known positives" in caplog.text) == bool(said)
+
+
+def test_a_label_without_known_positive_is_named(backbone_source: str, make_dataset: Maker) -> None:
+    data = make_dataset(12)
+    data.labels[:, 1] = NEGATIVE
+    with pytest.raises(DataError, match="no known positive photo to train on for green"):
+        trmml.finetune(data, backbone=backbone_source, config=QUICK)
+
+
+def matcher_for(backbone: FrozenCLIP) -> trmml.TextRegionMatcher:
+    from trmml.zoo.loading import make_config
+
+    model = trmml.TextRegionMatcher(
+        make_config(backbone, ("a", "b"), MatchingConfig(num_heads=2)), backbone
+    )
+    model.start_from_text()
+    return model
+
+
+@pytest.mark.parametrize("schedule", ["one-cycle", "cosine"])
+def test_the_rate_rises_to_its_peak_in_a_fifth_and_falls_to_almost_nothing(
+    backbone: FrozenCLIP, schedule: str
+) -> None:
+    training = FinetuneConfig().changed({"training.schedule": schedule}).training
+    optimizer = make_optimizer(matcher_for(backbone), training)
+    steps = make_schedule(optimizer, training, 100)
+    rates = []
+    for _ in range(100):
+        rates.append(optimizer.param_groups[1]["lr"])
+        optimizer.step()
+        steps.step() if len(rates) < 100 else None
+    assert max(rates) == pytest.approx(training.learning_rate, rel=1e-3)
+    assert 18 <= int(np.argmax(rates)) <= 21
+    assert rates[0] < 0.1 * training.learning_rate
+    assert rates[-1] < 0.01 * training.learning_rate
+
+
+@pytest.mark.parametrize("schedule", ["one-cycle", "cosine"])
+def test_the_shortest_trainings_have_rates_that_teach(backbone: FrozenCLIP, schedule: str) -> None:
+    training = FinetuneConfig().changed({"training.schedule": schedule}).training
+    for num_steps in range(1, 12):
+        optimizer = make_optimizer(matcher_for(backbone), training)
+        steps = make_schedule(optimizer, training, num_steps)
+        rates = []
+        for _ in range(num_steps):
+            rates.append(optimizer.param_groups[1]["lr"])
+            optimizer.step()
+            steps.step()
+        assert max(rates) >= 0.01 * training.learning_rate
+
+
+@pytest.mark.parametrize(
+    ("num_photos", "batch_size", "expected"),
+    [(22_500, 256, 256), (4_095, 256, 255), (1_000, 256, 62), (200, 256, 16), (9, 256, 16), (200, 8, 8)],
+)  # fmt: skip
+def test_few_photos_make_small_steps(num_photos: int, batch_size: int, expected: int) -> None:
+    training = FinetuneConfig().changed({"training.batch_size": batch_size}).training
+    assert photos_per_step(num_photos, training) == expected
+
+
+def test_frozen_prompts_are_left_out_of_the_optimizer(backbone: FrozenCLIP) -> None:
+    training = FinetuneConfig().changed({"training.train_prompts": False}).training
+    model = matcher_for(backbone)
+    optimizer = make_optimizer(model, training)
+    trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    names = {name for name, p in model.named_parameters() if id(p) in trained}
+    assert "regions.category_queries" in names
+    assert not [name for name in names if "prompts" in name or "backbone" in name]
+
+
+def test_averaged_weights_follow_and_swap_back() -> None:
+    layer = torch.nn.Linear(3, 2)
+    average = AveragedWeights(layer, decay=0.9)
+    start, plain = layer.weight.detach().clone(), layer.weight.detach().clone()
+    for step in range(30):
+        with torch.no_grad():
+            layer.weight.add_(1.0)
+        average.update()
+        decay = min(0.9, (1 + step) / (10 + step))
+        plain = decay * plain + (1 - decay) * (start + step + 1)
+    torch.testing.assert_close(average.averages["weight"], plain)
+    average.swap()
+    torch.testing.assert_close(layer.weight, plain)
+    average.swap()
+    torch.testing.assert_close(layer.weight, start + 30)
+
+
+def test_a_bad_photo_is_named_before_the_first_epoch_of_augmented_photos(
+    backbone_source: str, make_dataset: Maker, tmp_path: Path
+) -> None:
+    data = make_dataset(12)
+    data.photos[2].write_bytes(b"no photo")
+    data.photos[7].write_bytes(b"")
+    settings = QUICK | {"training.features": "augmented"}
+    with pytest.raises(DataError, match=r"2 of \d+ photos cannot be read.*002.png.*007.png"):
+        trmml.finetune(data, val=make_dataset(4, seed=1), backbone=backbone_source, config=settings)

@@ -1,0 +1,124 @@
+"""The frozen CLIP: the only place that imports open_clip.
+
+`FrozenCLIP` turns photos into patch features in the joint space and CLIP's own image feature, and
+prompts into text features. It never trains, batch-norm statistics included.
+"""
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from trmml.errors import ConfigError, DependencyError
+
+try:
+    import torchvision  # noqa: F401 (open_clip needs it, and it must fit torch)
+except RuntimeError as error:
+    raise DependencyError(
+        f"torch and torchvision do not go together ({error}); install both from the same index: "
+        "pip install --force-reinstall torch torchvision."
+    ) from error
+
+from trmml.backbone.folding import fold_batch_norms
+from trmml.backbone.loading import FORMS, SMALL_CLIP, LoadedCLIP, load_clip
+from trmml.backbone.text import TextTower
+from trmml.backbone.towers import image_tower
+from trmml.config.groups import BackboneConfig, PhotoConfig
+from trmml.hub.repository import Access
+
+__all__ = ["FORMS", "SMALL_CLIP", "FrozenCLIP", "ImageFeatures", "TextTower"]
+
+
+class ImageFeatures(NamedTuple):
+    """What a frozen image tower says about photos, in the joint space, not normalized."""
+
+    patch_features: Float[Tensor, "batch patch dim"]
+    image_features: Float[Tensor, "batch dim"]
+
+
+class FrozenCLIP(nn.Module):
+    """A CLIP whose towers neither learn nor change.
+
+    Attributes:
+        config: Where the weights come from, and their checksum.
+        photo: How photos are to be prepared, at the size asked for.
+        dim: Width of the joint space.
+        text_tower: Absent if the model was loaded for images alone.
+    """
+
+    def __init__(
+        self, loaded: LoadedCLIP, *, image_size: int | None = None, text: bool = True
+    ) -> None:
+        """Wrap an open_clip model.
+
+        Args:
+            loaded: The model and its origin.
+            image_size: Side of the square photos; the model's own by default.
+            text: Whether to keep the text tower.
+
+        Raises:
+            UnsupportedBackboneError: If a tower is of a kind that cannot be taken apart exactly.
+            ConfigError: If the image tower cannot take this size.
+        """
+        super().__init__()
+        self.config: BackboneConfig = loaded.config
+        size = image_size or loaded.photo.image_size
+        self.photo: PhotoConfig = replace(loaded.photo, image_size=size)
+        self.image_tower = image_tower(loaded.clip, size)
+        self.text_tower = TextTower(loaded.clip) if text else None
+        self.logit_scale = loaded.clip.logit_scale.exp().item() if text else float("nan")
+        self.eval().requires_grad_(False)
+        try:
+            with torch.no_grad():
+                patches, pooled = self.image_tower(torch.zeros(1, 3, size, size))
+        except (RuntimeError, AssertionError) as error:
+            raise ConfigError(
+                f"The image tower of {loaded.config.source} cannot take photos of image_size {size}: "
+                f"{error}"
+            ) from error
+        fold_batch_norms(self.image_tower, size)
+        # Convolutions are faster with the channels of a pixel side by side (`speed.py layout`).
+        self.image_tower: nn.Module = self.image_tower.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        self.num_patches, self.dim = patches.shape[1], pooled.shape[1]
+
+    @classmethod
+    def load(
+        cls,
+        source: str,
+        *,
+        image_size: int | None = None,
+        text: bool = True,
+        expected: BackboneConfig | None = None,
+        access: Access | None = None,
+    ) -> "FrozenCLIP":
+        """Load by name; see `trmml.backbone.loading.load_clip` for sources and errors."""
+        loaded = load_clip(
+            source,
+            text=text,
+            expected=expected,
+            access=access,
+        )
+        return cls(loaded, image_size=image_size, text=text)
+
+    def train(self, mode: bool = True) -> "FrozenCLIP":
+        """Stay in evaluation mode: batch norm must not move either."""
+        return super().train(False)
+
+    def forward(self, images: Float[Tensor, "batch 3 height width"]) -> ImageFeatures:
+        """Encode normalized photos of the configured size, without gradient."""
+        images = images.contiguous(memory_format=torch.channels_last)
+        with torch.no_grad():
+            return ImageFeatures(*self.image_tower(images))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the towers run."""
+        return next(self.image_tower.parameters()).device
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        side = round(self.num_patches**0.5)
+        return side, side

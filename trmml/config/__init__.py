@@ -1,0 +1,1 @@
+"""Settings: what can be chosen, in which range, and where it is checked."""

@@ -1,0 +1,1 @@
+"""One reader for each form of label table, all into one data set."""

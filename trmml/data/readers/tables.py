@@ -1,0 +1,142 @@
+"""Readers of label tables, all into one data set.
+
+A blank is never guessed: in a wide table it is unknown, and a format that lists positives alone is
+read only when `unlabeled` says what a label that is not listed means.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+
+from trmml.data.dataset import MultiLabelDataset
+from trmml.data.readers.csv import read_csv
+from trmml.data.readers.folders import read_folder
+from trmml.data.readers.frames import HERE, is_frame, read_frame
+from trmml.data.readers.json import read_json, read_jsonl
+from trmml.data.readers.rows import (
+    Options,
+    Table,
+    TableFormat,
+    Unlabeled,
+    merge_duplicates,
+)
+from trmml.errors import DataError, nearest, refuse_text
+from trmml.files import is_folder, with_home
+from trmml.labels import UNKNOWN
+
+
+def read_dataset(
+    table: Any,
+    *,
+    images: str | Path | None = None,
+    labels: Sequence[str] | None = None,
+    label_encoding: str | None = None,
+    unlabeled: Unlabeled | None = None,
+    split: str | None = None,
+    separator: str | None = None,
+    format: str | None = None,
+    may_lack_labels: bool = False,
+) -> MultiLabelDataset:
+    """Read photos and their partly known labels.
+
+    The format is told by the content, and `summary()` says which it was:
+
+    * `wide`: CSV with `image`, then a column per label with `1`, `0` or blank;
+    * `list`: CSV with `image` and `labels`, as `a|b|c`;
+    * `long`: CSV with a row per photo and label (`ImageID,Source,LabelName,Confidence`);
+    * `chexpert`: CheXpert's CSV;
+    * `jsonl`: a line `{"image": …, "positive": […], "negative": […]}` per photo;
+    * `coco`: COCO's or LVIS's JSON; `label-studio`: its JSON or JSON_MIN export;
+    * `voc`: a folder with VOC's `Annotations`; `folders`: `label/photo.jpg`.
+
+    Args:
+        table: A file, a folder, a pandas DataFrame or a Hugging Face dataset.
+        images: Folder that photo paths are relative to; the table's own folder is tried next.
+        labels: Categories to read, in this order; all by default.
+        label_encoding: How the cells of a wide CSV are written: `1/0/blank` by default, `1/-1/0`,
+            `1/0/-1` (positive/negative/unknown) or `chexpert`.
+        unlabeled: What a label means that a format which lists positives leaves out; required there.
+        split: Read only rows with this text in the column `split`; for VOC, the name of an image set.
+        separator: Between the labels in one cell of a list CSV; `|` by default.
+        format: One of the names above, instead of a guess.
+        may_lack_labels: Whether `labels` that the table does not have are unknown in all of it, as in
+            a table of validation photos; by default they are an error.
+
+    Returns:
+        The data set; its `summary()` says what was understood.
+
+    Raises:
+        DataError: For a table or photo that cannot be used, with file, line and column.
+    """
+    if format is not None and format not in get_args(TableFormat):
+        raise DataError(f"No format {format!r}. {nearest(format, get_args(TableFormat))}")
+    refuse_text(labels, "labels")
+    chosen = None if labels is None else tuple(labels)
+    options = Options(chosen, label_encoding, unlabeled, split, separator)
+    path = HERE if is_frame(table) else with_home(table)
+    parsed = read_frame(table, options, format) if is_frame(table) else _read(path, options, format)
+    if not parsed.rows:
+        which = f" with split {split!r}" if split else ""
+        raise DataError(f"{path} has no rows{which}; a table needs at least one photo.")
+    names = list(parsed.category_names)
+    lacking = [name for name in labels or () if name not in names]
+    if lacking and not may_lack_labels:
+        raise DataError(f"{path} has no label {lacking[0]!r}. {nearest(lacking[0], names)}")
+    names = names if labels is None else list(labels)
+    if not names:
+        raise DataError(f"{path} names no label; a wide table has one column per label.")
+    merged, photos = merge_duplicates(parsed, path, images)
+    array = np.full((len(merged), len(names)), parsed.unmentioned, dtype=np.int8)
+    column = {name: i for i, name in enumerate(names)}
+    for cells, row in zip(array, merged, strict=True):
+        if row.unmentioned is not None:
+            cells[:] = row.unmentioned
+        for name, state in row.states.items():
+            if name in column:
+                cells[column[name]] = state
+    array[:, [column[name] for name in lacking]] = UNKNOWN
+    return MultiLabelDataset(
+        photos=tuple(photos),
+        labels=array,
+        category_names=tuple(names),
+        source=str(path),
+        interpretation=parsed.interpretation,
+    )
+
+
+def _read(path: Path, options: Options, form: str | None) -> Table:
+    if is_folder(path):
+        if form not in (None, "voc", "folders"):
+            raise DataError(f"{path} is a folder; format={form!r} is for a file.")
+        return read_folder(path, options, form)
+    if form in ("voc", "folders"):
+        raise DataError(f"format={form!r} is for a folder, and {path} is a file.")
+    suffix = path.suffix.lower()
+    text = _read_text(path)
+    if form == "jsonl" or (form is None and suffix in (".jsonl", ".ndjson")):
+        return read_jsonl(text, path, options)
+    if form in ("coco", "label-studio") or (form is None and suffix == ".json"):
+        return read_json(text, path, options, form)
+    return read_csv(text, path, options, form)
+
+
+def _read_text(path: Path) -> str:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"Cannot read the table {path}: {error.strerror}.") from error
+    encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise DataError(
+            f"{path}, line {line} is not UTF-8; save the table as UTF-8 (CSV UTF-8 in Excel)."
+        ) from error
+    if not text.strip():
+        raise DataError(f"{path} is empty; a table needs a header and at least one row.")
+    if "\0" in text:
+        raise DataError(f"{path} holds zero bytes; is it a spreadsheet file? Export it as CSV.")
+    return text

@@ -1,0 +1,1 @@
+"""How good scores are: metrics over known labels, thresholds, reliability."""

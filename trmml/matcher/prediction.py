@@ -1,0 +1,186 @@
+"""What a model says about one photo."""
+
+import re
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Float32, Int64
+from PIL import Image
+
+from trmml.errors import ConfigError, nearest
+from trmml.files import with_home, write_atomically
+from trmml.reports import drawing
+
+MAX_NAME_BYTES = 100
+"""Of a photo's or a label's part of a file name; file systems take 255 for the whole."""
+
+
+class Tag(NamedTuple):
+    """A category that was found, with its score in [0, 1]."""
+
+    label: str
+    score: float
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """Scores of all categories for one photo.
+
+    Attributes:
+        labels: Category names.
+        scores: Their scores, in [0, 1]; independent of each other, they do not sum to 1.
+        thresholds: The score from which each category counts as present.
+        source: What the photo came from, if it came from a path.
+        error: Why the photo could not be read, if so; the scores are then NaN.
+        max_positive: Largest number of categories that `positive` returns, if limited.
+    """
+
+    labels: tuple[str, ...]
+    scores: Float32[np.ndarray, " category"]
+    thresholds: Float32[np.ndarray, " category"]
+    source: str | None = None
+    error: str | None = None
+    max_positive: int | None = None
+    _evidence: Float[np.ndarray, "category row column"] | None = field(default=None, repr=False)
+    _photo: Image.Image | None = field(default=None, repr=False)
+
+    @property
+    def positive(self) -> list[Tag]:
+        """Categories whose score reaches their threshold, best first."""
+        order = np.argsort(-self.scores, kind="stable")
+        reached = order[(self.scores >= self.thresholds)[order]]  # NaN reaches nothing
+        return self._tags(reached[: self.max_positive])
+
+    def top(self, k: int) -> list[Tag]:
+        """Return the k categories with the highest scores, whatever their thresholds."""
+        return self._tags(np.argsort(-self.scores, kind="stable")[:k])
+
+    def __getitem__(self, label: str) -> float:
+        """Return the score of a category.
+
+        Raises:
+            KeyError: If the model has no such category.
+        """
+        return float(self.scores[self._index(label)])
+
+    def heatmap(self, label: str) -> Float[np.ndarray, "height width"]:
+        """Return what in the photo speaks for a category: evidence at its size, scaled to [0, 1].
+
+        See `TextRegionMatcher.evidence`. The grid of patches is coarse: this is no segmentation.
+
+        Raises:
+            KeyError: If the model has no such category.
+            ConfigError: If the prediction was made without `heatmaps=True`, or by text-image
+                matching, which has no regions.
+        """
+        index = self._index(label)
+        if self._evidence is None or self._photo is None:
+            raise ConfigError(
+                "This prediction holds no evidence; predict with heatmaps=True, and with a "
+                "model that matches text with regions or patches."
+            )
+        return drawing.heatmap(self._evidence[index], *self._photo.size)
+
+    def overlay(self, label: str) -> Image.Image:
+        """Return the photo with the category's heatmap over it, at its size; errors as `heatmap`."""
+        heat = self.heatmap(label)
+        assert self._photo is not None  # heatmap has checked it
+        return drawing.overlay(self._photo, heat)
+
+    def contact_sheet(self) -> Image.Image:
+        """Return one picture of the photo and the overlays of its positive labels.
+
+        Without a positive label it shows the nearest one. Errors as `heatmap`.
+        """
+        small, tags = self.shrunk(), self.positive or self.top(1)
+        panels = [
+            drawing.Panel(small.overlay(tag.label), tag.label, f"{tag.score:.2f}") for tag in tags
+        ]
+        assert small._photo is not None  # overlay has checked it
+        count = f"{len(self.positive)} of {len(self.labels)} labels"
+        return drawing.contact_sheet([drawing.Panel(small._photo, count, has_scale=False), *panels])
+
+    def save_heatmaps(
+        self, folder: str | Path, name: str | None = None, taken: set[str] | None = None
+    ) -> list[Path]:
+        """Write an overlay per positive label, with its score, and the contact sheet, as PNG.
+
+        Args:
+            folder: Made if it is missing.
+            name: Files are called `<name>.png` and `<name>-<label>.png`; the photo's name by
+                default.
+            taken: Names of files that get a number instead of being replaced. Those written now are
+                added; pass one set along with all photos of a folder.
+
+        Returns:
+            The files, the contact sheet first.
+        """
+        folder = with_home(folder)
+        taken = set() if taken is None else taken
+        stem = _file_name(name or (Path(self.source).stem if self.source else "photo"))
+        sheet = _free_name(stem, taken)
+        small = self.shrunk()
+        pictures = {sheet: small.contact_sheet()}
+        for tag in self.positive:
+            overlay = small.overlay(tag.label)
+            overlay = drawing.captioned(overlay, tag.label, f"{tag.score:.2f}")
+            file = f"{sheet.removesuffix('.png')}-{_file_name(tag.label)}"
+            pictures[_free_name(file, taken)] = overlay
+        for file, picture in pictures.items():
+            write_atomically(folder / file, lambda path, p=picture: p.save(path, "PNG"))
+        return [folder / file for file in pictures]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON: all scores, thresholds, and the positive labels."""
+        if self.error is not None:
+            return {"source": self.source, "error": self.error}
+        return {
+            "source": self.source,
+            "positive": [tag.label for tag in self.positive],
+            "scores": {
+                n: round(float(s), 6) for n, s in zip(self.labels, self.scores, strict=True)
+            },
+            "thresholds": {
+                n: round(float(t), 6) for n, t in zip(self.labels, self.thresholds, strict=True)
+            },
+        }
+
+    def __str__(self) -> str:
+        """Return one line: the positive labels with their scores."""
+        if self.error is not None:
+            return self.error
+        tags = ", ".join(f"{tag.label} {tag.score:.2f}" for tag in self.positive)
+        if not tags:
+            best = self.top(1)[0]
+            tags = f"no label over its threshold (nearest: {best.label} {best.score:.2f})"
+        return f"{self.source}: {tags}" if self.source else tags
+
+    def shrunk(self) -> "Prediction":
+        """Return the same for a photo no larger than a panel of a sheet, whose pictures cost little."""
+        photo = self._photo
+        return self if photo is None else replace(self, _photo=drawing.shrunk(photo))
+
+    def _index(self, label: str) -> int:
+        if label not in self.labels:
+            raise KeyError(f"No label {label!r}. {nearest(label, self.labels)}")
+        return self.labels.index(label)
+
+    def _tags(self, positions: Int64[np.ndarray, " tag"]) -> list[Tag]:
+        return [Tag(self.labels[i], float(self.scores[i])) for i in positions]
+
+
+def _file_name(text: str) -> str:
+    """Return a text as part of a file name: what a file system could object to becomes `_`."""
+    safe = re.sub(r"[^\w. -]", "_", text).encode()[:MAX_NAME_BYTES].decode(errors="ignore")
+    return safe.strip(" .") or "_"
+
+
+def _free_name(stem: str, taken: set[str]) -> str:
+    """Return the name of a PNG that is not taken yet, with a number if need be, and take it."""
+    name, number = f"{stem}.png", 2
+    while name.casefold() in taken:  # some disks do not tell A from a
+        name, number = f"{stem} {number}.png", number + 1
+    taken.add(name.casefold())
+    return name

@@ -1,0 +1,103 @@
+"""The thresholds of a model: from which score on a label counts as present.
+
+How they are chosen is the matter of `trmml.evaluation.calibration`.
+"""
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from trmml.errors import ArtifactError
+
+UNCALIBRATED = 0.5
+NEVER = 1.0
+"""Threshold of a category for which no score reaches the wanted precision."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """Thresholds per category and how they were made; stored as `calibration.json`.
+
+    Attributes:
+        thresholds: Score per category above which it counts as present, in [0, 1].
+        global_threshold: The one towards which they were drawn.
+        known_positives: Known positives per category that they were chosen on.
+        method: How they were made, in words.
+        evidence: Precision and recall at the thresholds on the labels that chose them, by category,
+            with intervals; for people, not read by the model.
+    """
+
+    thresholds: tuple[float, ...]
+    global_threshold: float = UNCALIBRATED
+    known_positives: tuple[int, ...] = ()
+    method: str = "none: 0.5 for every category"
+    evidence: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def uncalibrated(cls, num_categories: int) -> "Calibration":
+        """Return 0.5 for every category."""
+        return cls(thresholds=(UNCALIBRATED,) * num_categories)
+
+    def updated(
+        self, category_names: tuple[str, ...], names: tuple[str, ...], made: "Calibration"
+    ) -> "Calibration":
+        """Return a calibration with new thresholds for some categories; the others keep theirs.
+
+        Args:
+            category_names: All of the model.
+            names: Those that `made` is for, in its order.
+            made: The new one.
+        """
+        new = dict(zip(names, zip(made.thresholds, made.known_positives, strict=True), strict=True))
+        counts = self.known_positives or (0,) * len(category_names)
+        old = dict(zip(category_names, zip(self.thresholds, counts, strict=True), strict=True))
+        thresholds, known_positives = zip(
+            *(new.get(name, old[name]) for name in category_names), strict=True
+        )
+        kept, method = len(category_names) - len(names), made.method
+        if kept:  # of what was before, the last step alone: a sentence must not grow without end
+            before = self.method.partition("; ")[0]
+            method += f"; {kept} of {len(category_names)} labels before that: {before}"
+        return replace(
+            made,
+            thresholds=thresholds,
+            known_positives=known_positives,
+            method=method,
+            evidence=self.evidence | made.evidence if kept else made.evidence,
+        )
+
+    def to_dict(self, category_names: tuple[str, ...]) -> dict[str, Any]:
+        """Return plain values for JSON, thresholds by category name."""
+        counts = self.known_positives or (0,) * len(category_names)
+        return {
+            "method": self.method,
+            "global_threshold": self.global_threshold,
+            "thresholds": dict(zip(category_names, self.thresholds, strict=True)),
+            "known_positives": dict(zip(category_names, counts, strict=True)),
+            "evidence": self.evidence,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Any, category_names: tuple[str, ...], where: str) -> "Calibration":
+        """Read plain values.
+
+        Raises:
+            ArtifactError: If a threshold is missing, unknown or no number in [0, 1].
+        """
+        try:
+            thresholds = values["thresholds"]
+            if set(thresholds) != set(category_names):
+                raise ArtifactError(f"{where}: thresholds must name the model's labels exactly.")
+            numbers = [*thresholds.values(), values["global_threshold"]]
+            if not all(isinstance(n, float | int) and 0 <= n <= 1 for n in numbers):
+                raise ArtifactError(f"{where}: thresholds must be numbers in [0, 1].")
+            return cls(
+                thresholds=tuple(float(thresholds[name]) for name in category_names),
+                global_threshold=float(values["global_threshold"]),
+                known_positives=tuple(int(values["known_positives"][n]) for n in category_names),
+                method=str(values["method"]),
+                evidence=dict(values.get("evidence") or {}),
+            )
+        except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
+            if isinstance(error, ArtifactError):
+                raise
+            raise ArtifactError(f"{where} is not a calibration: {error!r}.") from error

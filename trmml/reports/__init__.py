@@ -1,0 +1,1 @@
+"""Pictures, pages and columns for people; knows nothing of models."""

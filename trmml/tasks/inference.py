@@ -1,0 +1,104 @@
+"""`predict`: one photo or many, with a model or by its name."""
+
+from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from trmml.data.photos import find_photos
+from trmml.errors import ImageError
+from trmml.files import is_folder, with_home
+from trmml.matcher.model import TextRegionMatcher
+from trmml.matcher.prediction import Prediction
+from trmml.zoo.folder import CONFIG
+from trmml.zoo.loading import DEFAULT_MODEL, load_model
+
+
+def predict(
+    images: Any,
+    model: TextRegionMatcher | str | Path | None = None,
+    *,
+    threshold: float | None = None,
+    top_k: int | None = None,
+    batch_size: int = 16,
+    heatmaps: bool = False,
+) -> Prediction | list[Prediction]:
+    """Score every category of one photo or of many.
+
+    Args:
+        images: A photo (path, bytes, PIL image, HWC uint8 array, CHW tensor), a folder, or an
+            iterable of photos.
+        model: A loaded model, or what `load_model` takes; the bundled model by default.
+        threshold: One threshold for all categories instead of the model's own, in [0, 1].
+        top_k: At most so many positive labels per photo; without a threshold, the best ones whatever
+            their scores.
+        batch_size: Photos per pass through the model.
+        heatmaps: Whether to keep what `Prediction.heatmap` needs.
+
+    Returns:
+        One prediction for one photo, else a list in the same order. In a list, a photo that cannot
+        be read has a prediction with `error` set.
+
+    Raises:
+        ImageError: If a single photo cannot be read, or a folder holds no photo.
+    """
+    if not isinstance(model, TextRegionMatcher):
+        source = str(model or DEFAULT_MODEL)
+        model = _cached_model(source, _state_of(with_home(source)))
+    is_one = _is_one_photo(images)
+    predictions = model.predict_many(
+        [images] if is_one else photos_of(images),
+        threshold=threshold,
+        top_k=top_k,
+        batch_size=batch_size,
+        heatmaps=heatmaps,
+    )
+    if not is_one:
+        return list(predictions)
+    prediction = next(predictions)
+    if prediction.error is not None:
+        raise ImageError(prediction.error)
+    return prediction
+
+
+def photos_of(images: Any) -> Iterable[Any]:
+    """Return the photos of a folder, or an iterable as it is.
+
+    Raises:
+        ImageError: If a folder holds no photo, or the value is nothing that holds photos.
+    """
+    if isinstance(images, str | Path):
+        folder = with_home(images)
+        photos = find_photos(folder)
+        if not photos:
+            raise ImageError(f"There is no photo in the folder {folder}.")
+        return photos
+    if not isinstance(images, Iterable):
+        raise ImageError(f"Expected a photo, a folder or a list, got {type(images).__name__}.")
+    return images
+
+
+def _is_one_photo(images: Any) -> bool:
+    if isinstance(images, str | Path):
+        return not is_folder(images)
+    if isinstance(images, np.ndarray | Tensor):
+        return images.ndim < 4
+    return isinstance(images, bytes | bytearray | Image.Image)
+
+
+@lru_cache(maxsize=1)
+def _cached_model(source: str, state: tuple[int, ...]) -> TextRegionMatcher:
+    """Load a model by name once for a series of calls, and again when its files have changed."""
+    del state
+    return load_model(source)
+
+
+def _state_of(folder: Path) -> tuple[int, ...]:
+    """Return when the files of a model folder changed; nothing for a name."""
+    if not (folder / CONFIG).is_file():
+        return ()
+    return tuple(file.stat().st_mtime_ns for file in sorted(folder.iterdir()) if file.is_file())

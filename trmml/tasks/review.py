@@ -1,0 +1,145 @@
+"""What `complete` hands to a person: a CSV of all estimates, and a page to review them."""
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from trmml.data.dataset import MultiLabelDataset
+from trmml.data.photos import load_photo
+from trmml.data.writing import relative_name
+from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
+from trmml.matcher.model import TextRegionMatcher
+from trmml.reports.pages import render_page, thumbnail_url
+from trmml.tasks.completion import Cell, Completion
+
+MOST_CELLS = 40
+THUMBNAIL = (240, 180)
+_WORDS = {POSITIVE: "positive", NEGATIVE: "negative"}
+
+
+def estimates_csv(completion: Completion, before: MultiLabelDataset, images: Path) -> str:
+    """Return a row for every blank of the table: what is thought of it, and what was decided.
+
+    Args:
+        completion: What `complete` returned.
+        before: The table that it was made from.
+        images: Folder that photos are named from, as in the table.
+    """
+    names = [relative_name(photo, images) for photo in before.photos]
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    columns = ("image", "label", "probability", "decision", "model", "prototypes")
+    writer.writerow(columns)
+    labels = completion.dataset.labels
+    for row, column in np.argwhere(before.labels != labels).tolist():
+        writer.writerow(
+            _line(completion, before, names, row, column, _WORDS[int(labels[row, column])])
+        )
+    still_open = labels == UNKNOWN
+    for row, column in np.argwhere(still_open).tolist():
+        writer.writerow(_line(completion, before, names, row, column, ""))
+    return buffer.getvalue()
+
+
+def _line(
+    completion: Completion,
+    before: MultiLabelDataset,
+    names: list[str],
+    row: int,
+    column: int,
+    decision: str,
+) -> list[str]:
+    estimates = completion.estimates
+    parts = (estimates.model, estimates.prototypes)
+    return [
+        names[row],
+        before.category_names[column],
+        f"{estimates.probability[row, column]:.4f}",
+        decision,
+        *(f"{part[row, column]:.4f}" for part in parts),
+    ]
+
+
+def review_page(
+    completion: Completion, before: MultiLabelDataset, model: TextRegionMatcher, title: str
+) -> str:
+    """Render likely mistakes, questions and a sample of decisions, each with its heatmap.
+
+    Args:
+        completion: What `complete` returned.
+        before: The table that it was made from.
+        model: For the heatmaps.
+        title: Of the page.
+    """
+    rows, columns = np.nonzero(completion.decided)
+    chosen = np.random.default_rng(0).permutation(len(rows))[:MOST_CELLS]
+    sample = [
+        Cell(int(rows[i]), int(columns[i]),
+             float(completion.estimates.probability[rows[i], columns[i]]), 0.0)
+        for i in sorted(chosen)
+    ]  # fmt: skip
+    sections = (
+        (
+            "Likely mistakes",
+            "Known labels that the estimates contradict, the worst first.",
+            completion.mistakes,
+        ),
+        ("Questions", "Blanks whose answer would teach most.", completion.questions),
+        ("Sample of decisions", "Some of the blanks that were filled.", sample),
+    )
+    shown = [
+        {
+            "title": name,
+            "note": note,
+            "count": len(cells),
+            "cells": _cards(cells[:MOST_CELLS], completion, before, model),
+        }
+        for name, note, cells in sections
+    ]
+    return render_page(
+        Path(__file__).with_name("review_page.html.jinja"),
+        title=title,
+        sections=shown,
+        num_decided=len(rows),
+        num_blank=int((before.labels == UNKNOWN).sum()),
+        precision=completion.precision,
+    )
+
+
+def _cards(
+    cells: list[Cell], completion: Completion, before: MultiLabelDataset, model: TextRegionMatcher
+) -> list[dict[str, Any]]:
+    has_regions = model.config.matcher.matching != "text-image"
+    photos = [before.photos[cell.row] for cell in cells]
+    if has_regions:
+        predictions = model.predict_many(photos, heatmaps=True)
+        names = [before.category_names[cell.column] for cell in cells]
+        pictures = (p.shrunk().overlay(name) for p, name in zip(predictions, names, strict=True))
+    else:
+        pictures = (load_photo(photo, max(THUMBNAIL)) for photo in photos)
+    return [
+        _card(cell, picture, completion, before)
+        for cell, picture in zip(cells, pictures, strict=True)
+    ]
+
+
+def _card(
+    cell: Cell, picture: Image.Image, completion: Completion, before: MultiLabelDataset
+) -> dict[str, Any]:
+    stated = int(before.labels[cell.row, cell.column])
+    decision = int(completion.dataset.labels[cell.row, cell.column])
+    estimates = completion.estimates
+    return {
+        "picture": thumbnail_url(picture, *THUMBNAIL),
+        "photo": before.photos[cell.row].name,
+        "label": before.category_names[cell.column],
+        "stated": _WORDS.get(stated, "blank"),
+        "decision": _WORDS.get(decision, "open"),
+        "probability": round(100 * cell.probability),
+        "model": round(100 * float(estimates.model[cell.row, cell.column])),
+        "prototypes": round(100 * float(estimates.prototypes[cell.row, cell.column])),
+    }

@@ -1,0 +1,340 @@
+"""Fine-tuning: from a partly labelled data set to a model folder; see `runs` for what it leaves there.
+
+Under torchrun all processes train one model, and the first one writes; see `trmml.training.distributed`.
+"""
+
+import copy
+import logging
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from trmml.backbone.clip import FrozenCLIP
+from trmml.backbone.loading import SMALL_CLIP
+from trmml.config.groups import FinetuneConfig
+from trmml.data.dataset import MultiLabelDataset
+from trmml.data.readers.tables import Unlabeled, read_dataset
+from trmml.data.splits import photos_in_both, split_dataset
+from trmml.errors import ConfigError, DataError
+from trmml.evaluation.calibration import calibrate
+from trmml.evaluation.measuring import require_known
+from trmml.files import with_home
+from trmml.labels import POSITIVE, known_mask
+from trmml.matcher.model import TextRegionMatcher
+from trmml.training import distributed
+from trmml.training.batches import AugmentedPhotos, CachedFeatures, use_bfloat16
+from trmml.training.features import cache_bytes, compute_features
+from trmml.training.run_folder import Run, check_together, digest_of, facts_of, fingerprint_of
+from trmml.training.trainer import CHECKPOINT, Trainer
+from trmml.zoo.loading import load_for_training, make_config, with_labels
+
+logger = logging.getLogger(__name__)
+
+FEW_POSITIVES = 5
+
+
+def finetune(
+    data: str | Path | MultiLabelDataset,
+    *,
+    images: str | Path | None = None,
+    model: str | Path | TextRegionMatcher | None = None,
+    backbone: str | FrozenCLIP | None = None,
+    labels: Sequence[str] | None = None,
+    val: str | Path | MultiLabelDataset | None = None,
+    label_encoding: str | None = None,
+    unlabeled: Unlabeled | None = None,
+    config: FinetuneConfig | Mapping[str, Any] | str | Path | None = None,
+    output: str | Path | None = None,
+    resume: bool = False,
+    progress: bool | None = None,
+) -> TextRegionMatcher:
+    """Learn the categories of a data set in which most labels may be unknown.
+
+    Args:
+        data: A label table (see `read_dataset`) or a data set.
+        images: Folder that photo paths of a table are relative to.
+        model: A trained matcher to start from: a folder, a name or the model itself. It stays as it
+            is where no epoch is better on the validation photos.
+        backbone: Or a bare CLIP to start from: `<open_clip name>/<pretrained tag>`,
+            `<open_clip name>/file:<path>` or `local-dir:<folder>`; by default the small CLIP that
+            comes with the package. A larger one gives better results. Beside `model`: where its
+            CLIP is now, if it moved.
+        labels: Categories to learn; all of the data set by default.
+        val: Validation photos; by default a share of the data is held out.
+        label_encoding: See `read_dataset`.
+        unlabeled: See `read_dataset`.
+        config: Settings: a `FinetuneConfig`, changes by dotted name as
+            `{"training.epochs": 5}`, or a recipe in TOML.
+        output: Folder for the trained model; without one nothing is written, nor can be resumed.
+        resume: Whether to go on with an unfinished run, or return a finished one, of this output.
+        progress: Whether to show bars; by default only on a terminal.
+
+    Returns:
+        The trained model, in evaluation mode and frozen.
+
+    Raises:
+        DataError: If the data cannot be used; all photos with a problem are named at once.
+        ConfigError: If a setting is wrong or the output exists.
+    """
+    started = time.monotonic()
+    if model is not None and isinstance(backbone, FrozenCLIP):
+        raise ConfigError(
+            "A trained `model` has its CLIP; `backbone` can only say where that is now, as a name."
+        )
+    settings = _resolved(config)
+    read = partial(_dataset, images=images, label_encoding=label_encoding, unlabeled=unlabeled)
+    with distributed.joined():
+        run = None if output is None else Run(with_home(output), resume)
+        distributed.wait()  # all have looked before the first one writes
+        everything = read(data, labels=labels)
+        held_out = None if val is None else read(val, labels=labels, may_lack_labels=True)
+        names = everything.category_names
+        matcher, start = _starting_model(model, backbone, names, settings)
+        train, held_out = _train_and_val(everything, held_out, settings)
+        # In the order of the table, so that another split finds the same features.
+        photos = list(dict.fromkeys((*everything.photos, *held_out.photos)))
+        settings = _settled(settings, matcher, len(photos))
+        fingerprint = fingerprint_of(settings, matcher.config, start.digest, train, held_out)
+        if run is not None:
+            finished = run.begin(fingerprint)
+            if finished is not None:
+                return finished.to(distributed.own_device())
+        show = distributed.is_first() and (sys.stderr.isatty() if progress is None else progress)
+        try:
+            batches = _batches(matcher, settings, photos, train, held_out, show)
+            if start.labels is None:
+                matcher.start_from_data(batches[0].centers(), known_log_odds(train, settings))
+            trainer = Trainer(
+                matcher, settings, train, batches[0], held_out, batches[1],
+                fingerprint=fingerprint, learned=start.labels,
+            )  # fmt: skip
+            _train(trainer, run, show)
+        except BaseException:
+            if run is not None:
+                run.leave()
+            raise
+        scores = trainer.use_best()
+        matcher.calibration = calibrate(scores, held_out.labels, matcher.labels)
+        if run is not None:
+            facts = facts_of(trainer, scores, matcher.calibration.thresholds)
+            facts["finetune"]["seconds"] = round(time.monotonic() - started, 1)
+            run.finish(matcher, facts)
+            matcher.source = str(run.output)
+        return matcher
+
+
+def _train(trainer: Trainer, run: Run | None, progress: bool) -> None:
+    """Train the epochs that are left, from the checkpoint if there is one."""
+    if run is not None and (run.working / CHECKPOINT).exists():
+        trainer.resume(run.working / CHECKPOINT)
+    check_together(trainer.fingerprint, len(trainer.history))
+    trainer.run(None if run is None else run.working, progress)
+    if trainer.best_epoch is None:
+        logger.warning(
+            "No epoch was better on the validation photos than the model that training started "
+            "from; it is kept, with new thresholds. More photos may help, or lower rates "
+            "(training.learning_rate, training.prompt_learning_rate)."
+        )
+
+
+def _resolved(config: FinetuneConfig | Mapping[str, Any] | str | Path | None) -> FinetuneConfig:
+    if config is None:
+        return FinetuneConfig()
+    if isinstance(config, FinetuneConfig):
+        return config
+    if isinstance(config, str | Path):
+        return FinetuneConfig.from_toml(with_home(config))
+    return FinetuneConfig().changed(config)
+
+
+def _dataset(
+    data: str | Path | MultiLabelDataset,
+    *,
+    images: str | Path | None,
+    labels: Sequence[str] | None,
+    label_encoding: str | None,
+    unlabeled: Unlabeled | None,
+    may_lack_labels: bool = False,
+) -> MultiLabelDataset:
+    if not isinstance(data, MultiLabelDataset):
+        return read_dataset(
+            data,
+            images=images,
+            labels=labels,
+            label_encoding=label_encoding,
+            unlabeled=unlabeled,
+            may_lack_labels=may_lack_labels,
+        )
+    if labels is None:
+        return data
+    return data.aligned_to(labels) if may_lack_labels else data.with_categories(labels)
+
+
+class _Start(NamedTuple):
+    """What training starts from: labels and digest of a trained model, or nothing."""
+
+    labels: tuple[str, ...] | None
+    digest: str
+
+
+def _starting_model(
+    model: str | Path | TextRegionMatcher | None,
+    backbone: str | FrozenCLIP | None,
+    category_names: tuple[str, ...],
+    settings: FinetuneConfig,
+) -> tuple[TextRegionMatcher, _Start]:
+    """Return the model to train, on its device, and what it was before."""
+    if model is not None:
+        matcher = load_for_training(model, backbone if isinstance(backbone, str) else None)
+        _require_size(settings, matcher.config.photo.image_size, "the model to start from sees")
+        # Before the labels change: what that computes differs in its last bits between machines.
+        start = _Start(matcher.labels, digest_of(matcher))
+        if matcher.labels != category_names:
+            matcher = with_labels(matcher, category_names)
+    else:
+        if isinstance(backbone, FrozenCLIP):
+            _require_size(settings, backbone.photo.image_size, "the CLIP was loaded for")
+        else:
+            backbone = FrozenCLIP.load(backbone or SMALL_CLIP, image_size=settings.image_size)
+        matcher = TextRegionMatcher(make_config(backbone, category_names, settings.model), backbone)
+        matcher.start_from_text(settings.training.seed)
+        start = _Start(None, "")
+    device = distributed.own_device()
+    if matcher.backbone.device != device:
+        # It may be the caller's, whose models must find it where it was.
+        matcher.backbone = copy.deepcopy(matcher.backbone)
+    return matcher.to(device), start
+
+
+def _require_size(settings: FinetuneConfig, image_size: int, whose: str) -> None:
+    if settings.image_size not in (None, image_size):
+        raise ConfigError(
+            f"image_size is {settings.image_size}, but {whose} photos of {image_size} px; leave it out."
+        )
+
+
+def _train_and_val(
+    everything: MultiLabelDataset, val: MultiLabelDataset | None, settings: FinetuneConfig
+) -> tuple[MultiLabelDataset, MultiLabelDataset]:
+    """Return photos to train on and to validate on, with the same categories."""
+    if val is None:
+        training = settings.training
+        train, val = split_dataset(everything, training.val_fraction, training.seed)
+    else:
+        train = everything
+        require_known(val, train.category_names, str(train.source))
+        val = val.aligned_to(train.category_names)
+        shared = photos_in_both(train, val)
+        if shared:
+            logger.warning("%d photos are for training and for validation.", shared)
+    _check_learnable(train)
+    _warn_of_little_validation(val)
+    return train, val
+
+
+def _settled(
+    settings: FinetuneConfig, matcher: TextRegionMatcher, num_photos: int
+) -> FinetuneConfig:
+    """Return settings that say what will be done: nothing is left to the model or the machine."""
+    changes: dict[str, Any] = {"model": matcher.config.matcher.to_dict()}
+    if matcher.config.matcher.matching == "zero-shot":
+        raise ConfigError(
+            "Zero-shot matching has nothing to learn. Name its CLIP (backbone=, --backbone) to "
+            "start from, and leave model.matching as it is."
+        )
+    training = settings.training
+    needed = cache_bytes(num_photos, matcher.backbone, training.views)
+    fits = needed <= training.cache_gb * 1e9
+    if training.features == "cached" and not fits:
+        raise ConfigError(
+            f"The features of {num_photos} photos need {needed / 1e9:.1f} GB, "
+            f"training.cache_gb is {training.cache_gb:g}; raise it, or use "
+            "training.features=augmented."
+        )
+    if training.features == "auto":
+        if not fits:
+            logger.warning(
+                "The features would need %.1f GB, more than training.cache_gb (%g): photos are "
+                "encoded anew in every epoch.", needed / 1e9, training.cache_gb
+            )  # fmt: skip
+        is_cached = fits and matcher.device.type == "cpu"
+        changes["training.features"] = "cached" if is_cached else "augmented"
+    half = use_bfloat16(training, matcher.device)
+    changes["training.precision"] = "bfloat16" if half else "float32"
+    return settings.changed(changes)
+
+
+def _check_learnable(train: MultiLabelDataset) -> None:
+    positives = (train.labels == POSITIVE).any(axis=0)
+    without = [n for n, seen in zip(train.category_names, positives, strict=True) if not seen]
+    if without:
+        raise DataError(
+            f"{train.source}: no known positive photo to train on for {', '.join(without[:10])}"
+            f"{' …' if len(without) > 10 else ''}; label one, or name the other "
+            "labels with `labels` (--labels)."
+        )
+
+
+def _warn_of_little_validation(val: MultiLabelDataset) -> None:
+    counts = (val.labels == POSITIVE).sum(axis=0)
+    few = [
+        f"{name} {count}"
+        for name, count in zip(val.category_names, counts, strict=True)
+        if count < FEW_POSITIVES
+    ]
+    if few:
+        more = f" and {len(few) - 10} more" if len(few) > 10 else ""
+        logger.warning(
+            "Few known positives among the %d validation photos (%s%s): the best epoch and these "
+            "labels' thresholds rest on little.", len(val), ", ".join(few[:10]), more
+        )  # fmt: skip
+
+
+def known_log_odds(train: MultiLabelDataset, settings: FinetuneConfig) -> torch.Tensor:
+    """Log-odds of a positive among the known labels of each category, smoothed by one of each.
+
+    A category without known negatives counts its unknown labels as weak ones.
+    """
+    positives = (train.labels == POSITIVE).sum(axis=0)
+    known = known_mask(train.labels).sum(axis=0)
+    negatives = (known - positives).astype(np.float64)
+    assumed = settings.loss.weak_negative * (len(train) - known)
+    negatives = np.where(negatives == 0, assumed, negatives)
+    return torch.from_numpy(np.log((positives + 1) / (negatives + 1))).float()
+
+
+def _batches(
+    model: TextRegionMatcher,
+    settings: FinetuneConfig,
+    photos: list[Path],
+    train: MultiLabelDataset,
+    val: MultiLabelDataset,
+    progress: bool,
+) -> tuple[CachedFeatures | AugmentedPhotos, CachedFeatures]:
+    """Compute what is to be cached, and return the photos for training and for validation."""
+    training, frozen = settings.training, model.backbone
+    is_cached = training.features == "cached"
+    if not is_cached:
+        photos = list(val.photos)
+    position = {photo: i for i, photo in enumerate(photos)}
+    store = compute_features(
+        photos,
+        frozen,
+        views=training.views if is_cached else "plain",
+        num_workers=training.num_workers,
+        progress=progress,
+    )
+
+    def rows(dataset: MultiLabelDataset) -> np.ndarray:
+        return np.array([position[photo] for photo in dataset.photos])
+
+    val_batches = CachedFeatures(store, rows(val))
+    if is_cached:
+        return CachedFeatures(store, rows(train)), val_batches
+    return AugmentedPhotos(train.photos, frozen, training), val_batches

@@ -1,0 +1,172 @@
+"""What a training step minimizes: known labels, pseudo labels, distillation, contrast.
+
+Paper: the parts are stated, their sum and weights are not; each weight is a setting, and 0 turns
+its part off.
+"""
+
+from collections.abc import Collection
+from functools import partial
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int8
+from torch import Tensor
+
+from trmml.config.groups import FinetuneConfig
+from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
+from trmml.matcher.matching import MatcherOutput, TextFeatures
+from trmml.matcher.model import TextRegionMatcher
+from trmml.training.losses import asymmetric_loss, contrastive_loss, distillation_loss
+from trmml.training.pseudo_labels import PositiveBudget, presence_probability, pseudo_labels
+from trmml.training.teacher import Teacher
+
+MOST_EXTRA_LESSONS = 30
+"""How much more a teacher can say than with many labels: the few that there are must be heard, too."""
+
+
+class StepLoss(NamedTuple):
+    """The loss of one batch and what it was made of."""
+
+    total: Float[Tensor, ""]
+    parts: dict[str, float]
+    estimated: Int8[Tensor, "batch category"]
+    """Labels after pseudo labelling; unknown where nothing was decided."""
+
+
+class Objective:
+    """Loss of a batch, and the prototype update that follows the step."""
+
+    def __init__(
+        self,
+        model: TextRegionMatcher,
+        config: FinetuneConfig,
+        labels: Int8[Tensor, "image category"],
+        learned: Collection[str] = (),
+    ) -> None:
+        """Prepare what stays the same in all steps.
+
+        Args:
+            model: The matcher in training.
+            config: Loss weights and pseudo-label settings.
+            labels: Of the whole training set. In categories without any known negative, unknown
+                labels count as weak negatives and are not estimated; in the others, the share of
+                positives among the known labels limits how many are estimated. In categories with
+                few labels that count, the teacher says more, and about known labels as well.
+            learned: Labels that the model was trained on before, which it teaches itself.
+        """
+        self.model = model
+        self.config = config
+        positives, negatives = ((labels == s).sum(dim=0) for s in (POSITIVE, NEGATIVE))
+        self.without_negatives = (negatives == 0).to(model.device)
+        self.can_estimate = config.pseudo_labels.enabled and bool((negatives > 0).any())
+        share = (positives + 1) / (positives + negatives + 2)  # smoothed by one of each
+        self.positives_per_unknown = config.pseudo_labels.positive_budget * share.to(model.device)
+        loss = config.loss
+        learned = learned if loss.own_teacher else ()
+        self.teacher = Teacher(model, loss.teacher, learned) if loss.distillation else None
+        counted = torch.where(negatives == 0, len(labels), positives + negatives)
+        # The teacher is worth as much as a number of labels is: the fewer there are, the more it says.
+        extra = (loss.few_labels / counted.clamp(min=1) - 1).clamp(0, MOST_EXTRA_LESSONS)
+        self.extra_lessons = extra.to(model.device)
+        self.begin_epoch(0)
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Say which epoch the next steps belong to, from 0."""
+        self.epoch = epoch
+        self.budget = PositiveBudget(self.positives_per_unknown)
+
+    def __call__(
+        self,
+        output: MatcherOutput,
+        text: TextFeatures,
+        labels: Int8[Tensor, "batch category"],
+        teacher_scores: Float[Tensor, "batch way category"] | None,
+    ) -> StepLoss:
+        """Return the loss; pseudo labels take part from `start_epoch` on.
+
+        Args:
+            output: What the matcher made of the photos.
+            text: The present text features.
+            labels: Labels in three states.
+            teacher_scores: What `teacher` says about the photos, if there is one.
+        """
+        loss, pseudo = self.config.loss, self.config.pseudo_labels
+        estimated = labels
+        if self.can_estimate and self.epoch >= pseudo.start_epoch:
+            estimated = self._estimate(output, labels)
+        is_estimated = estimated != labels
+        targets = self.with_assumed_negatives(labels).masked_fill(is_estimated, UNKNOWN)
+        weights = torch.where(labels == UNKNOWN, loss.weak_negative, 1.0)
+        classify = partial(
+            asymmetric_loss,
+            output.logits,
+            gamma_positive=loss.gamma_positive,
+            gamma_negative=loss.gamma_negative,
+            clip=loss.clip,
+        )
+        parts = {"classification": classify(targets, weights=weights)}
+        if is_estimated.any():
+            # Added to the mean over the known labels, which the many estimated ones must not thin out.
+            per_known = is_estimated.sum() / weights[targets != UNKNOWN].sum().clamp(min=1)
+            only_estimated = estimated.masked_fill(~is_estimated, UNKNOWN)
+            parts["pseudo_labels"] = pseudo.weight * per_known * classify(only_estimated)
+        if teacher_scores is not None:
+            teacher_weights = (labels == UNKNOWN) + self.extra_lessons
+            lessons = [
+                distillation_loss(output.logits, scores, teacher_weights)
+                for scores in teacher_scores.unbind(dim=1)
+            ]
+            parts["distillation"] = loss.distillation * torch.stack(lessons).mean()
+        has_regions = self.model.config.matcher.matching in ("text-region", "text-pixel")
+        if loss.contrastive and has_regions:
+            parts["contrastive"] = loss.contrastive * contrastive_loss(
+                F.normalize(output.region_features, dim=-1),
+                estimated == POSITIVE,
+                text.positive,
+                self.model.prototypes.visual,
+                temperature=loss.contrastive_temperature,
+            )
+        total = torch.stack(list(parts.values())).sum()
+        return StepLoss(total, {name: part.item() for name, part in parts.items()}, estimated)
+
+    def with_assumed_negatives(
+        self, labels: Int8[Tensor, "batch category"]
+    ) -> Int8[Tensor, "batch category"]:
+        """Return labels whose unknown ones are negative in categories without any known negative."""
+        return labels.masked_fill((labels == UNKNOWN) & self.without_negatives, NEGATIVE)
+
+    def _estimate(
+        self, output: MatcherOutput, labels: Int8[Tensor, "batch category"]
+    ) -> Int8[Tensor, "batch category"]:
+        model, pseudo = self.model, self.config.pseudo_labels
+        regions = F.normalize(output.region_features, dim=-1)
+        probability = presence_probability(
+            regions,
+            model.prototypes,
+            model.negative_prototypes,
+            model.logit_scale,
+            model.logit_bias,
+            pseudo,
+        )
+        estimated = pseudo_labels(
+            labels, probability, regions, model.prototypes, self.budget, pseudo
+        )
+        # Where no negative is known, the unknown labels are weak negatives already, and scores that
+        # have never seen a real one are too high: many of the positives they would give are wrong.
+        return torch.where(self.without_negatives, labels, estimated)
+
+    @torch.no_grad()
+    def update_prototypes(
+        self, output: MatcherOutput, text: TextFeatures, labels: Int8[Tensor, "batch category"]
+    ) -> None:
+        """Move the prototypes towards the confidently right labels of a batch, known or assumed."""
+        pseudo, model = self.config.pseudo_labels, self.model
+        regions = F.normalize(output.region_features.float(), dim=-1)
+        scores = output.logits.sigmoid()
+        sure = (labels == POSITIVE) & (scores > pseudo.confidence)
+        model.prototypes.update(regions, sure, text.positive, pseudo.momentum)
+        if model.negative_prototypes is not None and text.negative is not None:
+            labels = self.with_assumed_negatives(labels)
+            absent = (labels == NEGATIVE) & (scores < 1 - pseudo.confidence)
+            model.negative_prototypes.update(regions, absent, text.negative, pseudo.momentum)

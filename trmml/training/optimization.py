@@ -1,0 +1,103 @@
+"""The optimizer's side of training: parameter groups, schedule, and the average of the weights."""
+
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import (
+    CosineAnnealingLR,
+    LinearLR,
+    LRScheduler,
+    OneCycleLR,
+    SequentialLR,
+)
+
+from trmml.config.groups import TrainingConfig
+from trmml.matcher.model import TextRegionMatcher
+
+WARM_UP_SHARE = 0.2
+STEPS_PER_EPOCH, LEAST_BATCH = 16, 16
+LEAST_CYCLE = 6
+"""Of fewer steps OneCycleLR makes no curve: a rise of one step is a division by zero to it."""
+
+
+def photos_per_step(num_photos: int, config: TrainingConfig) -> int:
+    """The batch size, or less for few photos: down to 16 photos, an epoch has at least 16 steps."""
+    return min(config.batch_size, max(num_photos // STEPS_PER_EPOCH, LEAST_BATCH))
+
+
+def make_optimizer(model: TextRegionMatcher, config: TrainingConfig) -> torch.optim.AdamW:
+    """AdamW over the learned parameters; prompts have their own rate, vectors no weight decay."""
+    prompts, matrices, vectors = [], [], []
+    for name, parameter in model.named_parameters():
+        if name.startswith("backbone."):
+            continue
+        if name.startswith(("prompts.", "negative_prompts.")):
+            parameter.requires_grad_(config.train_prompts)
+            if config.train_prompts:
+                prompts.append(parameter)
+        elif parameter.ndim < 2 or name.endswith("category_queries"):
+            vectors.append(parameter)
+        else:
+            matrices.append(parameter)
+    groups = [
+        {"params": prompts, "lr": config.prompt_learning_rate, "weight_decay": 0.0},
+        {"params": matrices, "lr": config.learning_rate, "weight_decay": config.weight_decay},
+        {"params": vectors, "lr": config.learning_rate, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW([group for group in groups if group["params"]])
+
+
+def make_schedule(
+    optimizer: torch.optim.Optimizer, config: TrainingConfig, num_steps: int
+) -> LRScheduler:
+    """Rise to the peak in the first fifth of the steps, then fall; one-cycle or cosine."""
+    if config.schedule == "one-cycle":
+        peaks = [group["lr"] for group in optimizer.param_groups]
+        return OneCycleLR(
+            optimizer,
+            max_lr=peaks,
+            total_steps=max(num_steps, LEAST_CYCLE),
+            pct_start=WARM_UP_SHARE,
+            cycle_momentum=False,
+        )
+    warm_up = max(int(WARM_UP_SHARE * num_steps), 1)
+    rise = LinearLR(optimizer, start_factor=0.01, total_iters=warm_up)
+    fall = CosineAnnealingLR(optimizer, T_max=max(num_steps - warm_up, 1))
+    return SequentialLR(optimizer, [rise, fall], milestones=[warm_up])
+
+
+class AveragedWeights:
+    """Exponential moving average of the trained parameters, warmed up over the first steps."""
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        """Start from the present values."""
+        self.decay = decay
+        self.steps = 0
+        self.parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        self.averages = {name: p.detach().clone() for name, p in self.parameters.items()}
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take in the parameters after a step."""
+        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
+        self.steps += 1
+        for name, average in self.averages.items():
+            average.lerp_(self.parameters[name], 1 - decay)
+
+    @torch.no_grad()
+    def swap(self) -> None:
+        """Exchange parameters and averages; calling it again undoes it."""
+        for name, average in self.averages.items():
+            present = self.parameters[name].detach().clone()
+            self.parameters[name].copy_(average)
+            average.copy_(present)
+
+    def state(self) -> dict[str, Tensor | int | dict[str, Tensor]]:
+        """Return what a checkpoint needs."""
+        return {"steps": self.steps, "averages": self.averages}
+
+    @torch.no_grad()
+    def restore(self, state: dict) -> None:
+        """Continue from a checkpoint."""
+        self.steps = state["steps"]
+        for name, average in self.averages.items():
+            average.copy_(state["averages"][name])

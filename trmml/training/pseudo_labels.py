@@ -1,0 +1,194 @@
+"""Pseudo labels: what the prototypes say about labels that nobody stated.
+
+Paper: stated is that visual and text prototypes "leverage intra- and inter-category semantic
+relationships" to estimate unknown labels. The formulas and thresholds here are our choices.
+"""
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int8, Int64
+from torch import Tensor
+
+from trmml.config.groups import PseudoLabelConfig
+from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
+from trmml.matcher.prototypes import Prototypes
+
+INTER_TEMPERATURE = 0.01
+MOST_SIMILARITIES = 2**24
+"""Cosines held at a time: all regions with all categories would be photos × categories²."""
+
+
+@torch.no_grad()
+def presence_probability(
+    region_features: Float[Tensor, "batch category dim"],
+    prototypes: Prototypes,
+    negative_prototypes: Prototypes | None,
+    logit_scale: Float[Tensor, ""],
+    logit_bias: Float[Tensor, " category"],
+    config: PseudoLabelConfig,
+) -> Float[Tensor, "batch category"]:
+    """Estimate from the prototypes how probable each category is, in [0, 1].
+
+    Intra-category: sigmoid of the scaled cosine with the category's own prototypes (minus the cosine
+    with those of its absence), averaged over the modalities. Without the intra part: the softmax over
+    categories, relative to the largest one, at temperature 0.01, averaged in the same way.
+
+    Args:
+        region_features: Of unit length.
+        prototypes: Of the presence of each category.
+        negative_prototypes: Of the absence, if the model has negative prompts.
+        logit_scale: The model's present scale.
+        logit_bias: The model's present bias per category.
+        config: Which modalities and relations count.
+    """
+    if not config.intra_category:
+        every = torch.ones(region_features.shape[:2], dtype=torch.bool, device=logit_bias.device)
+        behind = [
+            _standing(region_features, every, table)[1] for table in _used(prototypes, config)
+        ]
+        return (-torch.stack(behind).mean(dim=0) / INTER_TEMPERATURE).exp().view(every.shape)
+
+    def similarity(own: Prototypes) -> Tensor:
+        tables = _used(own, config)
+        cosines = [torch.einsum("bcd,cd->bc", region_features, table) for table in tables]
+        return torch.stack(cosines).mean(dim=0)
+
+    margin = similarity(prototypes)
+    if negative_prototypes is not None:
+        margin = margin - similarity(negative_prototypes)
+    return (logit_scale * margin + logit_bias).sigmoid()
+
+
+def _used(prototypes: Prototypes, config: PseudoLabelConfig) -> list[Float[Tensor, "category dim"]]:
+    modalities = ((config.visual, prototypes.visual), (config.text, prototypes.text))
+    return [table for used, table in modalities if used]
+
+
+def _standing(
+    region_features: Float[Tensor, "batch category dim"],
+    chosen: Bool[Tensor, "batch category"],
+    table: Float[Tensor, "category dim"],
+) -> tuple[Int64[Tensor, " region"], Float[Tensor, " region"]]:
+    """Return how many prototypes are nearer to a chosen region than its own, and by how much at most."""
+    regions, own = region_features[chosen], chosen.nonzero()[:, 1]
+    rows = max(MOST_SIMILARITIES // len(table), 1)
+    nearer, behind = [], []
+    for some, categories in zip(regions.split(rows), own.split(rows), strict=True):
+        similarity = some @ table.T
+        of_own = similarity.gather(1, categories[:, None])
+        nearer.append((similarity > of_own).sum(dim=1))
+        behind.append(similarity.amax(dim=1) - of_own[:, 0])
+    return torch.cat(nearer), torch.cat(behind)
+
+
+class PositiveBudget:
+    """How many positives may be estimated of each category before those get the upper hand.
+
+    The known labels tell how common a category is. Estimated positives make the model find more of
+    them: without a limit, a category that is estimated too easily ends up everywhere (our choice; the
+    thresholds of Xie et al., NeurIPS 2023, follow the same shares).
+    """
+
+    def __init__(self, per_unknown: Float[Tensor, " category"]) -> None:
+        """Begin an epoch.
+
+        Args:
+            per_unknown: Positives allowed for each unknown label seen.
+        """
+        self.per_unknown = per_unknown
+        self.left = torch.zeros_like(per_unknown)
+
+    def spend(
+        self,
+        wanted: Bool[Tensor, "batch category"],
+        probability: Float[Tensor, "batch category"],
+        unknown: Bool[Tensor, "batch category"],
+    ) -> Bool[Tensor, "batch category"]:
+        """Return which of the wanted positives the budget allows: the most probable ones.
+
+        What earlier batches of the epoch left over can be spent as well.
+        """
+        self.left += self.per_unknown * unknown.sum(dim=0)
+        order = probability.masked_fill(~wanted, -1).argsort(dim=0, descending=True, stable=True)
+        allowed = wanted & (order.argsort(dim=0) < self.left.floor())
+        self.left -= allowed.sum(dim=0)
+        return allowed
+
+
+@torch.no_grad()
+def pseudo_labels(
+    labels: Int8[Tensor, "batch category"],
+    probability: Float[Tensor, "batch category"],
+    region_features: Float[Tensor, "batch category dim"],
+    prototypes: Prototypes,
+    budget: PositiveBudget,
+    config: PseudoLabelConfig,
+) -> Int8[Tensor, "batch category"]:
+    """Decide the unknown labels that are clear, and leave the others unknown.
+
+    Inter-category: a label can become positive only if, for its own region, its category is among the
+    `top_categories` nearest prototypes of every modality.
+
+    Args:
+        labels: Labels in three states; the known ones come back as they are.
+        probability: Estimated presence, in [0, 1].
+        region_features: Of unit length.
+        prototypes: Of the presence of each category.
+        budget: Limits the positives, and is charged with them.
+        config: The two thresholds, and which modalities and relations count.
+    """
+    unknown = labels == UNKNOWN
+    estimated = labels.clone()
+    wanted = unknown & (probability >= config.positive_threshold)
+    if config.inter_category:
+        for table in _used(prototypes, config):
+            nearer, _ = _standing(region_features, wanted, table)
+            wanted = wanted.masked_scatter(wanted, nearer < config.top_categories)
+    estimated[budget.spend(wanted, probability, unknown)] = POSITIVE
+    estimated[unknown & (probability <= config.negative_threshold)] = NEGATIVE
+    return estimated
+
+
+class PseudoLabelCounts:
+    """How many unknown labels were decided in an epoch and, where it is known, how well."""
+
+    def __init__(self) -> None:
+        """Start from nothing."""
+        self.unknown = self.positive = self.negative = 0
+        self.right_positive = self.right_negative = 0
+        self.hidden_positive = self.hidden_negative = 0
+        self.is_rated = False
+
+    def add(self, labels: np.ndarray, estimated: np.ndarray, hidden: np.ndarray | None) -> None:
+        """Count a batch: labels, what became of them, and what they were before some were hidden."""
+        unknown = labels == UNKNOWN
+        positive, negative = unknown & (estimated == POSITIVE), unknown & (estimated == NEGATIVE)
+        self.unknown += int(unknown.sum())
+        self.positive += int(positive.sum())
+        self.negative += int(negative.sum())
+        if hidden is not None:
+            self.is_rated = True
+            self.right_positive += int((positive & (hidden == POSITIVE)).sum())
+            self.right_negative += int((negative & (hidden == NEGATIVE)).sum())
+            self.hidden_positive += int((unknown & (hidden == POSITIVE)).sum())
+            self.hidden_negative += int((unknown & (hidden == NEGATIVE)).sum())
+
+    def to_dict(self) -> dict[str, int | float | None]:
+        """Return counts and, where it is known what is right, shares."""
+        counts: dict[str, int | float | None] = {
+            "unknown": self.unknown,
+            "positive": self.positive,
+            "negative": self.negative,
+        }
+        if not self.is_rated:
+            return counts
+        return counts | {
+            "positive_precision": _ratio(self.right_positive, self.positive),
+            "positive_recall": _ratio(self.right_positive, self.hidden_positive),
+            "negative_precision": _ratio(self.right_negative, self.negative),
+            "negative_recall": _ratio(self.right_negative, self.hidden_negative),
+        }
+
+
+def _ratio(part: int, whole: int) -> float | None:
+    return round(part / whole, 6) if whole else None

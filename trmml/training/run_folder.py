@@ -1,0 +1,201 @@
+"""A run on disk: where it works, where its result goes, and what is written about it.
+
+A run works in `<output>.run`, beside the output: `checkpoint.pt` after every epoch, `log.jsonl` for
+people. When it ends, that folder becomes `<output>` in one step. So an output is always a whole
+model, and a killed run goes on from its last epoch with the same result.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32
+
+from trmml.config.groups import FinetuneConfig, ModelConfig
+from trmml.data.dataset import MultiLabelDataset
+from trmml.errors import ConfigError
+from trmml.evaluation.measuring import measure
+from trmml.matcher.model import TextRegionMatcher
+from trmml.training import distributed
+from trmml.training.trainer import CHECKPOINT, Trainer
+from trmml.version import __version__
+from trmml.zoo.folder import (
+    load_folder,
+    move_into_place,
+    read_facts,
+    require_new,
+    write_model_files,
+)
+
+
+class Run:
+    """The folders of a run: where it works, and where its result goes."""
+
+    def __init__(self, output: Path, resume: bool) -> None:
+        try:
+            if not output.name:  # "." and "/"
+                output = output.resolve()
+            self.output, self.resume = output, resume
+            self.working = output.parent / f"{output.name}.run"
+            self.is_finished = resume and (output / "finetune.json").is_file()
+            is_here, is_begun = output.resolve() == Path.cwd(), self.working.exists()
+        except (OSError, RuntimeError) as error:  # a name that is too long, or links in a circle
+            raise ConfigError(f"The output {output} cannot be: {error}.") from error
+        if self.is_finished:
+            return
+        if is_here:
+            raise ConfigError(
+                f"The output {output} is the folder that you are in; name a new one in it."
+            )
+        require_new(output)
+        if is_begun and not resume:
+            raise self._unfinished()
+
+    def _unfinished(self) -> ConfigError:
+        return ConfigError(
+            f"{self.working} holds an unfinished run; resume it (resume=True, --resume), or "
+            "remove it or choose another output."
+        )
+
+    def begin(self, fingerprint: str) -> TextRegionMatcher | None:
+        """Make the working folder, or return the model if the run is finished already."""
+        if self.is_finished:
+            if read_facts(self.output, "finetune").get("fingerprint") != fingerprint:
+                raise ConfigError(
+                    f"{self.output} holds a model of other data or settings; choose another output."
+                )
+            if distributed.is_first():  # of a process that was killed just before
+                (self.output / CHECKPOINT).unlink(missing_ok=True)
+            return load_folder(self.output)
+        try:
+            if distributed.is_first():
+                self.working.mkdir(exist_ok=self.resume)
+        except FileExistsError as error:  # of a run that began after this one had looked
+            raise self._unfinished() from error
+        except OSError as error:
+            raise ConfigError(f"Cannot make {self.working}: {error.strerror}.") from error
+        return None
+
+    def leave(self) -> None:
+        """Remove the working folder of a run that failed before there was anything to go on from."""
+        if distributed.is_first():
+            with contextlib.suppress(OSError):  # it is not empty
+                self.working.rmdir()
+
+    def finish(self, model: TextRegionMatcher, facts: Mapping[str, Any]) -> None:
+        """Turn the working folder into the output."""
+        if distributed.is_first():
+            try:
+                write_model_files(model, self.working, facts, card_name=str(self.output))
+            except OSError as error:
+                raise ConfigError(
+                    f"Cannot write the model to {self.working}: {error.strerror}. Make room and go on "
+                    "with resume (--resume)."
+                ) from error
+            for part in self.working.glob(".*.part"):  # of a process that was killed
+                part.unlink()
+            # The checkpoint goes last: a process killed before this point can still be resumed.
+            move_into_place(self.working, self.output)
+            (self.output / CHECKPOINT).unlink(missing_ok=True)
+        distributed.wait()
+
+
+def fingerprint_of(
+    settings: FinetuneConfig,
+    config: ModelConfig,
+    origin: str,
+    train: MultiLabelDataset,
+    val: MultiLabelDataset,
+) -> str:
+    """Digest of all that decides the result of a run, but for rounding.
+
+    Args:
+        settings: With nothing left to the machine.
+        config: Of the model.
+        origin: `digest_of` the model that training starts from; empty for a new one, which the
+            other arguments decide.
+        train: Photos to train on.
+        val: Photos that choose the best epoch.
+    """
+    digest = hashlib.sha256(origin.encode())
+    chosen, model = settings.to_dict(), config.to_dict()
+    for name in ("num_workers", "cache_gb"):  # with these a run may go on on a smaller machine
+        del chosen["training"][name]
+    del model["backbone"]["license"]  # not known where there is no network
+    digest.update(json.dumps([chosen, model]).encode())
+    for dataset in (train, val):
+        digest.update(os.fsencode("\0".join(str(photo) for photo in dataset.photos)))
+        digest.update(dataset.labels.tobytes())
+    return digest.hexdigest()
+
+
+def digest_of(model: TextRegionMatcher) -> str:
+    """Digest of what a model has learned."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.learned_state().items()):
+        digest.update(name.encode() + tensor.cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def check_together(fingerprint: str, num_epochs: int) -> None:
+    """Check that all processes train the same run from the same epoch."""
+    if len(set(distributed.gather_lists([f"{fingerprint} {num_epochs}"]))) > 1:
+        raise ConfigError(
+            "The processes see different data or checkpoints; the table, the photos and the output "
+            "must be on a disk that all of them see."
+        )
+
+
+def facts_of(
+    trainer: Trainer,
+    scores: Float32[np.ndarray, "image category"],
+    thresholds: Sequence[float],
+) -> dict[str, dict[str, Any]]:
+    """Say how a model was made and what its validation photos say of it."""
+    val = trainer.val
+    measured = measure(scores, val.labels, val.category_names, thresholds)
+    return {
+        "metrics": {"validation": measured.to_dict()},
+        "finetune": {
+            "fingerprint": trainer.fingerprint,
+            "settings": trainer.config.to_dict(),
+            "data": trainer.train.summary().to_dict(),
+            "validation": val.summary().to_dict(),
+            "photos_per_step": trainer.batch_size,
+            "best_epoch": trainer.best_epoch,
+            "start_validation_mAP": trainer.start_map,
+            "zero_shot_validation_mAP": trainer.zero_shot_map(),
+            "history": trainer.history,
+            "peak_memory_gb": _peak_memory_gb(),
+            "versions": _versions(),
+            "device": str(trainer.model.device),
+            "processes": distributed.count(),
+        },
+    }
+
+
+def _peak_memory_gb() -> float | None:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9, 2)
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    packages = ("torch", "torchvision", "open_clip_torch", "numpy", "pillow")
+    return {
+        "trmml": __version__,
+        "python": platform.python_version(),
+        **{name: version(name) for name in packages},
+    }

@@ -1,0 +1,333 @@
+"""The training loop: epochs over frozen features, validation, checkpoints."""
+
+import io
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float32, Int8
+from torch import Tensor
+from tqdm import tqdm
+
+from trmml.backbone.clip import ImageFeatures
+from trmml.config.groups import FinetuneConfig
+from trmml.data.dataset import MultiLabelDataset
+from trmml.errors import ArtifactError, ConfigError
+from trmml.evaluation.metrics import mean_average_precision
+from trmml.files import write_atomically, write_text
+from trmml.labels import NEGATIVE, POSITIVE
+from trmml.matcher.matching import MatcherOutput, zero_shot_similarity
+from trmml.matcher.model import TextRegionMatcher
+from trmml.training import distributed
+from trmml.training.batches import AugmentedPhotos, CachedFeatures, use_bfloat16
+from trmml.training.objective import Objective, StepLoss
+from trmml.training.optimization import (
+    AveragedWeights,
+    make_optimizer,
+    make_schedule,
+    photos_per_step,
+)
+from trmml.training.pseudo_labels import PseudoLabelCounts
+
+logger = logging.getLogger(__name__)
+
+CHECKPOINT, LOG = "checkpoint.pt", "log.jsonl"
+
+
+class Trainer:
+    """Trains a matcher and remembers its best epoch.
+
+    Randomness comes from the seed and the numbers of epoch and process alone, so an epoch after a
+    resume is the same as in a run without a break.
+
+    Attributes:
+        history: One record per finished epoch, as in the log.
+        start_map: Validation mAP of the model that training starts from, if it was trained before.
+        best_epoch: The epoch with the highest validation mAP (known labels only); None where no epoch
+            was better than that model.
+    """
+
+    def __init__(
+        self,
+        model: TextRegionMatcher,
+        config: FinetuneConfig,
+        train: MultiLabelDataset,
+        train_batches: CachedFeatures | AugmentedPhotos,
+        val: MultiLabelDataset,
+        val_batches: CachedFeatures,
+        *,
+        fingerprint: str,
+        learned: Collection[str] | None = None,
+    ) -> None:
+        """Prepare a run.
+
+        Args:
+            model: The matcher, on its device; its learned tensors change in place.
+            config: Settings.
+            train: Labels to learn from; `hidden_labels` only rate the pseudo labels.
+            train_batches: Features of the same photos.
+            val: Labels that choose the best epoch.
+            val_batches: Features of the same photos.
+            fingerprint: What makes this run this run; a checkpoint of another one is refused.
+            learned: Labels of the trained model that training starts from, if it does: it teaches what
+                it knows of them, and stays if no epoch is better.
+        """
+        self.model, self.config = model, config
+        self.train, self.val = train, val
+        self.train_batches, self.val_batches = train_batches, val_batches
+        self.fingerprint = fingerprint
+        self.is_trained = learned is not None
+        self.labels = torch.from_numpy(train.labels)
+        self.objective = Objective(model, config, self.labels, learned or ())
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(not name.startswith("backbone."))
+        training = config.training
+        self.optimizer = make_optimizer(model, training)
+        self.batch_size = photos_per_step(len(train), training)
+        self.steps_per_epoch = math.ceil(len(train) / self.batch_size)
+        num_steps = self.steps_per_epoch * training.epochs
+        self.schedule = make_schedule(self.optimizer, training, num_steps)
+        self.average = AveragedWeights(model, training.ema_decay)
+        self.history: list[dict[str, Any]] = []
+        self.start_map: float | None = None
+        self.best_map: float | None = None
+        self.best_epoch: int | None = None
+        self.best_state: dict[str, Tensor] = {}
+
+    def run(self, folder: Path | None, progress: bool) -> None:
+        """Train the epochs that are left; with a folder, keep a checkpoint and a log there.
+
+        Of several processes the first one writes.
+        """
+        epochs = self.config.training.epochs
+        if self.is_trained and not self.history:
+            with self._averaged():
+                self.start_map = self._val_map()
+                self._keep_if_best(None, self.start_map)
+        for epoch in range(len(self.history), epochs):
+            self.history.append(self._epoch(epoch, progress))
+            if folder is not None and distributed.is_first():
+                self._save(folder)
+            logger.info("epoch %d of %d: %s", epoch + 1, epochs, self.history[-1])
+
+    def _save(self, folder: Path) -> None:
+        try:
+            write_atomically(folder / CHECKPOINT, lambda path: torch.save(self.state(), path))
+            write_text(folder / LOG, "".join(json.dumps(r) + "\n" for r in self.history))
+        except (OSError, RuntimeError) as error:  # torch has the second for a full disk
+            reason = getattr(error, "strerror", None) or "is the disk full?"
+            raise ConfigError(
+                f"Cannot write the checkpoint to {folder}: {reason} What is there goes on with resume "
+                "(--resume)."
+            ) from error
+
+    def use_best(self) -> Float32[np.ndarray, "image category"]:
+        """Put the best epoch's tensors into the model and return its validation scores."""
+        learned = self.model.learned_state()
+        with torch.no_grad():
+            for name, tensor in self.best_state.items():
+                learned[name].copy_(tensor)
+        self.model.eval().requires_grad_(False)
+        return self._val_scores()
+
+    def _keep_if_best(self, epoch: int | None, val_map: float | None) -> None:
+        # Without any category to validate on, the last epoch is the best.
+        if self.best_map is None or (val_map is not None and val_map > self.best_map):
+            self.best_epoch, self.best_map = epoch, val_map
+            state = self.model.learned_state()
+            self.best_state = {name: t.detach().cpu().clone() for name, t in state.items()}
+
+    def _epoch(self, epoch: int, progress: bool) -> dict[str, Any]:
+        started, training = time.monotonic(), self.config.training
+        device = self.model.device
+        # Dropout draws from the global generator, which is put back afterwards.
+        cuda = [device] if device.type == "cuda" else []
+        sums: dict[str, float] = {}
+        counts = PseudoLabelCounts()
+        regions = _RegionSums(self.model)
+        with torch.random.fork_rng(devices=cuda):
+            torch.manual_seed((training.seed << 20) + epoch + (distributed.rank() << 40))
+            self.model.train()
+            self.objective.begin_epoch(epoch)
+            batches = self.train_batches.shuffled(self.batch_size, training.seed, epoch)
+            name = f"epoch {epoch + 1}/{training.epochs}"
+            for rows, features in tqdm(
+                batches, total=self.steps_per_epoch, desc=name, unit="batch", disable=not progress
+            ):
+                labels = self.labels[rows].to(device)
+                step, output = self._step(features, labels)
+                counts.add(labels.cpu().numpy(), step.estimated.cpu().numpy(), self._hidden(rows))
+                regions.add(output, self.objective.with_assumed_negatives(labels))
+                for part, value in step.parts.items():
+                    sums[part] = sums.get(part, 0.0) + value / self.steps_per_epoch
+            self.model.eval()
+        if epoch < self.config.pseudo_labels.start_epoch:
+            # Until pseudo labels begin, prototypes are plain means over the training photos.
+            regions.into_prototypes()
+        with self._averaged():
+            val_map = self._val_map()
+            self._keep_if_best(epoch, val_map)
+        return {
+            "epoch": epoch,
+            "val_mAP": val_map,
+            "loss": {part: round(value, 6) for part, value in sums.items()},
+            "pseudo_labels": counts.to_dict(),
+            "logit_scale": round(self.model.logit_scale.item(), 4),
+            "seconds": round(time.monotonic() - started, 2),
+        }
+
+    def _step(
+        self, features: ImageFeatures, labels: Int8[Tensor, "batch category"]
+    ) -> tuple[StepLoss, MatcherOutput]:
+        """Learn from a batch: the features of this process's share, the labels of all of it."""
+        device, num_photos = self.model.device, len(labels)
+        features = ImageFeatures(*(f.to(device, non_blocking=True) for f in features))
+        half = use_bfloat16(self.config.training, device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+            # Prompts that do not learn say the same at every step.
+            learns = self.config.training.train_prompts
+            text = self.model.encode_text() if learns else self.model.stored_text()
+            output = self.model.match(features, text)
+        output = MatcherOutput(
+            distributed.gather(output.logits.float(), num_photos),
+            distributed.gather(output.region_features.float(), num_photos),
+            None,  # nothing is learned from where a region lies
+        )
+        teacher, teacher_scores = self.objective.teacher, None
+        if teacher is not None:
+            teacher_scores = distributed.gather(teacher(features), num_photos)
+        step = self.objective(output, text, labels, teacher_scores)
+        if not bool(torch.isfinite(step.total)):
+            raise ConfigError(
+                f"The loss is {step.total.item()} in epoch {self.objective.epoch}; lower "
+                f"training.learning_rate ({self.config.training.learning_rate:g})."
+            )
+        self.optimizer.zero_grad(set_to_none=True)
+        step.total.backward()
+        parameters = list(self.average.parameters.values())
+        distributed.average_gradients(parameters)
+        torch.nn.utils.clip_grad_norm_(parameters, self.config.training.max_gradient_norm)
+        self.optimizer.step()
+        self.schedule.step()
+        self.average.update()
+        self.objective.update_prototypes(output, text, labels)
+        return step, output
+
+    def _hidden(self, rows: np.ndarray) -> np.ndarray | None:
+        hidden = self.train.hidden_labels
+        return None if hidden is None else hidden[rows]
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """Give the model its averaged weights, and the text features of these, for a while."""
+        self.average.swap()
+        self.model.store_text()
+        yield
+        self.average.swap()
+
+    def _val_map(self) -> float | None:
+        value = mean_average_precision(self._val_scores(), self.val.labels)
+        return None if math.isnan(value) else round(value, 6)
+
+    def zero_shot_map(self) -> float | None:
+        """Return the validation mAP of the CLIP alone, to compare with; None where there is none."""
+        if len(self.model.labels) < 2:
+            return None
+        text = self.model.zero_shot_text()
+        model = self.model
+        scores = self._over_val(
+            lambda features: zero_shot_similarity(
+                model.centered(features.image_features),
+                features.patch_features - model.patch_center,
+                text,
+            )
+        )
+        value = mean_average_precision(scores, self.val.labels)
+        return None if math.isnan(value) else round(value, 6)
+
+    def _val_scores(self) -> Float32[np.ndarray, "image category"]:
+        text = self.model.stored_text()
+        return self._over_val(lambda features: self.model.match(features, text).scores)
+
+    def _over_val(
+        self, score: Callable[[ImageFeatures], Float32[Tensor, "batch category"]]
+    ) -> Float32[np.ndarray, "image category"]:
+        rows = []
+        with torch.inference_mode():
+            for features in self.val_batches.in_order(self.config.training.batch_size):
+                rows.append(score(ImageFeatures(*(f.to(self.model.device) for f in features))))
+            return distributed.gather(torch.cat(rows), len(self.val)).cpu().numpy()
+
+    def state(self) -> dict[str, Any]:
+        """Return everything a resumed run needs: tensors and plain values only."""
+        return {
+            "fingerprint": self.fingerprint,
+            "history": self.history,
+            "learned": self.model.learned_state(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "average": self.average.state(),
+            "start_map": self.start_map,
+            "best_map": self.best_map,
+            "best_epoch": self.best_epoch,
+            "best_state": self.best_state,
+        }
+
+    @torch.no_grad()
+    def resume(self, path: Path) -> None:
+        """Go on from a checkpoint of the same run.
+
+        Raises:
+            ConfigError: If the checkpoint is of a run with other data or settings.
+            ArtifactError: If it cannot be read.
+        """
+        try:
+            state = torch.load(io.BytesIO(path.read_bytes()), "cpu", weights_only=True)
+        except Exception as error:  # torch names no class for damaged files
+            raise ArtifactError(
+                f"{path} cannot be read: {error}. Remove it to start anew."
+            ) from error
+        if not isinstance(state, dict) or "fingerprint" not in state:
+            raise ArtifactError(f"{path} is no checkpoint. Remove it to start anew.")
+        if state["fingerprint"] != self.fingerprint:
+            raise ConfigError(
+                f"{path} is of a run with other data or settings; resume with the same ones, or "
+                "choose another output."
+            )
+        learned = self.model.learned_state()
+        for name, tensor in state["learned"].items():
+            learned[name].copy_(tensor)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.average.restore(state["average"])
+        self.history = state["history"]
+        self.start_map, self.best_map = state["start_map"], state["best_map"]
+        self.best_epoch, self.best_state = state["best_epoch"], state["best_state"]
+
+
+class _RegionSums:
+    """Sums of region features over the labels of an epoch, to start prototypes from."""
+
+    def __init__(self, model: TextRegionMatcher) -> None:
+        self.model = model
+        self.present = torch.zeros_like(model.prototypes.visual)
+        self.absent = torch.zeros_like(model.prototypes.visual)
+
+    @torch.no_grad()
+    def add(self, output: MatcherOutput, labels: Int8[Tensor, "batch category"]) -> None:
+        regions = F.normalize(output.region_features, dim=-1)
+        self.present += torch.einsum("bc,bcd->cd", (labels == POSITIVE).float(), regions)
+        self.absent += torch.einsum("bc,bcd->cd", (labels == NEGATIVE).float(), regions)
+
+    def into_prototypes(self) -> None:
+        self.model.prototypes.replace_visual(self.present)
+        if self.model.negative_prototypes is not None:
+            self.model.negative_prototypes.replace_visual(self.absent)

@@ -1,0 +1,1 @@
+"""A model on disk, by name and on the Hub."""

@@ -1,0 +1,263 @@
+"""Loading: a trained model by name, zero-shot matching for any labels, and other labels for a model."""
+
+import copy
+import dataclasses
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from trmml.backbone.clip import FrozenCLIP
+from trmml.backbone.loading import SMALL_CLIP
+from trmml.config.groups import MatchingConfig, ModelConfig
+from trmml.errors import ConfigError, nearest, refuse_text
+from trmml.files import with_home
+from trmml.hub.repository import Access
+from trmml.matcher.model import TextRegionMatcher
+from trmml.matcher.prompts import HAND_WRITTEN, TEMPLATES
+from trmml.zoo.catalog import ZERO_SHOT, model_folder_of
+from trmml.zoo.folder import (
+    load_folder,
+)
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_MODEL = "coco18-tiny"
+
+
+def load_model(
+    source: str | Path = DEFAULT_MODEL,
+    *,
+    revision: str | None = None,
+    labels: Sequence[str] | None = None,
+    backbone: str | None = None,
+    image_size: int | None = None,
+    templates: Sequence[str] | None = None,
+    device: str | torch.device | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+    token: str | None = None,
+) -> TextRegionMatcher:
+    """Load a model for prediction, in evaluation mode and frozen.
+
+    Args:
+        source: A folder, a name from `list_models()`, `"org/name"` or `"org/name@revision"` on the
+            Hugging Face Hub, or `"zero-shot"` with `labels`.
+        revision: Branch, tag or commit of a model on the Hub. A commit never changes.
+        labels: Categories to score. With a trained model, what was learned about those it knows is
+            kept, and the others start from text, which needs the text tower.
+        backbone: For zero-shot: the CLIP, by default the small one that comes with the package.
+            For a folder: where its backbone is now, if it moved.
+        image_size: For zero-shot: side of the square photos; the CLIP's own by default.
+        templates: For zero-shot: texts with `{}` where the label goes, as "an aerial view of a {}";
+            several are averaged. By default seven that suit any photo.
+        device: Where to run; a GPU if there is one, else the CPU.
+        cache_dir: Hugging Face cache folder, for models and backbones.
+        local_files_only: Whether to use the cache alone.
+        token: Hugging Face token.
+
+    Raises:
+        ModelNotFoundError: If there is no such model.
+        ModelAccessError: If it may not be read.
+        OfflineError: If it must be fetched and cannot be.
+        ArtifactError: If a file is damaged.
+        ConfigError: If the arguments do not go together.
+    """
+    refuse_text(labels, "labels")
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    cache = None if cache_dir is None else with_home(cache_dir)
+    access = Access(cache, local_files_only, token)
+    if str(source) == ZERO_SHOT:
+        if not labels:
+            raise ConfigError("Zero-shot needs labels: labels=['dog', 'cat'], or --labels dog,cat.")
+        frozen = FrozenCLIP.load(
+            backbone or SMALL_CLIP,
+            image_size=image_size,
+            access=access,
+        )
+        return zero_shot_model(frozen, labels, templates or TEMPLATES).to(place)
+    if image_size is not None:
+        raise ConfigError("image_size is for zero-shot; a trained model has its own.")
+    if templates is not None:
+        raise ConfigError("templates are for zero-shot; a trained model has learned its prompts.")
+    folder, name = model_folder_of(source, revision, access)
+    model = load_folder(folder, backbone=backbone, text=labels is not None, access=access)
+    model.source = name
+    if labels is not None:
+        for label in labels:
+            if label not in model.labels:
+                logger.warning(
+                    "%r was not learned, and is scored by its name alone. %s",
+                    label, nearest(label, model.labels),
+                )  # fmt: skip
+        model = with_labels(model, labels)
+    return model.to(place)
+
+
+def load_for_training(
+    model: str | Path | TextRegionMatcher, backbone: str | None = None
+) -> TextRegionMatcher:
+    """Return a trained model with its text tower, from a name, a folder or the model itself.
+
+    Args:
+        model: What to load.
+        backbone: Where its CLIP is now, if it moved; by default where a loaded model has it from.
+
+    Raises:
+        ConfigError: If a model without text tower does not say where it came from.
+    """
+    if isinstance(model, TextRegionMatcher):
+        if model.backbone.text_tower is not None:
+            # The caller's model stays as it is; the frozen backbone can be shared.
+            return copy.deepcopy(model, {id(model.backbone): model.backbone})
+        if model.source is None:
+            raise ConfigError("This model has no text tower; save it and pass the folder.")
+        if model.backbone.config.source != model.config.backbone.source:
+            backbone = backbone or model.backbone.config.source
+        model = model.source
+    folder, name = model_folder_of(model)
+    loaded = load_folder(folder, backbone=backbone, text=True)
+    if backbone is not None:
+        loaded.config = dataclasses.replace(loaded.config, backbone=loaded.backbone.config)
+    loaded.source = name
+    return loaded
+
+
+def make_config(
+    backbone: FrozenCLIP,
+    category_names: Sequence[str],
+    matcher: MatchingConfig,
+) -> ModelConfig:
+    """Describe a new model on a backbone; prompts call a category by its name without underscores."""
+    tower = backbone.text_tower
+    if tower is None:
+        raise ConfigError("A new model needs a backbone with its text tower.")
+    if matcher.context_init:
+        length = len(tower.tokenize(matcher.context_init))
+        matcher = dataclasses.replace(matcher, num_context_tokens=length)
+    return ModelConfig(
+        category_names=tuple(category_names),
+        prompt_names=tuple(name.replace("_", " ").strip() for name in category_names),
+        backbone=backbone.config,
+        photo=backbone.photo,
+        dim=backbone.dim,
+        text_width=tower.width,
+        matcher=matcher,
+    )
+
+
+def zero_shot_model(
+    backbone: FrozenCLIP, labels: Sequence[str], templates: Sequence[str] = TEMPLATES
+) -> TextRegionMatcher:
+    """Match hand-written prompts with image feature and best patches: any labels, no training.
+
+    A category's text feature is the mean over templates, each a text with `{}` in place of its name.
+
+    Scores are relative: each category is compared with the mean of all of them, so that a threshold
+    of 0.5 means "more like this than like the labels on the whole".
+
+    Raises:
+        ConfigError: If there are fewer than two labels, one does not fit the text tower, or a
+            template has no place for it.
+    """
+    if isinstance(templates, str):
+        raise ConfigError(f"templates must be a list of texts, got the text {templates!r}.")
+    for template in templates:
+        if template.count("{}") != 1:
+            raise ConfigError(
+                f"A template has one {{}} where the label goes, as 'a {{}}'; got {template!r}."
+            )
+    if len(labels) < 2:
+        raise ConfigError("Zero-shot compares labels with one another; give at least two.")
+    matcher = MatchingConfig(
+        matching="zero-shot",
+        context_init=HAND_WRITTEN,
+        category_specific_context=False,
+        negative_prompt=False,
+        logit_scale=min(max(backbone.logit_scale, 1.0), 100.0),
+    )
+    model = TextRegionMatcher(make_config(backbone, labels, matcher), backbone)
+    model.start_from_text()
+    model.text_features.copy_(model.zero_shot_text(templates))
+    return model.eval().requires_grad_(False)
+
+
+def with_labels(model: TextRegionMatcher, labels: Sequence[str]) -> TextRegionMatcher:
+    """Return a model for other labels that keeps what was learned.
+
+    Known categories keep all of their tensors. New ones share the context (or, where each category
+    has its own, get the mean of the learned ones) and the region module, and start their queries and
+    prototypes from text. Thresholds of new categories are the global one.
+
+    Raises:
+        ConfigError: If the model was loaded without its text tower, labels repeat, or it is zero-shot.
+    """
+    old = model.config
+    if old.matcher.matching == "zero-shot":
+        raise ConfigError(
+            "This model is zero-shot, where each label is compared with all the others; make one of "
+            "the new labels: load_model('zero-shot', labels=…, backbone=…)."
+        )
+    fresh_config = make_config(model.backbone, labels, old.matcher)
+    known = {name: i for i, name in enumerate(old.category_names)}
+    names = dict(zip(old.category_names, old.prompt_names, strict=True))
+    prompt_names = zip(fresh_config.category_names, fresh_config.prompt_names, strict=True)
+    fresh_config = dataclasses.replace(
+        fresh_config, prompt_names=tuple(names.get(name, prompt) for name, prompt in prompt_names)
+    )
+    fresh = TextRegionMatcher(fresh_config, model.backbone).to(model.device)
+    fresh.start_from_text()
+    kept = [(i, known[name]) for i, name in enumerate(fresh.labels) if name in known]
+    to, of = [i for i, _ in kept], [j for _, j in kept]
+    learned, count = model.learned_state(), len(old.category_names)
+    with torch.no_grad():
+        for name, tensor in fresh.learned_state().items():
+            per_category = name in _PER_CATEGORY or (
+                name.endswith("prompts.context") and old.matcher.category_specific_context
+            )
+            if not per_category:
+                tensor.copy_(learned[name])
+                continue
+            assert len(learned[name]) == count
+            if name.endswith("prompts.context") or name == "logit_bias":
+                tensor.copy_(learned[name].mean(dim=0).expand_as(tensor))
+            tensor[to] = learned[name][of]
+        text = fresh.encode_text()
+        new = [i for i in range(len(fresh.labels)) if i not in set(to)]
+        fresh.text_features[new] = text.positive[new]
+        fresh.prototypes.visual[new] = fresh.prototypes.text[new] = text.positive[new]
+        if text.negative is not None and fresh.negative_text_features is not None:
+            assert fresh.negative_prototypes is not None
+            fresh.negative_text_features[new] = text.negative[new]
+            fresh.negative_prototypes.visual[new] = text.negative[new]
+            fresh.negative_prototypes.text[new] = text.negative[new]
+    old_thresholds = model.calibration
+    fresh.calibration = dataclasses.replace(
+        old_thresholds,
+        thresholds=tuple(
+            old_thresholds.thresholds[known[n]] if n in known else old_thresholds.global_threshold
+            for n in fresh.labels
+        ),
+        known_positives=tuple(
+            old_thresholds.known_positives[known[n]]
+            if n in known and old_thresholds.known_positives
+            else 0
+            for n in fresh.labels
+        ),
+    )
+    return fresh.eval().requires_grad_(False)
+
+
+_PER_CATEGORY = frozenset(
+    {
+        "logit_bias",
+        "text_features",
+        "negative_text_features",
+        "prototypes.visual",
+        "prototypes.text",
+        "negative_prototypes.visual",
+        "negative_prototypes.text",
+        "regions.category_queries",
+    }
+)
