@@ -15,7 +15,7 @@ def main(table: str, photos: str, source: str = "coco18-tiny") -> None:
     dataset = trmml.read_dataset(table, images=photos)
     result = evaluate(model, dataset)
     print(result)
-    names = result.category_names
+    names = result.labels
     scored = {n: ap for n, ap in zip(names, result.average_precision, strict=True) if ap == ap}
     print(f"Hardest: {min(scored, key=scored.__getitem__)}")
 

@@ -124,20 +124,20 @@ def make_dataset(tmp_path: Path) -> Callable[..., MultiLabelDataset]:
         generator = np.random.default_rng(seed)
         folder = tmp_path / f"photos-{seed}"
         folder.mkdir(exist_ok=True)
-        labels = np.full((num_photos, len(CATEGORIES)), NEGATIVE, dtype=np.int8)
+        states = np.full((num_photos, len(CATEGORIES)), NEGATIVE, dtype=np.int8)
         photos = []
         for row in range(num_photos):
             pixels = np.full((48, 48, 3), 128, dtype=np.uint8)
             for column, colour in enumerate(COLOURS.values()):
-                # Every category is in about half of the photos, and in the first ones for sure.
+                # Every label is in about half of the photos, and in the first ones for sure.
                 if row % len(CATEGORIES) == column or generator.random() < 0.3:
-                    labels[row, column] = POSITIVE
+                    states[row, column] = POSITIVE
                     top, left = generator.integers(0, 32, size=2)
                     pixels[top : top + 16, left : left + 16] = colour
             photo = folder / f"{row:03}.png"
             Image.fromarray(pixels).save(photo)
             photos.append(photo)
-        return MultiLabelDataset(tuple(photos), labels, CATEGORIES, source="toy")
+        return MultiLabelDataset(tuple(photos), states, CATEGORIES, source="toy")
 
     return make
 

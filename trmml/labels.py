@@ -1,8 +1,8 @@
-"""The three states of a label, the integer codes people use for them, and ways to hide labels.
+"""The three states in which a label can be, the codes people use for them, and ways to hide labels.
 
-A label is what is stated about one image and one category: positive, negative or unknown. Only this
-module knows the integers. Inside `trmml` unknown is −1, so a fully labelled array stays an ordinary
-array of zeros and ones (method notes and some research code use −1 for negative and 0 for unknown).
+A label is a name of what may be in a photo; its state in one photo is positive, negative or unknown.
+Only this module knows the integers. Inside `trmml` unknown is −1, so that fully known states are an
+ordinary array of zeros and ones (some research code has −1 for negative and 0 for unknown).
 """
 
 from collections.abc import Mapping
@@ -47,21 +47,21 @@ A blank cell is unknown in all of them. `chexpert` reads CheXpert's −1 (uncert
 DEFAULT_ENCODING: Final = "1/0/blank"
 
 
-def known_mask(labels: Int8[np.ndarray, "image category"]) -> Bool[np.ndarray, "image category"]:
+def known_mask(states: Int8[np.ndarray, "image label"]) -> Bool[np.ndarray, "image label"]:
     """Return where somebody stated something: true for positive and negative labels."""
-    return labels != UNKNOWN
+    return states != UNKNOWN
 
 
 def hide_labels(
-    labels: Int8[np.ndarray, "image category"], fraction: float, seed: int
-) -> Int8[np.ndarray, "image category"]:
+    states: Int8[np.ndarray, "image label"], fraction: float, seed: int
+) -> Int8[np.ndarray, "image label"]:
     """Keep each label with probability `fraction` and make the others unknown, for experiments.
 
     One uniform number per cell from NumPy's legacy generator, known where it is below `fraction`:
     the masks of the partial-label literature (seed 0 gives theirs), nested in `fraction`.
 
     Args:
-        labels: Labels in three states.
+        states: Of each image and label.
         fraction: Share of the cells to keep, in [0, 1].
         seed: Seed of the mask.
 
@@ -70,25 +70,25 @@ def hide_labels(
     """
     if not 0 <= fraction <= 1:
         raise ConfigError(f"fraction must be in [0, 1], got {fraction}.")
-    keep = np.random.RandomState(seed).random_sample(labels.shape) < fraction
-    return np.where(keep, labels, np.int8(UNKNOWN))
+    keep = np.random.RandomState(seed).random_sample(states.shape) < fraction
+    return np.where(keep, states, np.int8(UNKNOWN))
 
 
 def keep_single_positive(
-    labels: Int8[np.ndarray, "image category"], seed: int
-) -> Int8[np.ndarray, "image category"]:
+    states: Int8[np.ndarray, "image label"], seed: int
+) -> Int8[np.ndarray, "image label"]:
     """Keep one positive label per image, drawn evenly, and make everything else unknown.
 
     The setting of Cole et al. (CVPR 2021), where no negative label is known.
 
     Args:
-        labels: Labels in three states; an image without a positive ends up all unknown.
+        states: Of each image and label; an image without a positive ends up all unknown.
         seed: Seed of the draw.
     """
-    draw = np.random.RandomState(seed).random_sample(labels.shape)
-    chosen = np.where(labels == POSITIVE, draw, -1.0).argmax(axis=1)
-    kept = np.full_like(labels, UNKNOWN)
-    images = np.flatnonzero((labels == POSITIVE).any(axis=1))
+    draw = np.random.RandomState(seed).random_sample(states.shape)
+    chosen = np.where(states == POSITIVE, draw, -1.0).argmax(axis=1)
+    kept = np.full_like(states, UNKNOWN)
+    images = np.flatnonzero((states == POSITIVE).any(axis=1))
     kept[images, chosen[images]] = POSITIVE
     return kept
 

@@ -70,7 +70,7 @@ class Bench:
             return trmml.read_dataset(table, images=data, unlabeled="negative", split=split)
 
         self.train = read("train")
-        names = self.train.category_names
+        names = self.train.labels
         self.val, self.test = (read(split).aligned_to(names) for split in ("val", "test"))
         self.clip = FrozenCLIP.load(backbone, image_size=image_size)
         self.features = {
@@ -84,7 +84,7 @@ class Bench:
     def partial(self, setting: str, seed: int) -> MultiLabelDataset:
         """Hide training labels as a setting says, of all photos or of so many drawn at random.
 
-        Photos are drawn until every category has a known positive.
+        Photos are drawn until every label has a known positive.
         """
         if setting == "single positive":
             return self.train.keep_single_positive(seed)
@@ -96,30 +96,30 @@ class Bench:
         for _ in range(MOST_DRAWS):
             chosen = generator.choice(len(self.train), int(count), replace=False)
             few = self.train.subset(np.sort(chosen)).hide_labels(known, seed)
-            if (few.labels == POSITIVE).any(axis=0).all():
+            if (few.states == POSITIVE).any(axis=0).all():
                 return few
-        raise SystemExit(f"{setting}: {MOST_DRAWS} draws left a category without a known positive.")
+        raise SystemExit(f"{setting}: {MOST_DRAWS} draws left a label without a known positive.")
 
     def run(self, run: Run) -> dict[str, Any]:
         """Do one run and return its figures."""
         started, cpu = time.perf_counter(), time.process_time()
         details: dict[str, Any] = {}
         if run.method == "zero-shot":
-            model = zero_shot_model(self.clip, self.train.category_names)
+            model = zero_shot_model(self.clip, self.train.labels)
             val, test = self.scores(model, "val"), self.scores(model, "test")
         elif run.method == "linear-probe":
             val, test, details = self._probe(self.partial(run.setting, run.seed))
         else:
             val, test, details = self._matching(run)
-        several = (self.test.labels == POSITIVE).sum(axis=1) >= 2
-        measured = measure(test, self.test.labels, self.test.category_names, [0.5] * test.shape[1])
+        several = (self.test.states == POSITIVE).sum(axis=1) >= 2
+        measured = measure(test, self.test.states, self.test.labels, [0.5] * test.shape[1])
         return {
             **run._asdict(),
-            "val_mAP": mean_average_precision(val, self.val.labels),
+            "val_mAP": mean_average_precision(val, self.val.states),
             "mAP": measured.mean_average_precision,
             "mAP_without_person": measured.mean_average_precision_without("person"),
-            "mAP_two_or_more": mean_average_precision(test[several], self.test.labels[several]),
-            "CF1": measured.at_half.category_f1,
+            "mAP_two_or_more": mean_average_precision(test[several], self.test.states[several]),
+            "CF1": measured.at_half.label_f1,
             "OF1": measured.at_half.overall_f1,
             "seconds": round(time.perf_counter() - started, 1),
             "cpu_seconds": round(time.process_time() - cpu, 1),
@@ -153,10 +153,10 @@ class Bench:
         features = scaler.transform(pooled)
         val, test = (scaler.transform(self._pooled(part)) for part in ("val", "test"))
         scores = {
-            part: np.empty((len(STRENGTHS), len(x), train.labels.shape[1]), np.float32)
+            part: np.empty((len(STRENGTHS), len(x), train.states.shape[1]), np.float32)
             for part, x in (("val", val), ("test", test))
         }
-        for column, labels in enumerate(train.labels.T):
+        for column, labels in enumerate(train.states.T):
             if not (labels == NEGATIVE).any():
                 labels = np.where(labels == UNKNOWN, NEGATIVE, labels)
             known = labels != UNKNOWN
@@ -165,7 +165,7 @@ class Bench:
                 fit.set_params(C=strength).fit(features[known], labels[known])
                 for part, x in (("val", val), ("test", test)):
                     scores[part][step, :, column] = fit.predict_proba(x)[:, 1]
-        best = int(np.argmax([mean_average_precision(s, self.val.labels) for s in scores["val"]]))
+        best = int(np.argmax([mean_average_precision(s, self.val.states) for s in scores["val"]]))
         return scores["val"][best], scores["test"][best], {"C": STRENGTHS[best]}
 
     def _matching(self, run: Run) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
@@ -210,7 +210,7 @@ class Bench:
         self, first: trmml.TextRegionMatcher, settings: FinetuneConfig
     ) -> trmml.TextRegionMatcher:
         """Return a new model with all that a trained one has in common with it."""
-        names = self.train.category_names
+        names = self.train.labels
         model = trmml.TextRegionMatcher(make_config(self.clip, names, settings.model), self.clip)
         model.start_from_text(settings.training.seed)
         common = first.learned_state().keys() & model.learned_state().keys()

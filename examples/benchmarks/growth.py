@@ -1,4 +1,4 @@
-"""How time and memory grow with the number of categories and of photos; parts of speed.py."""
+"""How time and memory grow with the number of labels and of photos; parts of speed.py."""
 
 import json
 import os
@@ -24,7 +24,7 @@ from trmml.zoo.loading import make_config
 def growth_with_categories(repeats: int) -> list[dict[str, Any]]:
     """A training step of prompts and regions, and matching alone, on batches of 8 photos.
 
-    With a shared context every category adds the tokens of its name; with contexts of their own,
+    With a shared context every label adds the tokens of its name; with contexts of their own,
     the whole prompt. The latter stops at 1,000.
     """
     rows = []
@@ -36,9 +36,9 @@ def growth_with_categories(repeats: int) -> list[dict[str, Any]]:
     )
     for count in (10, 100, 1000, 10_000):
         names = tuple(f"{WORDS[i % len(WORDS)]} {i}" for i in range(count))
-        row: dict[str, Any] = {"categories": count, "seconds": {}, "peak_gb": {}}
+        row: dict[str, Any] = {"labels": count, "seconds": {}, "peak_gb": {}}
         for own in (False, True) if count <= 1000 else (False,):
-            matching = MatchingConfig(category_specific_context=own)
+            matching = MatchingConfig(label_specific_context=own)
             model = TextRegionMatcher(make_config(backbone, names, matching), backbone)
             model.start_from_text()
 

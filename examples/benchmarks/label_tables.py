@@ -58,15 +58,15 @@ class Tables:
     def test_map(self, model: trmml.TextRegionMatcher) -> float:
         """Return the mAP on the test photos, in per cent."""
         scores, test = self.bench.scores(model, "test"), self.bench.test
-        measured = measure(scores, test.labels, test.category_names, [0.5] * scores.shape[1])
+        measured = measure(scores, test.states, test.labels, [0.5] * scores.shape[1])
         return round(100 * measured.mean_average_precision, 2)
 
     def complete(self, seed: int) -> Found:
         """Fill the blanks at a wanted precision, compare with the truth, and train again."""
         partial, model = self.bench.train.hide_labels(KNOWN, seed), self.learned(seed)
         done = trmml.complete(model, partial, precision=WANTED, calibrate_on=self.val(seed))
-        truth, filled = self.bench.train.labels, done.dataset.labels
-        blank = partial.labels == UNKNOWN
+        truth, filled = self.bench.train.states, done.dataset.states
+        blank = partial.states == UNKNOWN
 
         def of(state: int, column: int | slice) -> dict[str, Any]:
             chosen = (blank & (filled == state))[:, column]
@@ -75,7 +75,7 @@ class Tables:
             count = int(chosen.sum())
             return {"filled": count, "precision": _rounded(share(right, count)), "there": there}
 
-        names = partial.category_names
+        names = partial.labels
         states = (("positive", POSITIVE), ("negative", NEGATIVE))
         again = self.learn(done.dataset, seed)
         return {
@@ -88,17 +88,17 @@ class Tables:
     def mistakes(self, seed: int) -> Found:
         """Flip known labels, learn from them, and look for them again."""
         partial = self.bench.train.hide_labels(KNOWN, seed)
-        known = np.argwhere(partial.labels != UNKNOWN)
+        known = np.argwhere(partial.states != UNKNOWN)
         generator = np.random.default_rng(seed)
         wrong = known[generator.random(len(known)) < FLIPPED]
-        labels, flipped = partial.labels.copy(), np.zeros(partial.labels.shape, dtype=bool)
+        states, flipped = partial.states.copy(), np.zeros(partial.states.shape, dtype=bool)
         flipped[tuple(wrong.T)] = True
-        labels[flipped] = np.where(labels[flipped] == POSITIVE, NEGATIVE, POSITIVE)
-        spoiled = replace(partial, labels=labels)
+        states[flipped] = np.where(states[flipped] == POSITIVE, NEGATIVE, POSITIVE)
+        spoiled = replace(partial, states=states)
         model = self.learn(spoiled, seed)
         done = trmml.complete(model, spoiled, calibrate_on=self.val(seed))
         ours = flipped[[c.row for c in done.mistakes], [c.column for c in done.mistakes]]
-        theirs = _cleanlab(done.estimates.probability, labels, flipped)
+        theirs = _cleanlab(done.estimates.probability, states, flipped)
         return {
             "known": len(known),
             "flipped": len(wrong),
@@ -115,12 +115,12 @@ class Tables:
         """Choose thresholds on a tenth of the validation labels, and on all of them."""
         model = self.learned(seed)
         val, test = self.bench.scores(model, "val"), self.bench.scores(model, "test")
-        truth, names = self.bench.test.labels == POSITIVE, self.bench.test.category_names
+        truth, names = self.bench.test.states == POSITIVE, self.bench.test.labels
         found: Found = {}
-        for name, labels in (("partial", self.val(seed).labels), ("full", self.bench.val.labels)):
+        for name, labels in (("partial", self.val(seed).states), ("full", self.bench.val.states)):
             limits = calibrate(val, labels).thresholds
-            rated = measure(test, self.bench.test.labels, names, limits).at_thresholds
-            found[name] = {"CF1": round(100 * rated.category_f1, 2), "precision": {}}
+            rated = measure(test, self.bench.test.states, names, limits).at_thresholds
+            found[name] = {"CF1": round(100 * rated.label_f1, 2), "precision": {}}
             for wanted in (0.8, 0.9, 0.95):
                 limits = calibrate(
                     val, labels, goal=Goal(kind="precision", target=wanted)

@@ -51,7 +51,7 @@ NO_REGIONS = "text–pixel, all else the same"
 ABLATIONS: dict[str, dict[str, Any]] = {
     "without the MLP": {"model.region_mlp": False},
     "one prompt": {"model.negative_prompt": False},
-    "own contexts": {"model.category_specific_context": True},
+    "own contexts": {"model.label_specific_context": True},
     "hand-written prompts": {
         "model.context_init": "a photo of a",
         "training.train_prompts": False,

@@ -35,7 +35,7 @@ def read_benchmark(name: str, root: str | Path) -> Pair:
     if not root.is_dir():
         raise DataError(f"The folder {root} does not exist.")
     train, test = BENCHMARKS[name](root)
-    return train, test.aligned_to(train.category_names)
+    return train, test.aligned_to(train.labels)
 
 
 def read_single_positives(table: str | Path, dataset: MultiLabelDataset) -> MultiLabelDataset:
@@ -52,7 +52,7 @@ def read_single_positives(table: str | Path, dataset: MultiLabelDataset) -> Mult
     chosen, labels = [], []
     for number, line in enumerate(Path(table).read_text(encoding="utf-8").splitlines(), start=1):
         place, _, category = line.strip().rpartition(" ")
-        if not place or not category.isdigit() or int(category) >= len(dataset.category_names):
+        if not place or not category.isdigit() or int(category) >= len(dataset.labels):
             raise DataError(
                 f"{table}, line {number}: expected a path and a category, got {line!r}."
             )
@@ -62,15 +62,15 @@ def read_single_positives(table: str | Path, dataset: MultiLabelDataset) -> Mult
         chosen.append(row)
         labels.append(int(category))
     kept = dataset.subset(np.array(chosen))
-    single = np.full(kept.labels.shape, UNKNOWN, dtype=np.int8)
+    single = np.full(kept.states.shape, UNKNOWN, dtype=np.int8)
     single[np.arange(len(labels)), labels] = POSITIVE
     return MultiLabelDataset(
         kept.photos,
         single,
-        kept.category_names,
+        kept.labels,
         source=str(table),
         interpretation="One positive per photo from a list; all else is unknown.",
-        hidden_labels=kept.labels,
+        hidden_states=kept.states,
     )
 
 

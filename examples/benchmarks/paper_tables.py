@@ -27,7 +27,7 @@ def table_of(results: dict[str, Any]) -> str:
     for name, run in results["runs"].items():
         half = run["test"]["at_0.5"]
         values = (run["test"]["mAP"], run["test"]["mAP_interpolated"])
-        values += (half["overall_f1"], half["category_f1"])
+        values += (half["overall_f1"], half["label_f1"])
         lines.append(f"| {name} | " + " | ".join(f"{100 * value:.2f}" for value in values) + " |")
     return "\n".join(lines) + "\n"
 
@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--backbone", default="RN101-quickgelu/openai")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--shares", type=float, nargs="*", default=SHARES)
-    parser.add_argument("--single-positives", type=Path, help="list of path and category")
+    parser.add_argument("--single-positives", type=Path, help="list of path and label")
     args = parser.parse_args()
     settings = trmml.FinetuneConfig.from_toml(args.config) if args.config else None
     settings = settings or trmml.FinetuneConfig()

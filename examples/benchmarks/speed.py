@@ -2,7 +2,7 @@
 
     python examples/benchmarks/speed.py text --output speed.json
 
-The other parts are layout, predict, epoch, start, categories and photos; `all` measures every part. Each
+The other parts are layout, predict, epoch, start, labels and photos; `all` measures every part. Each
 writes its figures into the same JSON. Times are the medians of some repetitions that take
 turns, so that a busy machine slows both sides alike.
 """
@@ -91,7 +91,7 @@ def text_side(repeats: int) -> list[dict[str, Any]]:
         few = repeats if count < 500 else max(1, repeats // 3)
         sides = {"77 tokens": plain, "shared context": with_prefix, "own contexts": short}
         seconds = alternately(sides, few)
-        row: dict[str, Any] = {"categories": count, "tokens_in_name": int(counts.max()) - 2}
+        row: dict[str, Any] = {"labels": count, "tokens_in_name": int(counts.max()) - 2}
         row["seconds"] = {name: round(value, 4) for name, value in seconds.items()}
         for name in ("shared context", "own contexts"):
             row[f"{name}, times faster"] = round(seconds["77 tokens"] / seconds[name], 2)
@@ -231,7 +231,7 @@ PARTS = {
     "predict": predicting,
     "epoch": epochs,
     "start": starting,
-    "categories": growth_with_categories,
+    "labels": growth_with_categories,
     "photos": growth_with_photos,
 }
 

@@ -25,8 +25,8 @@ def text_table(rows: list[dict[str, Any]]) -> str:
     """A training step of the text side."""
     sides = ("shared context", "own contexts")
     return table(
-        ["categories", *(f"{side}, times faster" for side in sides)],
-        [[row["categories"], *(row[f"{side}, times faster"] for side in sides)] for row in rows],
+        ["labels", *(f"{side}, times faster" for side in sides)],
+        [[row["labels"], *(row[f"{side}, times faster"] for side in sides)] for row in rows],
     )
 
 
@@ -71,7 +71,7 @@ def start_table(found: dict[str, Any]) -> str:
 
 
 def growth_table(rows: list[dict[str, Any]]) -> str:
-    """Seconds and memory by number of categories or photos."""
+    """Seconds and memory by number of labels or photos."""
     kind = next(iter(rows[0]))
     names = list(rows[0]["seconds"])
     return table(
@@ -98,7 +98,7 @@ def summary_table(results: dict[str, Any]) -> str:
     rows: list[list[Any]] = []
     if "text" in results:
         found = results["text"]["rows"]
-        labels = " / ".join(f"{row['categories']:,}" for row in found)
+        labels = " / ".join(f"{row['labels']:,}" for row in found)
         for side, name in (("shared context", "one context"), ("own contexts", "a context each")):
             times = joined([row[f"{side}, times faster"] for row in found])
             rows.append([f"training step of the text side, {labels} labels, {name}",
@@ -119,7 +119,7 @@ def summary_table(results: dict[str, Any]) -> str:
 
 
 TABLES = {
-    "text": ("One training step of the text side, against 77 tokens a category", text_table),
+    "text": ("One training step of the text side, against 77 tokens a label", text_table),
     "layout": ("The image tower, against open_clip's", layout_table),
     "predict": (
         "`predict_many` from files, against the bare tower on ready tensors",
@@ -127,15 +127,15 @@ TABLES = {
     ),
     "epoch": ("An epoch of fine-tuning, against photos encoded anew", epoch_table),
     "start": ("A new process", start_table),
-    "categories": ("Growth with the categories", growth_table),
+    "labels": ("Growth with the labels", growth_table),
     "photos": ("Growth with the photos", growth_table),
 }
 
 
 def plot(results: dict[str, Any], path: Path) -> None:
-    """Draw time and memory against categories and photos, on logarithmic axes."""
+    """Draw time and memory against labels and photos, on logarithmic axes."""
     figure, axes = plt.subplots(2, 2, figsize=(9, 6.5), layout="constrained", sharex="col")
-    for column, kind in enumerate(("categories", "photos")):
+    for column, kind in enumerate(("labels", "photos")):
         rows = results[kind]["rows"]
         for name in rows[0]["seconds"]:
             here = [row for row in rows if name in row["seconds"]]
@@ -165,7 +165,7 @@ def main(source: str, stem: str) -> None:
     """Write `<stem>.md` and, if growth was measured, `<stem>.png`."""
     results = json.loads(Path(source).read_text("utf-8"))
     Path(f"{stem}.md").write_text(tables(results), encoding="utf-8")
-    if {"categories", "photos"} <= results.keys():
+    if {"labels", "photos"} <= results.keys():
         plot(results, Path(f"{stem}.png"))
 
 

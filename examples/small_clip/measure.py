@@ -30,8 +30,8 @@ STRENGTHS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 
 def summary(scores: np.ndarray, data: MultiLabelDataset) -> dict[str, float]:
     """Return mAP of all labels, and of all but person."""
-    each = average_precisions(scores.astype(np.float32), data.labels)
-    others = [ap for ap, name in zip(each, data.category_names, strict=True) if name != "person"]
+    each = average_precisions(scores.astype(np.float32), data.states)
+    others = [ap for ap, name in zip(each, data.labels, strict=True) if name != "person"]
     return {"mAP": float(np.mean(each)), "mAP_without_person": float(np.mean(others))}
 
 
@@ -75,9 +75,9 @@ def main() -> None:
         return trmml.read_dataset(table, images=args.data, unlabeled="negative", split=split)
 
     train = read("train")
-    val, data = (read(s).aligned_to(train.category_names) for s in ("val", args.split))
+    val, data = (read(s).aligned_to(train.labels) for s in ("val", args.split))
     clip = FrozenCLIP.load(f"local-dir:{args.clip}", image_size=args.image_size)
-    prior = np.tile((train.labels == 1).mean(axis=0), (len(data), 1))
+    prior = np.tile((train.states == 1).mean(axis=0), (len(data), 1))
     facts = {
         "clip": args.clip.name,
         "sha256": clip.config.sha256,
@@ -88,11 +88,11 @@ def main() -> None:
         "commit": commit(),
         "class_prior": summary(prior, data),
     }
-    zero_shot = zero_shot_model(clip, train.category_names)
+    zero_shot = zero_shot_model(clip, train.labels)
     predictions = zero_shot.predict_many(data.photos)
     facts["zero_shot"] = summary(np.stack([p.scores for p in predictions]), data)
     features = [image_features(clip, part) for part in (train, val, data)]
-    tried = {c: probe(features[0], train.labels, features[1:], c) for c in STRENGTHS}
+    tried = {c: probe(features[0], train.states, features[1:], c) for c in STRENGTHS}
     best = max(STRENGTHS, key=lambda c: summary(tried[c][0], val)["mAP"])
     facts["linear_probe"] = {"C": best, "val": summary(tried[best][0], val)}
     facts["linear_probe"] |= summary(tried[best][1], data)

@@ -29,8 +29,8 @@ QUICK = [
 def write_wide(data: MultiLabelDataset, path: Path) -> Path:
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["image", *data.category_names])
-        for photo, labels in zip(data.photos, data.labels, strict=True):
+        writer.writerow(["image", *data.labels])
+        for photo, labels in zip(data.photos, data.states, strict=True):
             cells = ["" if label == UNKNOWN else int(label) for label in labels]
             writer.writerow([photo.name, *cells])
     return path
@@ -303,7 +303,7 @@ def test_check_says_whether_finetune_would_take_the_table(
     assert run("data", "check", table, "--format", "json") == 4
     assert "003.png" in json.loads(capsys.readouterr().out)["unreadable"][0]
     data = make_dataset(16)
-    data.labels[:, 2] = NEGATIVE
+    data.states[:, 2] = NEGATIVE
     write_wide(data, table)
     assert run("data", "check", table) == 4
     assert "problem: 'blue' has no known positive" in capsys.readouterr().out

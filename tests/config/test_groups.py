@@ -17,7 +17,7 @@ from trmml.config.groups import (
 from trmml.errors import ConfigError
 
 MODEL = {
-    "category_names": ["dog", "日本語", "<b>"],
+    "labels": ["dog", "日本語", "<b>"],
     "prompt_names": ["dog", "nihongo", "bold"],
     "backbone": {"source": "ViT-B-16/openai", "quick_gelu": True, "sha256": "0af9" * 16},
     "photo": {"image_size": 224, "mean": [0.5, 0.25, 0], "std": [1, 0.5, 0.25]},
@@ -28,7 +28,7 @@ MODEL = {
 
 def test_a_model_configuration_survives_json() -> None:
     config = ModelConfig.from_dict(MODEL)
-    assert config.category_names == ("dog", "日本語", "<b>")
+    assert config.labels == ("dog", "日本語", "<b>")
     assert config.photo == PhotoConfig(image_size=224, mean=(0.5, 0.25, 0.0), std=(1.0, 0.5, 0.25))
     assert config.matcher == MatchingConfig()
     assert ModelConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
@@ -113,13 +113,13 @@ def test_a_value_of_another_type_is_refused(
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("category_names", "dog", "category_names must be a list, got 'dog'"),
-        ("category_names", ["dog", 5], r"category_names\[1\] must be of type str, got 5"),
-        ("category_names", ["a", "b", "a"], r"must be all different, got \['a'\]"),
-        ("category_names", ["a", " ", "b"], "category_names must be not blank"),
-        ("category_names", [], "must be 1 to 100000 names, got 0"),
-        ("category_names", ["a"] * 100_001, "has 100001 items; the most is 100000"),
-        ("prompt_names", ["a"], r"as many as category_names \(3\), got 1"),
+        ("labels", "dog", "labels must be a list, got 'dog'"),
+        ("labels", ["dog", 5], r"labels\[1\] must be of type str, got 5"),
+        ("labels", ["a", "b", "a"], r"must be all different, got \['a'\]"),
+        ("labels", ["a", " ", "b"], "labels must be not blank"),
+        ("labels", [], "must be 1 to 100000 names, got 0"),
+        ("labels", ["a"] * 100_001, "has 100001 items; the most is 100000"),
+        ("prompt_names", ["a"], r"as many as labels \(3\), got 1"),
         ("dim", 0, "dim must be in 1 … 16384, got 0"),
         ("text_width", 16385, "text_width must be in 1 … 16384, got 16385"),
         ("backbone", "ViT-B-16", "backbone must be a table of settings, got str"),
@@ -186,7 +186,7 @@ def test_a_missing_setting_is_named_with_its_group() -> None:
         (PseudoLabelConfig, "positive_threshold", (1.1,)),
         (PseudoLabelConfig, "negative_threshold", (-0.1, 0.97)),
         (PseudoLabelConfig, "start_epoch", (-1,)),
-        (PseudoLabelConfig, "top_categories", (0,)),
+        (PseudoLabelConfig, "top_labels", (0,)),
         (PseudoLabelConfig, "weight", (-0.1,)),
     ],
 )

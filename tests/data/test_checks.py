@@ -22,11 +22,11 @@ def picture(seed: int, size: tuple[int, int] = (120, 90)) -> Image.Image:
 
 @pytest.fixture
 def make(tmp_path: Path) -> Callable[..., MultiLabelDataset]:
-    def dataset(pictures: dict[str, Image.Image], labels: list, names: tuple) -> MultiLabelDataset:
+    def dataset(pictures: dict[str, Image.Image], states: list, names: tuple) -> MultiLabelDataset:
         for name, photo in pictures.items():
             photo.save(tmp_path / name)
         photos = tuple(tmp_path / name for name in pictures)
-        return MultiLabelDataset(photos, np.array(labels, dtype=np.int8), names)
+        return MultiLabelDataset(photos, np.array(states, dtype=np.int8), names)
 
     return dataset
 
@@ -67,8 +67,8 @@ def test_a_training_photo_among_the_validation_photos_is_found(make: Callable) -
 
 
 def test_labels_that_break_a_rule_are_named(make: Callable) -> None:
-    labels = [[P, P, N], [P, N, N], [P, U, P], [N, N, P]]
-    data = make({f"{i}.png": picture(i) for i in range(4)}, labels, ("puppy", "dog", "cat"))
+    states = [[P, P, N], [P, N, N], [P, U, P], [N, N, P]]
+    data = make({f"{i}.png": picture(i) for i in range(4)}, states, ("puppy", "dog", "cat"))
     found = check_dataset(data, rules=["puppy implies dog", " puppy  excludes cat "])
     broken = [(c.photo.name, str(c.rule)) for c in found.contradictions]
     assert broken == [("1.png", "puppy implies dog"), ("2.png", "puppy excludes cat")]
@@ -113,8 +113,8 @@ def test_a_table_that_cannot_be_split_is_refused(make: Callable) -> None:
 
 def test_the_page_shows_any_label_name_as_text(make: Callable) -> None:
     names = ("<b>bold</b>", "日本語", "a & b")
-    labels = [[P, N, U], [P, U, U], [N, P, P]]
-    data = make({f"{i}.png": picture(i) for i in range(3)}, labels, names)
+    states = [[P, N, U], [P, U, U], [N, P, P]]
+    data = make({f"{i}.png": picture(i) for i in range(3)}, states, names)
     page = check_page(check_dataset(data), data)
     assert "&lt;b&gt;bold&lt;/b&gt;" in page
     assert "<b>" not in page
@@ -127,7 +127,7 @@ def test_the_page_shows_any_label_name_as_text(make: Callable) -> None:
 def test_the_page_shows_a_photo_whose_name_is_not_utf_8(make: Callable, tmp_path: Path) -> None:
     data = make({"a.png": picture(0)}, [[P]], ("dog",))
     odd = data.photos[0].rename(os.fsdecode(os.fsencode(tmp_path / "dog") + b"\xe9.png"))
-    data = MultiLabelDataset((odd,), data.labels, ("dog",))
+    data = MultiLabelDataset((odd,), data.states, ("dog",))
     page = check_page(check_dataset(data), data)
     assert "dog?.png" in page
     assert page.encode()

@@ -17,66 +17,66 @@ ROWS = [[P, N, U], [P, U, P], [P, N, P], [P, U, U], [P, N, N]]
 def make(rows: list[list[int]] = ROWS, names: tuple[str, ...] = NAMES) -> MultiLabelDataset:
     return MultiLabelDataset(
         photos=tuple(Path(f"photos/{i}.png") for i in range(len(rows))),
-        labels=np.array(rows, dtype=np.int8),
-        category_names=names,
+        states=np.array(rows, dtype=np.int8),
+        labels=names,
         source="t.csv",
         interpretation="As written.",
     )
 
 
 def test_labels_photos_and_names_must_fit_together() -> None:
-    with pytest.raises(DataError, match=r"t\.csv: labels have the shape \(5, 3\), .*2 categories"):
+    with pytest.raises(DataError, match=r"t\.csv: states have the shape \(5, 3\), .*2 labels"):
         make(names=("dog", "cat"))
-    with pytest.raises(DataError, match=r"t\.csv: category names must all be different"):
+    with pytest.raises(DataError, match=r"t\.csv: labels must all be different"):
         make(names=("dog", "cat", "dog"))
 
 
 def test_hidden_labels_keep_what_was_known() -> None:
     dataset = make()
     hidden = dataset.hide_labels(0.4, seed=3)
-    np.testing.assert_array_equal(hidden.labels, states.hide_labels(dataset.labels, 0.4, 3))
-    assert hidden.hidden_labels is dataset.labels
+    np.testing.assert_array_equal(hidden.states, states.hide_labels(dataset.states, 0.4, 3))
+    assert hidden.hidden_states is dataset.states
     assert (
         hidden.interpretation == "As written. 40 % of the labels kept for an experiment (seed 3)."
     )
-    assert dataset.labels.tolist() == ROWS
-    assert dataset.hidden_labels is None
+    assert dataset.states.tolist() == ROWS
+    assert dataset.hidden_states is None
 
 
 def test_a_single_positive_keeps_the_other_labels_aside() -> None:
     dataset = make()
     single = dataset.keep_single_positive(seed=3)
-    np.testing.assert_array_equal(single.labels, states.keep_single_positive(dataset.labels, 3))
-    assert single.hidden_labels is dataset.labels
+    np.testing.assert_array_equal(single.states, states.keep_single_positive(dataset.states, 3))
+    assert single.hidden_states is dataset.states
     assert single.interpretation.endswith("One positive kept per photo for an experiment (seed 3).")
 
 
 def test_hiding_twice_remembers_the_first_labels() -> None:
     dataset = make()
     twice = dataset.hide_labels(0.5).keep_single_positive()
-    assert twice.hidden_labels is dataset.labels
+    assert twice.hidden_states is dataset.states
 
 
 def test_a_subset_follows_its_positions() -> None:
     chosen = make().hide_labels(0.4).subset(np.array([4, 1]))
     assert chosen.photos == (Path("photos/4.png"), Path("photos/1.png"))
-    np.testing.assert_array_equal(chosen.labels, make().hide_labels(0.4).labels[[4, 1]])
-    assert chosen.hidden_labels is not None
-    assert chosen.hidden_labels.tolist() == [ROWS[4], ROWS[1]]
+    np.testing.assert_array_equal(chosen.states, make().hide_labels(0.4).states[[4, 1]])
+    assert chosen.hidden_states is not None
+    assert chosen.hidden_states.tolist() == [ROWS[4], ROWS[1]]
     assert len(chosen) == 2
 
 
 def test_categories_are_chosen_and_ordered() -> None:
-    chosen = make().hide_labels(0.4).with_categories(["<b>", "dog"])
-    assert chosen.category_names == ("<b>", "dog")
-    np.testing.assert_array_equal(chosen.labels, make().hide_labels(0.4).labels[:, [2, 0]])
-    assert chosen.hidden_labels is not None
-    assert chosen.hidden_labels.tolist() == [[row[2], row[0]] for row in ROWS]
+    chosen = make().hide_labels(0.4).with_labels(["<b>", "dog"])
+    assert chosen.labels == ("<b>", "dog")
+    np.testing.assert_array_equal(chosen.states, make().hide_labels(0.4).states[:, [2, 0]])
+    assert chosen.hidden_states is not None
+    assert chosen.hidden_states.tolist() == [[row[2], row[0]] for row in ROWS]
 
 
 def test_a_category_that_does_not_exist_is_answered_with_those_that_do() -> None:
-    with pytest.raises(DataError, match=r"no category 'dgo'\. Did you mean 'dog'\? Known: dog, 日"):
-        make().with_categories(["<b>", "dgo"])
+    with pytest.raises(DataError, match=r"no label 'dgo'\. Did you mean 'dog'\? Known: dog, 日"):
+        make().with_labels(["<b>", "dgo"])
 
 
 def test_a_summary_counts_each_state() -> None:
@@ -138,14 +138,14 @@ def test_a_data_set_without_photos_can_still_be_summed_up() -> None:
 
 def test_categories_that_are_not_stated_are_unknown_after_alignment() -> None:
     photos = (Path("a.png"), Path("b.png"))
-    labels = np.array([[POSITIVE, NEGATIVE], [UNKNOWN, POSITIVE]], dtype=np.int8)
-    dataset = MultiLabelDataset(photos, labels, ("dog", "cat"))
+    states = np.array([[POSITIVE, NEGATIVE], [UNKNOWN, POSITIVE]], dtype=np.int8)
+    dataset = MultiLabelDataset(photos, states, ("dog", "cat"))
     aligned = dataset.aligned_to(("bus", "dog"))
-    assert aligned.category_names == ("bus", "dog")
-    assert aligned.labels.tolist() == [[UNKNOWN, POSITIVE], [UNKNOWN, UNKNOWN]]
+    assert aligned.labels == ("bus", "dog")
+    assert aligned.states.tolist() == [[UNKNOWN, POSITIVE], [UNKNOWN, UNKNOWN]]
 
 
 def test_other_integers_are_no_labels() -> None:
-    labels = np.array([[2]], dtype=np.int8)
-    with pytest.raises(DataError, match="labels must be 1 \\(positive\\)"):
-        MultiLabelDataset((Path("a.png"),), labels, ("dog",))
+    states = np.array([[2]], dtype=np.int8)
+    with pytest.raises(DataError, match="states must be 1 \\(positive\\)"):
+        MultiLabelDataset((Path("a.png"),), states, ("dog",))

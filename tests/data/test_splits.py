@@ -11,10 +11,10 @@ from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
 PHOTOS, CATEGORIES = 211, 5
 
 
-def make(labels: np.ndarray) -> MultiLabelDataset:
-    photos = tuple(Path(f"{i:04}.png") for i in range(len(labels)))
-    names = tuple(f"c{i}" for i in range(labels.shape[1]))
-    return MultiLabelDataset(photos, labels.astype(np.int8), names, source="t.csv")
+def make(states: np.ndarray) -> MultiLabelDataset:
+    photos = tuple(Path(f"{i:04}.png") for i in range(len(states)))
+    names = tuple(f"c{i}" for i in range(states.shape[1]))
+    return MultiLabelDataset(photos, states.astype(np.int8), names, source="t.csv")
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def test_every_photo_is_on_one_side_with_its_labels_and_in_order(
     for side in (train, held_out):
         assert list(side.photos) == sorted(side.photos)
         positions = [int(photo.stem) for photo in side.photos]
-        np.testing.assert_array_equal(side.labels, dataset.labels[positions])
+        np.testing.assert_array_equal(side.states, dataset.states[positions])
 
 
 def test_a_split_depends_on_the_seed_alone(dataset: MultiLabelDataset) -> None:
@@ -54,24 +54,24 @@ def test_photos_and_known_labels_are_shared_out_by_the_fraction(
     _, held_out = split_dataset(dataset, fraction, seed=0)
     assert len(held_out) == pytest.approx(fraction * PHOTOS, abs=2)
     for state in (POSITIVE, NEGATIVE):
-        expected = fraction * (dataset.labels == state).sum(axis=0)
-        np.testing.assert_allclose((held_out.labels == state).sum(axis=0), expected, atol=2)
+        expected = fraction * (dataset.states == state).sum(axis=0)
+        np.testing.assert_allclose((held_out.states == state).sum(axis=0), expected, atol=2)
 
 
 def test_the_only_positives_of_a_category_stay_in_training() -> None:
-    labels = np.full((23, 7), NEGATIVE)
-    labels[np.arange(7) * 3, np.arange(7)] = POSITIVE
+    states = np.full((23, 7), NEGATIVE)
+    states[np.arange(7) * 3, np.arange(7)] = POSITIVE
     for seed in range(11):
-        train, held_out = split_dataset(make(labels), 0.4, seed=seed)
-        assert (train.labels == POSITIVE).sum(axis=0).tolist() == [1] * 7
-        assert not (held_out.labels == POSITIVE).any()
+        train, held_out = split_dataset(make(states), 0.4, seed=seed)
+        assert (train.states == POSITIVE).sum(axis=0).tolist() == [1] * 7
+        assert not (held_out.states == POSITIVE).any()
         assert len(held_out) > 0
 
 
 def test_hidden_labels_are_split_with_the_photos(dataset: MultiLabelDataset) -> None:
     _, held_out = split_dataset(dataset.hide_labels(0.5), 0.2, seed=0)
     positions = [int(photo.stem) for photo in held_out.photos]
-    np.testing.assert_array_equal(held_out.hidden_labels, dataset.labels[positions])
+    np.testing.assert_array_equal(held_out.hidden_states, dataset.states[positions])
 
 
 def test_photos_without_any_known_label_can_be_split() -> None:

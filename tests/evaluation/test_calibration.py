@@ -31,14 +31,14 @@ def test_a_threshold_without_positives_is_a_half() -> None:
 
 
 def test_few_positives_draw_the_threshold_to_the_global_one() -> None:
-    # The second category scores lower on the whole; it has three known positives, the first 300.
+    # The second label scores lower on the whole; it has three known positives, the first 300.
     scores = np.concatenate([np.tile([0.9, 0.5], 300), [0.3] * 3 + [0.1] * 3])
     column = np.zeros((len(scores), 2), dtype=np.float32)
     column[:, 0] = column[:, 1] = scores
-    labels = np.full((len(scores), 2), UNKNOWN, dtype=np.int8)
-    labels[:600, 0] = np.tile([POSITIVE, NEGATIVE], 300)
-    labels[600:, 1] = [POSITIVE] * 3 + [NEGATIVE] * 3
-    made = calibrate(column, labels)
+    states = np.full((len(scores), 2), UNKNOWN, dtype=np.int8)
+    states[:600, 0] = np.tile([POSITIVE, NEGATIVE], 300)
+    states[600:, 1] = [POSITIVE] * 3 + [NEGATIVE] * 3
+    made = calibrate(column, states)
     assert made.known_positives == (300, 3)
     own = 0.2
     expected = (3 * own + SHRINKAGE * made.global_threshold) / (3 + SHRINKAGE)
@@ -49,10 +49,10 @@ def test_few_positives_draw_the_threshold_to_the_global_one() -> None:
 def test_unknown_labels_do_not_move_a_threshold() -> None:
     generator = np.random.default_rng(0)
     scores = generator.random((29, 2)).astype(np.float32)
-    labels = generator.choice([POSITIVE, NEGATIVE], (29, 2)).astype(np.int8)
+    states = generator.choice([POSITIVE, NEGATIVE], (29, 2)).astype(np.int8)
     more = np.vstack([scores, generator.random((13, 2)).astype(np.float32)])
-    unknown = np.vstack([labels, np.full((13, 2), UNKNOWN, dtype=np.int8)])
-    assert calibrate(scores, labels) == calibrate(more, unknown)
+    unknown = np.vstack([states, np.full((13, 2), UNKNOWN, dtype=np.int8)])
+    assert calibrate(scores, states) == calibrate(more, unknown)
 
 
 def test_categories_that_are_not_calibrated_anew_keep_what_they_had() -> None:
@@ -172,8 +172,8 @@ def test_an_interval_is_wilsons() -> None:
 
 def test_evidence_says_what_the_thresholds_reach() -> None:
     scores = np.array([[0.9], [0.8], [0.7], [0.1]], dtype=np.float32)
-    labels = np.array([[POSITIVE], [POSITIVE], [NEGATIVE], [UNKNOWN]], dtype=np.int8)
-    made = calibrate(scores, labels, ("cat",))
+    states = np.array([[POSITIVE], [POSITIVE], [NEGATIVE], [UNKNOWN]], dtype=np.int8)
+    made = calibrate(scores, states, ("cat",))
     assert made.thresholds == pytest.approx((0.75,))
     assert made.evidence["cat"]["precision"][0] == 1
     assert made.evidence["cat"]["recall"][0] == 1
@@ -192,10 +192,10 @@ def test_a_goal_out_of_range_is_refused(values: dict, message: str) -> None:
 def test_shrinkage_does_not_lower_a_wanted_recall() -> None:
     generator = np.random.default_rng(0)
     scores = generator.random((400, 2)).astype(np.float32)
-    labels = np.where(generator.random((400, 2)) < scores, POSITIVE, NEGATIVE).astype(np.int8)
-    scores[:, 1] *= 0.2  # a category with low scores, and few known positives
-    labels[60:, 1] = UNKNOWN
-    made = calibrate(scores, labels, goal=Goal(kind="recall", target=0.95))
+    states = np.where(generator.random((400, 2)) < scores, POSITIVE, NEGATIVE).astype(np.int8)
+    scores[:, 1] *= 0.2  # a label with low scores, and few known positives
+    states[60:, 1] = UNKNOWN
+    made = calibrate(scores, states, goal=Goal(kind="recall", target=0.95))
     for c in range(2):
-        positive = labels[:, c] == POSITIVE
+        positive = states[:, c] == POSITIVE
         assert (scores[positive, c] >= made.thresholds[c]).mean() >= 0.95

@@ -38,7 +38,7 @@ def write(path: Path, text: str) -> None:
 
 
 def states(data: MultiLabelDataset) -> dict[str, list[int]]:
-    return dict(zip((p.name for p in data.photos), data.labels.tolist(), strict=True))
+    return dict(zip((p.name for p in data.photos), data.states.tolist(), strict=True))
 
 
 def coco(root: Path) -> None:
@@ -136,7 +136,7 @@ def test_an_official_layout_is_read_cell_by_cell(
     make, names, train_states, test_states = EXPECTED[name]
     make(tmp_path)
     train, test = official.read_benchmark(name, tmp_path)
-    assert train.category_names == test.category_names == names
+    assert train.labels == test.labels == names
     assert states(train) == train_states
     assert states(test) == test_states
 
@@ -161,7 +161,7 @@ def test_what_is_missing_is_named(
     (tmp_path / lost).unlink()
     if message is None:  # a concept that the test part does not have is unknown there
         _, test = official.read_benchmark(name, tmp_path)
-        assert test.labels.tolist() == [[U, P]]
+        assert test.states.tolist() == [[U, P]]
         return
     with pytest.raises(DataError, match=message):
         official.read_benchmark(name, tmp_path)
@@ -179,7 +179,7 @@ def test_a_list_of_single_positives(official: ModuleType, tmp_path: Path) -> Non
     listed.write_text("train2014/COCO_train2014_000000000009.jpg 1\n")
     single = official.read_single_positives(listed, train)
     assert states(single) == {"COCO_train2014_000000000009.jpg": [U, P]}
-    assert single.hidden_labels.tolist() == [[N, P]]
+    assert single.hidden_states.tolist() == [[N, P]]
     listed.write_text("train2014/COCO_train2014_000000000009.jpg 7\n")
     with pytest.raises(DataError, match="line 1: expected a path and a category"):
         official.read_single_positives(listed, train)

@@ -65,14 +65,14 @@ def test_own_labels_are_learned_and_measured(make_dataset: Maker, tmp_path: Path
     photos = dataset.photos[0].parent
     with (tmp_path / "labels.csv").open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["image", *dataset.category_names])
-        for photo, labels in zip(dataset.photos, dataset.labels, strict=True):
+        writer.writerow(["image", *dataset.labels])
+        for photo, labels in zip(dataset.photos, dataset.states, strict=True):
             writer.writerow([photo.name, *("" if x == UNKNOWN else int(x) for x in labels)])
     shown = run("finetune_own_photos.py", "labels.csv", photos, "runs/mine", where=tmp_path)
     assert shown.endswith('Later: trmml.load_model("runs/mine")\n')
     measured = run("evaluate_model.py", "labels.csv", photos, "runs/mine", where=tmp_path)
     assert "over 3 labels, 24 photos" in measured
-    assert measured.splitlines()[-1] in {f"Hardest: {name}" for name in dataset.category_names}
+    assert measured.splitlines()[-1] in {f"Hardest: {name}" for name in dataset.labels}
 
 
 def test_a_label_is_explained(portrait: Path, tmp_path: Path) -> None:

@@ -28,8 +28,8 @@ def data(make_dataset: Maker) -> Path:
     with (folder / "labels.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["image", "split", "labels"])
-        for i, (photo, row) in enumerate(zip(dataset.photos, dataset.labels, strict=True)):
-            names = [n for n, x in zip(dataset.category_names, row, strict=True) if x == POSITIVE]
+        for i, (photo, row) in enumerate(zip(dataset.photos, dataset.states, strict=True)):
+            names = [n for n, x in zip(dataset.labels, row, strict=True) if x == POSITIVE]
             split = "train" if i < 40 else "val" if i < 56 else "test"
             writer.writerow([photo.name, split, "|".join(names)])
     return folder
@@ -106,13 +106,13 @@ def test_few_photos_are_drawn_anew_until_every_category_is_seen(
     for seed in range(5):
         few = bench.partial("4 photos, 100 %", seed)
         assert len(set(few.photos)) == len(few) == 4
-        assert (few.labels == POSITIVE).any(axis=0).all()
-        assert (few.labels != UNKNOWN).all()
+        assert (few.states == POSITIVE).any(axis=0).all()
+        assert (few.states != UNKNOWN).all()
     other = bench.partial("4 photos, 100 %", 0)
     assert other.photos == bench.partial("4 photos, 100 %", 0).photos
-    half = bench.partial("30 photos, 50 %", 0).labels != UNKNOWN
+    half = bench.partial("30 photos, 50 %", 0).states != UNKNOWN
     assert half.mean() == pytest.approx(0.5, abs=0.2)
-    with pytest.raises(SystemExit, match="1000 draws left a category without a known positive"):
+    with pytest.raises(SystemExit, match="1000 draws left a label without a known positive"):
         bench.partial("4 photos, 1 %", 0)
 
 
@@ -138,10 +138,10 @@ def test_the_probe_learns_from_the_photos_that_were_drawn(data: Path, backbone_s
         LogisticRegression(C=found["C"], max_iter=10_000, tol=1e-8)
         .fit(scaler.transform(features), column)
         .predict_proba(scaler.transform(bench._pooled("test")))[:, 1]
-        for column in few.labels.T
+        for column in few.states.T
     ]
     scores = np.stack(columns, axis=1).astype(np.float32)
-    assert found["mAP"] == pytest.approx(mean_average_precision(scores, bench.test.labels))
+    assert found["mAP"] == pytest.approx(mean_average_precision(scores, bench.test.states))
 
 
 def test_the_summary_says_the_lead_and_what_is_kept() -> None:
@@ -217,7 +217,7 @@ def test_tools_for_tables_are_measured_against_the_hidden_labels(
     quick = {"training.epochs": 1, "model.num_heads": 2, "model.num_context_tokens": 2}
     tables = module.Tables(bench, quick)
     done = tables.complete(0)
-    assert done["blank"] == (bench.train.hide_labels(0.8, 0).labels == UNKNOWN).sum()
+    assert done["blank"] == (bench.train.hide_labels(0.8, 0).states == UNKNOWN).sum()
     for state in ("positive", "negative"):
         each = [label[state]["filled"] for label in done["labels"].values()]
         assert sum(each) == done["all"][state]["filled"]

@@ -27,6 +27,7 @@ from trmml.errors import (
     ModelNotFoundError,
     OfflineError,
 )
+from trmml.zoo import catalog
 from trmml.zoo.catalog import model_info
 
 Maker = Callable[..., MultiLabelDataset]
@@ -345,7 +346,7 @@ HOSTILE: list[tuple[str, Callable[[dict], Any], str]] = [
     ("a billion labels", lambda c: c.update(dim=10**9), "dim must be in 1"),
     ("negative", lambda c: c["photo"].update(image_size=-1), "image_size must be in 16"),
     ("unknown key", lambda c: c.update(run="me"), "run"),
-    ("wrong type", lambda c: c.update(category_names=3), "category_names"),
+    ("wrong type", lambda c: c.update(labels=3), "labels"),
     ("path", lambda c: c["backbone"].update(file="../../etc/x"), "backbone.file must be the name"),
     (
         "path in a repository",
@@ -399,7 +400,7 @@ def test_a_file_too_large_is_not_fetched(
     world: HubServer, trained: tuple[Path, list[Path]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world.add(NAME, contents(trained[0]))
-    monkeypatch.setitem(trmml.catalog.REQUIRED_FILES, WEIGHTS, 1000)
+    monkeypatch.setitem(catalog.REQUIRED_FILES, WEIGHTS, 1000)
     with pytest.raises(ArtifactError, match=r"acme/shop/model\.safetensors has"):
         trmml.load_model(NAME)
     assert not any(request.startswith("GET /cdn") for request in world.requests)

@@ -108,7 +108,7 @@ def test_evidence_is_what_is_matched_patch_by_patch(backbone: FrozenCLIP, matchi
 
 @pytest.mark.parametrize("specific", [True, False])
 def test_gradients_reach_every_learned_parameter(backbone: FrozenCLIP, specific: bool) -> None:
-    model = matcher_of(backbone, category_specific_context=specific)
+    model = matcher_of(backbone, label_specific_context=specific)
     features = random_features(backbone.dim)
     model.match(features, model.encode_text()).logits.square().sum().backward()
     # They shift the similarity of all patches alike, which the softmax ignores.
@@ -141,7 +141,7 @@ def test_queries_start_as_hand_written_text(backbone: FrozenCLIP) -> None:
     config = make_config(backbone, CATEGORIES, MatchingConfig(num_heads=2))
     model = TextRegionMatcher(config, backbone)
     model.start_from_text()
-    assert torch.equal(model.regions.category_queries, model.hand_written_text())
+    assert torch.equal(model.regions.queries, model.hand_written_text())
     assert config.prompt_names == ("cat", "fire hydrant", "stop sign")
 
 
@@ -161,7 +161,7 @@ def test_the_learned_state_holds_nothing_of_the_backbone(backbone: FrozenCLIP) -
     model = matcher_of(backbone)
     state = model.learned_state()
     assert not [name for name in state if "backbone" in name or "tower" in name]
-    assert {"prompts.context", "regions.category_queries", "prototypes.visual"} <= set(state)
+    assert {"prompts.context", "regions.queries", "prototypes.visual"} <= set(state)
 
 
 def test_the_scale_is_never_above_one_hundred(backbone: FrozenCLIP) -> None:

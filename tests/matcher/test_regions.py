@@ -9,8 +9,8 @@ BATCH, CATEGORIES, PATCHES, HEADS = 2, 3, 5, 7
 DIM = 11 * HEADS
 
 
-def trained_like(num_categories: int = CATEGORIES, **settings: object) -> RegionModule:
-    module = RegionModule(torch.randn(num_categories, DIM), num_heads=HEADS, **settings)
+def trained_like(num_labels: int = CATEGORIES, **settings: object) -> RegionModule:
+    module = RegionModule(torch.randn(num_labels, DIM), num_heads=HEADS, **settings)
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -24,10 +24,10 @@ def test_region_attention_sums_to_one_and_regions_have_unit_length() -> None:
     assert (attention >= 0).all()
 
 
-@pytest.mark.parametrize("num_categories", [CATEGORIES, DIM // HEADS + 1])
-def test_it_is_the_attention_of_torch_with_the_same_weights(num_categories: int) -> None:
-    """With few categories and with many, which take the products in another order."""
-    module = trained_like(num_categories, mlp=False)
+@pytest.mark.parametrize("num_labels", [CATEGORIES, DIM // HEADS + 1])
+def test_it_is_the_attention_of_torch_with_the_same_weights(num_labels: int) -> None:
+    """With few labels and with many, which take the products in another order."""
+    module = trained_like(num_labels, mlp=False)
     patches = torch.randn(BATCH, PATCHES, DIM)
     reference = torch.nn.MultiheadAttention(DIM, HEADS, batch_first=True)
     maps = (module.query_map, module.key_map, module.value_map)
@@ -35,13 +35,13 @@ def test_it_is_the_attention_of_torch_with_the_same_weights(num_categories: int)
         reference.in_proj_weight.copy_(torch.cat([linear.weight for linear in maps]))
         reference.in_proj_bias.copy_(torch.cat([linear.bias for linear in maps]))
         reference.out_proj.load_state_dict(module.output_map.state_dict())
-    queries = module.query_norm(module.category_queries).expand(BATCH, -1, -1)
+    queries = module.query_norm(module.queries).expand(BATCH, -1, -1)
     read, weights = reference(queries, module.patch_norm(patches), patches)
     regions, attention = module(patches)
     torch.testing.assert_close(regions, F.normalize(read, dim=-1))
     torch.testing.assert_close(attention, weights)
 
-    learned = (module.category_queries, module.query_map.weight, module.patch_norm.weight)
+    learned = (module.queries, module.query_map.weight, module.patch_norm.weight)
     goal = torch.rand_like(attention)
     ours = torch.autograd.grad((attention * goal).sum(), [*learned, module.key_map.weight])
     theirs = torch.autograd.grad(
@@ -90,7 +90,7 @@ def test_permuting_categories_permutes_regions() -> None:
     module, patches = trained_like(), torch.randn(BATCH, PATCHES, DIM)
     regions, _ = module(patches)
     with torch.no_grad():
-        module.category_queries.copy_(module.category_queries.flip(0))
+        module.queries.copy_(module.queries.flip(0))
     torch.testing.assert_close(module(patches)[0], regions.flip(1))
 
 

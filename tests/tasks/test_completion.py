@@ -28,20 +28,20 @@ def learned(
     """A model that tells colours apart, from photos made like those of `make_dataset`."""
     from PIL import Image
 
-    generator, photos, labels = np.random.default_rng(9), [], []
+    generator, photos, states = np.random.default_rng(9), [], []
     place = tmp_path_factory.mktemp("learn")
     for i in range(96):
         pixels = np.full((48, 48, 3), 128, dtype=np.uint8)
-        states = generator.random(3) < 0.5
+        present = generator.random(3) < 0.5
         for c, colour in enumerate(((220, 30, 30), (30, 200, 30), (40, 40, 230))):
-            if states[c]:
+            if present[c]:
                 row, column = generator.integers(0, 30, 2)
                 pixels[row : row + 18, column : column + 18] = colour
         photos.append(place / f"{i}.png")
         Image.fromarray(pixels).save(photos[-1])
-        labels.append(states)
+        states.append(present)
     data = MultiLabelDataset(
-        tuple(photos), np.array(labels, dtype=np.int8), ("red", "green", "blue")
+        tuple(photos), np.array(states, dtype=np.int8), ("red", "green", "blue")
     )
     config = {
         "training.epochs": 30, "training.batch_size": 16, "training.learning_rate": 3e-3,
@@ -55,14 +55,14 @@ def test_known_cells_stay_and_only_blanks_are_decided(
 ) -> None:
     before = make_dataset(60).hide_labels(0.5)
     found = complete(learned, before, precision=0.8)
-    known = before.labels != UNKNOWN
-    np.testing.assert_array_equal(found.dataset.labels[known], before.labels[known])
+    known = before.states != UNKNOWN
+    np.testing.assert_array_equal(found.dataset.states[known], before.states[known])
     assert not (found.decided & known).any()
     np.testing.assert_array_equal(
-        found.decided, (before.labels == UNKNOWN) & (found.dataset.labels != UNKNOWN)
+        found.decided, (before.states == UNKNOWN) & (found.dataset.states != UNKNOWN)
     )
     again = complete(learned, before, precision=0.8)
-    np.testing.assert_array_equal(again.dataset.labels, found.dataset.labels)
+    np.testing.assert_array_equal(again.dataset.states, found.dataset.states)
 
 
 def test_what_is_filled_is_right_more_often_than_chance(
@@ -70,8 +70,8 @@ def test_what_is_filled_is_right_more_often_than_chance(
 ) -> None:
     before = make_dataset(200).hide_labels(0.5)
     found = complete(learned, before, precision=0.8)
-    truth = before.hidden_labels
-    right = (found.dataset.labels == truth)[found.decided].mean()
+    truth = before.hidden_states
+    right = (found.dataset.states == truth)[found.decided].mean()
     share = (truth == POSITIVE).mean()
     assert found.decided.sum() > 10
     assert right > max(share, 1 - share) + 0.1
@@ -85,10 +85,10 @@ def test_a_flipped_label_is_among_the_first_mistakes(
     sure = clean.estimates.probability.max(axis=1)
     row = int(sure.argmax())
     column = int(clean.estimates.probability[row].argmax())
-    data.labels[row, column] = NEGATIVE if data.labels[row, column] == POSITIVE else POSITIVE
+    data.states[row, column] = NEGATIVE if data.states[row, column] == POSITIVE else POSITIVE
     found = complete(learned, data)
     first = [(cell.row, cell.column) for cell in found.mistakes[: max(3, len(found.mistakes) // 4)]]
-    stated = data.labels[row, column]
+    stated = data.states[row, column]
     probable = found.estimates.probability[row, column] > 0.5
     assert ((row, column) in first) == (probable == (stated == NEGATIVE))
     ranks = [cell.rank for cell in found.mistakes]
@@ -103,7 +103,7 @@ def test_questions_are_open_blanks_one_per_photo(
     rows = [cell.row for cell in found.questions]
     assert len(rows) == len(set(rows))
     for cell in found.questions:
-        assert found.dataset.labels[cell.row, cell.column] == UNKNOWN
+        assert found.dataset.states[cell.row, cell.column] == UNKNOWN
 
 
 def test_the_fit_is_that_of_a_logistic_regression() -> None:
@@ -117,7 +117,7 @@ def test_the_fit_is_that_of_a_logistic_regression() -> None:
 
 
 def test_decisions_are_as_right_as_expected_where_probabilities_are() -> None:
-    """Also where a category is rare: although 95 % would be right if all were called negative."""
+    """Also where a label is rare: although 95 % would be right if all were called negative."""
     generator = np.random.default_rng(0)
     probability = generator.beta([0.05, 2], [0.95, 2], (20_000, 2))
     truth = generator.random(probability.shape) < probability
@@ -153,23 +153,23 @@ def test_nothing_is_decided_where_nothing_is_clear() -> None:
 def test_a_category_that_is_scored_too_low_is_corrected_as_far_as_its_labels_show() -> None:
     generator = np.random.default_rng(0)
     odds = generator.normal(size=(4000, 2))
-    labels = generator.random(odds.shape) < 1 / (1 + np.exp(-(odds + np.array([2, 0]))))
-    labels = labels.astype(np.int8)
-    many, narrow = _offsets(odds, labels)
+    states = generator.random(odds.shape) < 1 / (1 + np.exp(-(odds + np.array([2, 0]))))
+    states = states.astype(np.int8)
+    many, narrow = _offsets(odds, states)
     assert many == pytest.approx([2, 0], abs=0.15)
-    labels[5:] = UNKNOWN
-    few, wide = _offsets(odds, labels)
+    states[5:] = UNKNOWN
+    few, wide = _offsets(odds, states)
     assert 0 < few[0] < many[0]
     assert (wide > 5 * narrow).all()
-    labels[:] = UNKNOWN
-    none, prior = _offsets(odds, labels)
+    states[:] = UNKNOWN
+    none, prior = _offsets(odds, states)
     assert none == pytest.approx([0, 0])
     assert prior == pytest.approx([1, 1])
 
 
 def test_a_category_that_is_scored_all_wrong_is_corrected_too() -> None:
-    odds, labels = np.full((300, 1), 12.0), np.full((300, 1), NEGATIVE, dtype=np.int8)
-    (offset,), _ = _offsets(odds, labels)
+    odds, states = np.full((300, 1), 12.0), np.full((300, 1), NEGATIVE, dtype=np.int8)
+    (offset,), _ = _offsets(odds, states)
     # Where the slope of the posterior is zero: as many false positives as the prior pulls back.
     assert 300 / (1 + np.exp(-(12 + offset))) == pytest.approx(-offset, rel=1e-6)
 
@@ -182,11 +182,11 @@ def test_files_and_page_for_the_owner(
     text = estimates_csv(found, before, before.photos[0].parent)
     rows = list(csv.DictReader(io.StringIO(text)))
     assert {row["image"] for row in rows} <= {photo.name for photo in before.photos}
-    assert len(rows) == (before.labels == UNKNOWN).sum()
+    assert len(rows) == (before.states == UNKNOWN).sum()
     assert sum(row["decision"] != "" for row in rows) == found.decided.sum()
     page = review_page(found, before, learned, "<b>shop</b>")
     assert "&lt;b&gt;shop&lt;/b&gt;" in page
-    assert f"{found.decided.sum()} of {(before.labels == UNKNOWN).sum()} blanks filled" in page
+    assert f"{found.decided.sum()} of {(before.states == UNKNOWN).sum()} blanks filled" in page
     assert "http" not in page
 
     folder = trmml.save_model(learned, tmp_path / "model")
@@ -200,7 +200,7 @@ def test_files_and_page_for_the_owner(
     assert stop.value.code == 0
     assert f"{found.decided.sum()} blanks filled" in capsys.readouterr().out
     again = trmml.read_dataset(tmp_path / "done.csv", images=table.parent)
-    np.testing.assert_array_equal(again.labels, found.dataset.labels)
+    np.testing.assert_array_equal(again.states, found.dataset.states)
     assert (tmp_path / "r.html").read_text().count("<li ") > 0
 
 
@@ -217,6 +217,6 @@ def test_a_label_that_the_model_does_not_know_is_named(
     learned: TextRegionMatcher, make_dataset: Maker
 ) -> None:
     data = make_dataset(12).hide_labels(0.8)
-    renamed = replace(data, category_names=("red", "gren", "blue"))
+    renamed = replace(data, labels=("red", "gren", "blue"))
     with pytest.raises(DataError, match="'gren', which the model does not know"):
         complete(learned, renamed)

@@ -276,7 +276,7 @@ def test_evaluation_measures_the_predictions(model: TextRegionMatcher, make_data
     evaluation = evaluate(model, data, batch_size=3)
     scores = np.stack([p.scores for p in model.predict_many(data.photos)])
     np.testing.assert_allclose(evaluation.scores, scores, atol=1e-6)
-    expected = mean_average_precision(evaluation.scores, data.labels)
+    expected = mean_average_precision(evaluation.scores, data.states)
     assert evaluation.mean_average_precision == expected
     assert evaluation.to_dict()["mAP"] == expected
 
@@ -286,7 +286,7 @@ def test_categories_may_be_fewer_and_in_another_order(
 ) -> None:
     data = make_dataset(7)
     every = evaluate(model, data)
-    some = evaluate(model, data.with_categories(("blue", "red")))
+    some = evaluate(model, data.with_labels(("blue", "red")))
     assert some.average_precision.tolist() == every.average_precision[[2, 0]].tolist()
 
 
@@ -294,7 +294,7 @@ def test_a_category_that_the_model_does_not_know_is_named(
     model: TextRegionMatcher, make_dataset: Maker
 ) -> None:
     data = make_dataset(3)
-    renamed = MultiLabelDataset(data.photos, data.labels, ("red", "gren", "blue"))
+    renamed = MultiLabelDataset(data.photos, data.states, ("red", "gren", "blue"))
     with pytest.raises(
         DataError, match=r"'gren', which the model does not know\. Did you mean 'green'"
     ):
@@ -305,16 +305,16 @@ def test_positives_alone_say_nothing_about_precision(
     model: TextRegionMatcher, make_dataset: Maker
 ) -> None:
     data = make_dataset(5)
-    data.labels[data.labels == NEGATIVE] = UNKNOWN
+    data.states[data.states == NEGATIVE] = UNKNOWN
     found = evaluate(model, data)
-    assert found.to_dict()["at_top_3"]["category_f1"] is None
+    assert found.to_dict()["at_top_3"]["label_f1"] is None
     assert "mAP – over 0 labels" in str(found)
     assert "nan" not in str(found)
 
 
 def test_nothing_to_measure_is_an_error(model: TextRegionMatcher, make_dataset: Maker) -> None:
     data = make_dataset(3)
-    data.labels[:] = UNKNOWN
+    data.states[:] = UNKNOWN
     with pytest.raises(DataError, match="no known label to evaluate against"):
         evaluate(model, data)
 
@@ -337,8 +337,8 @@ def test_a_report_leaves_out_what_cannot_be_scored() -> None:
     evaluation = measure(scores, labels, ("person", "cat"), (0.5, 0.5))
     report = evaluation.to_dict()
     assert report["mAP"] == pytest.approx((1 + 2 / 3) / 2)
-    assert report["categories_left_out"] == 1
-    assert report["per_category"]["cat"] == {
+    assert report["labels_left_out"] == 1
+    assert report["per_label"]["cat"] == {
         "AP": None,
         "AP_interpolated": None,
         "known_positives": 0,
@@ -362,7 +362,7 @@ def test_dumped_scores_are_exact(
     scores = np.array([[float(cell) for cell in row[1:4]] for row in cells])
     np.testing.assert_array_equal(scores.astype(np.float32), evaluation.scores)
     labels = [[UNKNOWN if cell == "" else int(cell) for cell in row[4:]] for row in cells]
-    np.testing.assert_array_equal(labels, data.labels)
+    np.testing.assert_array_equal(labels, data.states)
 
 
 def test_a_score_is_never_one(model: TextRegionMatcher, make_dataset: Maker) -> None:

@@ -68,7 +68,7 @@ def test_eight_photos_can_be_learned_by_heart(backbone_source: str, make_dataset
     }
     model = trmml.finetune(data, backbone=backbone_source, val=data, config=settings)
     scores = np.stack([p.scores for p in model.predict_many(data.photos)])
-    assert mean_average_precision(scores, data.labels) == 1.0
+    assert mean_average_precision(scores, data.states) == 1.0
 
 
 @pytest.mark.parametrize("matching", ["text-region", "text-pixel", "text-image"])
@@ -123,17 +123,17 @@ def test_the_clip_alone_is_measured_on_the_same_photos(
 ) -> None:
     data, out = make_dataset(24), tmp_path / "out"
     trained = trmml.finetune(data, val=data, backbone=backbone_source, config=QUICK, output=out)
-    alone = trmml.load_model("zero-shot", labels=data.category_names, backbone=backbone_source)
+    alone = trmml.load_model("zero-shot", labels=data.labels, backbone=backbone_source)
     alone.image_center.copy_(trained.image_center)
     alone.patch_center.copy_(trained.patch_center)
     scores = np.stack([prediction.scores for prediction in alone.predict_many(data.photos)])
     found = json.loads((out / "finetune.json").read_text())["zero_shot_validation_mAP"]
-    assert found == pytest.approx(mean_average_precision(scores, data.labels), abs=1e-4)
+    assert found == pytest.approx(mean_average_precision(scores, data.states), abs=1e-4)
 
 
 def test_zero_shot_is_not_trained(backbone_source: str, make_dataset: Maker) -> None:
     data = make_dataset(8)
-    model = trmml.load_model("zero-shot", labels=data.category_names, backbone=backbone_source)
+    model = trmml.load_model("zero-shot", labels=data.labels, backbone=backbone_source)
     with pytest.raises(
         ConfigError, match=r"nothing to learn. Name its CLIP \(backbone=, --backbone"
     ):
@@ -219,7 +219,7 @@ def test_the_log_rates_pseudo_labels_where_the_truth_is_hidden(
     data = make_dataset(12)
     for name, dataset in (("hidden", data.hide_labels(0.5)), ("blank", data.hide_labels(0.5))):
         if name == "blank":
-            dataset = replace(dataset, hidden_labels=None)
+            dataset = replace(dataset, hidden_states=None)
         trmml.finetune(
             dataset, backbone=backbone_source, val=data, config=QUICK, output=tmp_path / name
         )
@@ -227,7 +227,7 @@ def test_the_log_rates_pseudo_labels_where_the_truth_is_hidden(
         [json.loads(line)["pseudo_labels"] for line in log_of(tmp_path / name)]
         for name in ("hidden", "blank")
     )
-    unknown = int((data.hide_labels(0.5).labels == UNKNOWN).sum())
+    unknown = int((data.hide_labels(0.5).states == UNKNOWN).sum())
     assert [record["unknown"] for record in hidden] == [unknown] * 3
     assert hidden[0]["positive"] == hidden[0]["negative"] == 0  # they start in the second epoch
     assert hidden[2]["positive"] + hidden[2]["negative"] > 0
@@ -245,8 +245,8 @@ trmml.finetune(table, backbone=backbone, config=json.loads(config), output=out, 
 
 
 def write_table(data: MultiLabelDataset, path: Path) -> Path:
-    rows = [",".join(["image", *data.category_names])]
-    for photo, labels in zip(data.photos, data.labels, strict=True):
+    rows = [",".join(["image", *data.labels])]
+    for photo, labels in zip(data.photos, data.states, strict=True):
         cells = ["" if label == UNKNOWN else str(label) for label in labels]
         rows.append(",".join([str(photo), *cells]))
     path.write_text("\n".join(rows) + "\n")
@@ -375,12 +375,12 @@ def test_labels_that_validation_photos_lack_are_unknown_there(
 ) -> None:
     data = make_dataset(12)
     table = write_table(data, tmp_path / "labels.csv")
-    val = write_table(data.with_categories(("blue", "red")), tmp_path / "val.csv")
+    val = write_table(data.with_labels(("blue", "red")), tmp_path / "val.csv")
     model = trmml.finetune(
         table, val=val, labels=["red", "green"], backbone=backbone_source, config=QUICK
     )
     assert model.labels == ("red", "green")
-    positives = int((data.with_categories(("red",)).labels == POSITIVE).sum())
+    positives = int((data.with_labels(("red",)).states == POSITIVE).sum())
     assert model.calibration.known_positives == (positives, 0)
     with pytest.raises(DataError, match="has no label 'gren'"):
         trmml.finetune(table, labels=["red", "gren"], backbone=backbone_source, config=QUICK)
@@ -431,7 +431,7 @@ def test_training_goes_on_from_a_trained_model(
 ) -> None:
     data = make_dataset(12)
     trmml.finetune(data, backbone=backbone_source, config=QUICK, output=tmp_path / "first")
-    fewer = data.with_categories(("blue", "red"))
+    fewer = data.with_labels(("blue", "red"))
     model = trmml.finetune(fewer, model=tmp_path / "first", config={"training.epochs": 1})
     assert model.labels == ("blue", "red")
     assert model.config.matcher.num_context_tokens == 2
@@ -492,7 +492,7 @@ def test_log_odds_by_hand(make_dataset: Maker) -> None:
             "image_size is 448, but the model to start from sees photos of 196 px",
         ),
         ({"config": {"training.epoch": 1}}, ConfigError, "Did you mean 'training.epochs'"),
-        ({"labels": ["pink"]}, DataError, "no category 'pink'"),
+        ({"labels": ["pink"]}, DataError, "no label 'pink'"),
         (
             {"config": QUICK | {"training.features": "cached", "training.cache_gb": 0.0}},
             ConfigError,
@@ -511,7 +511,7 @@ def test_validation_photos_with_another_label_are_refused(
     backbone_source: str, make_dataset: Maker
 ) -> None:
     data = make_dataset(12)
-    val = replace(data, category_names=("Red", *data.category_names[1:]))
+    val = replace(data, labels=("Red", *data.labels[1:]))
     with pytest.raises(DataError, match=r"'Red', which .* does not know. Did you mean 'red'"):
         trmml.finetune(data, val=val, backbone=backbone_source, config=QUICK)
 
@@ -521,9 +521,9 @@ def test_validation_photos_that_say_little_are_named(
 ) -> None:
     data, plenty = make_dataset(24), make_dataset(24)
     few = plenty.subset(np.arange(24))
-    positives = np.flatnonzero(few.labels[:, 1] == POSITIVE)
-    few.labels[positives[2:], 1] = UNKNOWN
-    assert (plenty.labels == POSITIVE).sum(axis=0).min() >= 5
+    positives = np.flatnonzero(few.states[:, 1] == POSITIVE)
+    few.states[positives[2:], 1] = UNKNOWN
+    assert (plenty.states == POSITIVE).sum(axis=0).min() >= 5
     for val, said in ((plenty, ""), (few, "among the 24 validation photos (green 2)")):
         caplog.clear()
         trmml.finetune(data, val=val, backbone=backbone_source, config=QUICK)
@@ -533,7 +533,7 @@ def test_validation_photos_that_say_little_are_named(
 
 def test_a_label_without_known_positive_is_named(backbone_source: str, make_dataset: Maker) -> None:
     data = make_dataset(12)
-    data.labels[:, 1] = NEGATIVE
+    data.states[:, 1] = NEGATIVE
     with pytest.raises(DataError, match="no known positive photo to train on for green"):
         trmml.finetune(data, backbone=backbone_source, config=QUICK)
 
@@ -595,7 +595,7 @@ def test_frozen_prompts_are_left_out_of_the_optimizer(backbone: FrozenCLIP) -> N
     optimizer = make_optimizer(model, training)
     trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
     names = {name for name, p in model.named_parameters() if id(p) in trained}
-    assert "regions.category_queries" in names
+    assert "regions.queries" in names
     assert not [name for name in names if "prompts" in name or "backbone" in name]
 
 

@@ -15,26 +15,26 @@ def random_labels(seed: int) -> torch.Tensor:
 
 
 def test_without_focus_and_clip_it_is_binary_cross_entropy_of_the_known_labels() -> None:
-    logits, labels = torch.randn(BATCH, CATEGORIES), random_labels(0)
-    known = labels != UNKNOWN
-    loss = asymmetric_loss(logits, labels, gamma_positive=0, gamma_negative=0, clip=0)
-    expected = F.binary_cross_entropy_with_logits(logits[known], labels[known].float())
+    logits, states = torch.randn(BATCH, CATEGORIES), random_labels(0)
+    known = states != UNKNOWN
+    loss = asymmetric_loss(logits, states, gamma_positive=0, gamma_negative=0, clip=0)
+    expected = F.binary_cross_entropy_with_logits(logits[known], states[known].float())
     torch.testing.assert_close(loss, expected)
 
 
 def test_asymmetric_loss_by_its_formula() -> None:
     logits = torch.tensor([[0.3, -1.2, 2.0]])
-    labels = torch.tensor([[POSITIVE, NEGATIVE, UNKNOWN]], dtype=torch.int8)
+    states = torch.tensor([[POSITIVE, NEGATIVE, UNKNOWN]], dtype=torch.int8)
     p, q = torch.sigmoid(torch.tensor(0.3)), torch.sigmoid(torch.tensor(-1.2)) - 0.05
     expected = (-(1 - p) * p.log() - q**2 * (1 - q).log()) / 2
-    torch.testing.assert_close(asymmetric_loss(logits, labels), expected)
+    torch.testing.assert_close(asymmetric_loss(logits, states), expected)
 
 
 def test_unknown_labels_do_not_touch_the_loss() -> None:
     logits = torch.randn(2, CATEGORIES, requires_grad=True)
-    labels = torch.tensor([[POSITIVE, NEGATIVE, UNKNOWN], [UNKNOWN] * 3], dtype=torch.int8)
-    asymmetric_loss(logits, labels).backward()
-    assert torch.equal(logits.grad != 0, labels != UNKNOWN)
+    states = torch.tensor([[POSITIVE, NEGATIVE, UNKNOWN], [UNKNOWN] * 3], dtype=torch.int8)
+    asymmetric_loss(logits, states).backward()
+    assert torch.equal(logits.grad != 0, states != UNKNOWN)
 
 
 def test_a_batch_of_unknown_labels_costs_nothing() -> None:
@@ -46,32 +46,32 @@ def test_a_batch_of_unknown_labels_costs_nothing() -> None:
 
 
 def test_the_scale_does_not_depend_on_how_many_labels_are_known() -> None:
-    logits, labels = torch.randn(BATCH, CATEGORIES), random_labels(1)
-    twice = torch.cat([labels, torch.full_like(labels, UNKNOWN)])
+    logits, states = torch.randn(BATCH, CATEGORIES), random_labels(1)
+    twice = torch.cat([states, torch.full_like(states, UNKNOWN)])
     torch.testing.assert_close(
-        asymmetric_loss(logits, labels), asymmetric_loss(logits.repeat(2, 1), twice)
+        asymmetric_loss(logits, states), asymmetric_loss(logits.repeat(2, 1), twice)
     )
 
 
 def test_weights_average() -> None:
-    logits, labels = torch.randn(BATCH, CATEGORIES), random_labels(2).abs()
+    logits, states = torch.randn(BATCH, CATEGORIES), random_labels(2).abs()
     weights = torch.rand(BATCH, CATEGORIES)
     single = torch.stack(
         [
-            asymmetric_loss(logits[b : b + 1, c : c + 1], labels[b : b + 1, c : c + 1])
+            asymmetric_loss(logits[b : b + 1, c : c + 1], states[b : b + 1, c : c + 1])
             for b in range(BATCH)
             for c in range(CATEGORIES)
         ]
     )
     expected = (single * weights.flatten()).sum() / weights.sum()
-    torch.testing.assert_close(asymmetric_loss(logits, labels, weights=weights), expected)
+    torch.testing.assert_close(asymmetric_loss(logits, states, weights=weights), expected)
 
 
 @pytest.mark.parametrize("size", [40.0, 200.0])
 def test_extreme_logits_stay_finite(size: float) -> None:
     logits = torch.tensor([[size, -size, size, -size]], requires_grad=True)
-    labels = torch.tensor([[POSITIVE, POSITIVE, NEGATIVE, NEGATIVE]], dtype=torch.int8)
-    loss = asymmetric_loss(logits, labels)
+    states = torch.tensor([[POSITIVE, POSITIVE, NEGATIVE, NEGATIVE]], dtype=torch.int8)
+    loss = asymmetric_loss(logits, states)
     loss.backward()
     assert torch.isfinite(loss)
     assert torch.isfinite(logits.grad).all()
@@ -119,21 +119,21 @@ def test_a_single_photo_teaches_nothing_and_neither_does_none(weight: float) -> 
 def plain_contrast(
     regions: torch.Tensor, present: torch.Tensor, text: torch.Tensor, visual: torch.Tensor
 ) -> torch.Tensor:
-    """The two terms in plain loops over a list of (vector, category)."""
+    """The two terms in plain loops over a list of (vector, label)."""
     shown = [(regions[b, c], c) for b, c in present.nonzero().tolist()]
     keys = [*shown, *((v, c) for c, v in enumerate(visual)), *((t, c) for c, t in enumerate(text))]
     terms = []
-    for i, (anchor, category) in enumerate(shown):
+    for i, (anchor, label) in enumerate(shown):
         others = [key for j, key in enumerate(keys) if j != i]
         total = sum(torch.exp(anchor @ key / 0.07) for key, _ in others)
-        same = [torch.log(torch.exp(anchor @ k / 0.07) / total) for k, c in others if c == category]
+        same = [torch.log(torch.exp(anchor @ k / 0.07) / total) for k, c in others if c == label]
         terms.append(-sum(same) / len(same))
     from_regions = sum(terms) / len(terms)
     terms, keys = [], keys[: -len(text)]
-    for category in sorted({c for _, c in shown}):
-        anchor = text[category]
+    for label in sorted({c for _, c in shown}):
+        anchor = text[label]
         total = sum(torch.exp(anchor @ key / 0.07) for key, _ in keys)
-        same = [torch.log(torch.exp(anchor @ k / 0.07) / total) for k, c in keys if c == category]
+        same = [torch.log(torch.exp(anchor @ k / 0.07) / total) for k, c in keys if c == label]
         terms.append(-sum(same) / len(same))
     return from_regions + sum(terms) / len(terms)
 

@@ -14,12 +14,12 @@ BATCH, PATCHES = 2, 5
 LABELS = torch.tensor([[POSITIVE, NEGATIVE, UNKNOWN], [UNKNOWN, UNKNOWN, POSITIVE]]).to(torch.int8)
 OFF = {"loss.distillation": 0.0, "loss.contrastive": 0.0, "pseudo_labels.enabled": False}
 HAS_NONE = torch.tensor([False, False, True])
-"""The third category has no known negative in the training set."""
+"""The third label has no known negative in the training set."""
 ALL_HAVE = torch.zeros(3, dtype=torch.bool)
 
 
 def training_labels(without_negatives: torch.Tensor) -> torch.Tensor:
-    """Of six photos: four known positives of every category and, maybe, two known negatives."""
+    """Of six photos: four known positives of every label and, maybe, two known negatives."""
     others = torch.where(without_negatives, UNKNOWN, NEGATIVE).expand(2, 3)
     return torch.cat([torch.full((4, 3), POSITIVE), others]).to(torch.int8)
 
@@ -66,7 +66,7 @@ def test_without_known_negatives_an_unknown_label_is_a_weak_negative(
     for weight in (0.0, 0.1, 1.0):
         _, gradient = step(model, HAS_NONE, loss__weak_negative=weight)
         pulls.append(gradient[0, 2].item())
-        # The unknown labels of the categories with known negatives still have none.
+        # The unknown labels of the labels with known negatives still have none.
         assert not gradient[1, :2].any()
     # Descent lowers a logit whose gradient is positive.
     assert pulls[0] == 0 < pulls[1] < pulls[2]
@@ -86,7 +86,7 @@ def test_an_assumed_negative_moves_the_prototype_of_absence(
     before = model.negative_prototypes.visual.clone()
     Objective(model, config, training_labels(has_none)).update_prototypes(output, text, LABELS)
     moved = (model.negative_prototypes.visual != before).any(dim=-1)
-    # The first category never has a negative label; the second has a known one.
+    # The first label never has a negative label; the second has a known one.
     assert moved.tolist() == [False, True, bool(has_none[2])]
 
 
@@ -129,8 +129,8 @@ def test_the_teacher_says_more_where_few_labels_are_known(
     output = MatcherOutput(logits, torch.randn(4, 3, model.backbone.dim), None)
     scores = -logits[:, None].expand(-1, 2, -1)
     for state, weight in ((UNKNOWN, 1 + extra), (POSITIVE, extra)):
-        labels = torch.full((4, 3), state, dtype=torch.int8)
-        found = objective(output, text, labels, scores).parts["distillation"]
+        states = torch.full((4, 3), state, dtype=torch.int8)
+        found = objective(output, text, states, scores).parts["distillation"]
         assert found == pytest.approx(2 * weight, rel=1e-5)
 
 

@@ -13,7 +13,7 @@ from trmml.training.pseudo_labels import PositiveBudget, presence_probability, p
 BATCH, CATEGORIES, DIM = 2, 5, 7
 UNLIMITED = torch.full((CATEGORIES,), float("inf"))
 ALONE = PseudoLabelConfig(inter_category=False)
-"""What a category's own prototypes say, without a look at the others."""
+"""What a label's own prototypes say, without a look at the others."""
 SCALE, BIAS = torch.tensor(10.0), torch.linspace(-1, 1, CATEGORIES)
 
 
@@ -41,7 +41,7 @@ def plainly(
                 table = getattr(present, kind)
                 cosines = [float(regions[b, c] @ table[j]) for j in range(CATEGORIES)]
                 rank = sum(cosine > cosines[c] for cosine in cosines)
-                allowed[b, c] &= rank < config.top_categories or not config.inter_category
+                allowed[b, c] &= rank < config.top_labels or not config.inter_category
                 shares.append((cosines[c] - max(cosines)) / 0.01)
                 against = 0.0 if absent is None else float(regions[b, c] @ getattr(absent, kind)[c])
                 margins.append(cosines[c] - against)
@@ -61,7 +61,7 @@ def plainly(
         {"text": False},
         {"inter_category": False},
         {"intra_category": False},
-        {"top_categories": 1},
+        {"top_labels": 1},
     ],
 )
 @pytest.mark.parametrize("with_absence", [True, False])
@@ -87,25 +87,25 @@ def test_the_estimate_equals_its_definition(
 def test_pseudo_labels_equal_a_plain_loop_and_never_overwrite() -> None:
     generator = torch.Generator().manual_seed(0)
     shape = (31, CATEGORIES)
-    labels = torch.randint(-1, 2, shape, generator=generator, dtype=torch.int8)
+    states = torch.randint(-1, 2, shape, generator=generator, dtype=torch.int8)
     probability = torch.rand(shape, generator=generator)
     config = replace(ALONE, positive_threshold=0.7, negative_threshold=0.2)
-    expected = labels.clone()
+    expected = states.clone()
     for b in range(shape[0]):
         for c in range(CATEGORIES):
-            if labels[b, c] == UNKNOWN and probability[b, c] >= 0.7:
+            if states[b, c] == UNKNOWN and probability[b, c] >= 0.7:
                 expected[b, c] = POSITIVE
-            elif labels[b, c] == UNKNOWN and probability[b, c] <= 0.2:
+            elif states[b, c] == UNKNOWN and probability[b, c] <= 0.2:
                 expected[b, c] = NEGATIVE
     found = pseudo_labels(
-        labels, probability, unit(31, CATEGORIES, DIM), random_prototypes(),
+        states, probability, unit(31, CATEGORIES, DIM), random_prototypes(),
         PositiveBudget(UNLIMITED), config
     )  # fmt: skip
     assert torch.equal(found, expected)
 
 
 def test_no_more_cosines_are_held_at_a_time_than_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ten photos and 1,000 categories have ten million cosines of regions with prototypes."""
+    """Ten photos and 1,000 labels have ten million cosines of regions with prototypes."""
     photos, many, allowed = 10, 1_000, 2**20
     monkeypatch.setattr("trmml.training.pseudo_labels.MOST_SIMILARITIES", allowed)
     config = replace(PseudoLabelConfig(), positive_threshold=0.3)
@@ -133,24 +133,24 @@ def test_no_more_positives_are_estimated_than_the_budget_allows() -> None:
     total, wanted_of = torch.zeros(CATEGORIES), torch.zeros(CATEGORIES)
     for threshold in (0.95, 0.3, 0.6):
         config = replace(config, positive_threshold=threshold)
-        labels = torch.randint(-1, 2, (31, CATEGORIES), generator=generator, dtype=torch.int8)
+        states = torch.randint(-1, 2, (31, CATEGORIES), generator=generator, dtype=torch.int8)
         probability = torch.rand(31, CATEGORIES, generator=generator)
         regions = unit(31, CATEGORIES, DIM)
-        found = pseudo_labels(labels, probability, regions, random_prototypes(), budget, config)
+        found = pseudo_labels(states, probability, regions, random_prototypes(), budget, config)
         for c in range(CATEGORIES):
-            left[c] += float(per_unknown[c]) * int((labels[:, c] == UNKNOWN).sum())
+            left[c] += float(per_unknown[c]) * int((states[:, c] == UNKNOWN).sum())
             wanted = [
                 b
                 for b in sorted(range(31), key=lambda b: -probability[b, c])
-                if labels[b, c] == UNKNOWN and probability[b, c] >= threshold
+                if states[b, c] == UNKNOWN and probability[b, c] >= threshold
             ]
             spent = wanted[: int(left[c] + 1e-4)]
             left[c] -= len(spent)
-            estimated = (labels[:, c] == UNKNOWN) & (found[:, c] == POSITIVE)
+            estimated = (states[:, c] == UNKNOWN) & (found[:, c] == POSITIVE)
             assert estimated.nonzero().flatten().tolist() == sorted(spent)
             total[c] += len(spent)
             wanted_of[c] += len(wanted)
-    # Neither end is the rule: one category has none, one has all, one has some of those it wants.
+    # Neither end is the rule: one label has none, one has all, one has some of those it wants.
     assert total[0] == 0 < total[2] < wanted_of[2]
     assert total[4] == wanted_of[4]
 

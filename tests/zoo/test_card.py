@@ -17,13 +17,13 @@ def made(**changes: Any) -> CardFacts:
         "images": 7,
         "mAP": 0.123456,
         "mAP_without_person": None,
-        "at_thresholds": {"category_f1": 0.5, "overall_f1": 0.25},
-        "per_category": {"dog": {"AP": 0.75, "known_positives": 3}},
+        "at_thresholds": {"label_f1": 0.5, "overall_f1": 0.25},
+        "per_label": {"dog": {"AP": 0.75, "known_positives": 3}},
     }
     parts: dict[str, Any] = {
         "config": {
             "trmml_version": "0.1.0",
-            "category_names": LABELS,
+            "labels": LABELS,
             "matcher": {"matching": "text-region"},
             "photo": {"image_size": 224},
             "backbone": {"source": "small-clip", "sha256": "0" * 64},

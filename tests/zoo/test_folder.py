@@ -101,7 +101,7 @@ def test_the_files_hold_what_was_learned_and_nothing_of_the_backbone(
     assert all(torch.equal(tensors[name], learned[name]) for name in learned)
     assert read_facts(folder, "finetune") == {"seconds": 0.5}
     assert read_facts(folder, "metrics") == {}
-    assert json.loads((folder / "config.json").read_text())["format_version"] == 1
+    assert json.loads((folder / "config.json").read_text())["format_version"] == 2
 
 
 def test_the_files_are_as_readable_as_other_new_files(
@@ -194,16 +194,17 @@ def test_huge_weights_are_not_even_opened(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format_version": 2}, r"has format version 2, this trmml reads 1; upgrade"),
-        ({"format_version": None}, "format version None; expected 1"),
+        ({"format_version": 3}, r"has format version 3, this trmml reads 2; upgrade"),
+        ({"format_version": None}, "format version None; expected 2"),
         ({"format_version": True}, "format version True"),
         ({"format_version": 0}, "format version 0"),
+        ({"format_version": 1}, "format version 1; expected 2"),
         ({"colour": 1}, "Unknown setting colour"),
-        ({"category_names": 10**9}, "category_names must be a list, got 1000000000"),
-        ({"category_names": ["red", 1, "blue"]}, r"category_names\[1\] must be of type str"),
-        ({"category_names": ["red", "red", "blue"]}, "all different"),
-        ({"category_names": []}, "1 to 100000 names"),
-        ({"prompt_names": ["red"]}, "prompt_names must be as many as category_names"),
+        ({"labels": 10**9}, "labels must be a list, got 1000000000"),
+        ({"labels": ["red", 1, "blue"]}, r"labels\[1\] must be of type str"),
+        ({"labels": ["red", "red", "blue"]}, "all different"),
+        ({"labels": []}, "1 to 100000 names"),
+        ({"prompt_names": ["red"]}, "prompt_names must be as many as labels"),
         ({"dim": -16}, r"dim must be in 1 … 16384, got -16"),
         ({"dim": "16"}, "dim must be of type int"),
         ({"dim": 8}, "dim is 8, but the backbone's joint space has 16"),
@@ -222,9 +223,9 @@ def test_a_wrong_configuration_is_refused(folder: Path, changes: dict, message: 
 
 
 def test_sizes_that_no_model_has_are_refused_before_they_are_allocated(folder: Path) -> None:
-    names, path = [f"category {i}" for i in range(100_000)], folder / "config.json"
-    change_json(path, category_names=names, prompt_names=names)
-    matcher = {"num_context_tokens": 64, "category_specific_context": True}
+    names, path = [f"label {i}" for i in range(100_000)], folder / "config.json"
+    change_json(path, labels=names, prompt_names=names)
+    matcher = {"num_context_tokens": 64, "label_specific_context": True}
     change_json(path, text_width=16384, matcher=matcher)
     with pytest.raises(ArtifactError, match="contexts of more than 4 GiB"):
         load_folder(folder)

@@ -27,8 +27,8 @@ NEW = ("traffic_light", "dog")
 TEST_METRICS = {
     "images": 2,
     "mAP": 0.25,
-    "at_thresholds": {"category_f1": 0.5, "overall_f1": 0.5},
-    "per_category": {},
+    "at_thresholds": {"label_f1": 0.5, "overall_f1": 0.5},
+    "per_label": {},
 }
 
 
@@ -61,7 +61,7 @@ def trained_like(backbone: FrozenCLIP, **settings: Any) -> TextRegionMatcher:
 
 
 WAYS = pytest.mark.parametrize("matching", ["text-region", "text-pixel", "text-image"])
-CONTEXTS = pytest.mark.parametrize("category_specific_context", [True, False])
+CONTEXTS = pytest.mark.parametrize("label_specific_context", [True, False])
 NEGATIVES = pytest.mark.parametrize("negative_prompt", [True, False])
 
 
@@ -215,12 +215,12 @@ def test_a_folder_with_other_labels_keeps_the_scores_of_the_known_ones(
 @CONTEXTS
 @NEGATIVES
 def test_new_labels_leave_the_known_ones_as_they_are(
-    backbone: FrozenCLIP, matching: str, category_specific_context: bool, negative_prompt: bool
+    backbone: FrozenCLIP, matching: str, label_specific_context: bool, negative_prompt: bool
 ) -> None:
     model = trained_like(
         backbone,
         matching=matching,
-        category_specific_context=category_specific_context,
+        label_specific_context=label_specific_context,
         negative_prompt=negative_prompt,
     )
     changed = with_labels(model, [NEW[0], *CATEGORIES, NEW[1]])
@@ -240,16 +240,16 @@ def test_new_labels_leave_the_known_ones_as_they_are(
 
 @CONTEXTS
 def test_new_labels_start_from_text_and_what_all_have_learned(
-    backbone: FrozenCLIP, category_specific_context: bool
+    backbone: FrozenCLIP, label_specific_context: bool
 ) -> None:
-    model = trained_like(backbone, category_specific_context=category_specific_context)
+    model = trained_like(backbone, label_specific_context=label_specific_context)
     changed = with_labels(model, [*CATEGORIES, *NEW])
     torch.testing.assert_close(changed.logit_bias[3:], model.logit_bias.mean().expand(2))
-    if category_specific_context:
+    if label_specific_context:
         mean = model.prompts.context.mean(dim=0)
         torch.testing.assert_close(changed.prompts.context[3:], mean.expand(2, -1, -1))
     by_hand = changed.hand_written_text()[3:]
-    torch.testing.assert_close(changed.regions.category_queries[3:], by_hand)
+    torch.testing.assert_close(changed.regions.queries[3:], by_hand)
     text = changed.encode_text()
     for prototypes, expected in (
         (changed.prototypes, text.positive),
@@ -276,11 +276,9 @@ def test_thresholds_move_with_their_labels_and_new_ones_get_the_global_one(
 @WAYS
 @CONTEXTS
 def test_reordered_labels_reorder_the_scores(
-    backbone: FrozenCLIP, matching: str, category_specific_context: bool
+    backbone: FrozenCLIP, matching: str, label_specific_context: bool
 ) -> None:
-    model = trained_like(
-        backbone, matching=matching, category_specific_context=category_specific_context
-    )
+    model = trained_like(backbone, matching=matching, label_specific_context=label_specific_context)
     order = [2, 0, 1]
     changed = with_labels(model, [CATEGORIES[i] for i in order])
     assert_same_scores(scores(changed), scores(model)[:, order])

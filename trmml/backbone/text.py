@@ -19,7 +19,7 @@ from trmml.errors import ConfigError, UnsupportedBackboneError
 
 TOKENS_AT_ONCE = 8192
 """More tokens are encoded in parts whose inner values are computed again for the gradient, so that
-memory grows with the parts and not with the categories."""
+memory grows with the parts and not with the labels."""
 
 
 class TextTower(nn.Module):
@@ -65,7 +65,7 @@ class TextTower(nn.Module):
 
     def embed_names(
         self, names: tuple[str, ...], num_context_tokens: int
-    ) -> tuple[Float[Tensor, "category token width"], Int[Tensor, " category"]]:
+    ) -> tuple[Float[Tensor, "label token width"], Int[Tensor, " label"]]:
         """Embed "<start>name.<end>" for each name, padded at the end, and count the tokens.
 
         Raises:
@@ -77,7 +77,7 @@ class TextTower(nn.Module):
         for name, tokens in zip(names, ids, strict=True):
             if len(tokens) > room:
                 raise ConfigError(
-                    f"The category name {name!r} has {len(tokens) - 3} tokens; behind "
+                    f"The label name {name!r} has {len(tokens) - 3} tokens; behind "
                     f"{num_context_tokens} context tokens this CLIP reads at most {room - 3}. "
                     "Shorten the name, or give it a shorter prompt name or a shorter context."
                 )
@@ -91,7 +91,7 @@ class TextTower(nn.Module):
     @torch.no_grad()
     def encode_names(
         self, names: tuple[str, ...], templates: Sequence[str]
-    ) -> Float[Tensor, "category dim"]:
+    ) -> Float[Tensor, "label dim"]:
         """Return the mean text feature of each name in templates like "a {}", of unit length.
 
         Raises:
@@ -107,9 +107,9 @@ class TextTower(nn.Module):
 
     def forward(
         self,
-        prompt_embeddings: Float[Tensor, "category token width"],
-        num_tokens: Int[Tensor, " category"],
-    ) -> Float[Tensor, "category dim"]:
+        prompt_embeddings: Float[Tensor, "label token width"],
+        num_tokens: Int[Tensor, " label"],
+    ) -> Float[Tensor, "label dim"]:
         """Return the text features of prompts, of unit length.
 
         Args:
@@ -133,9 +133,9 @@ class TextTower(nn.Module):
     def encode_with_prefix(
         self,
         prefix_embeddings: Float[Tensor, "prefix width"],
-        rest_embeddings: Float[Tensor, "category token width"],
-        num_tokens: Int[Tensor, " category"],
-    ) -> Float[Tensor, "category dim"]:
+        rest_embeddings: Float[Tensor, "label token width"],
+        num_tokens: Int[Tensor, " label"],
+    ) -> Float[Tensor, "label dim"]:
         """Return the text features of prompts that all begin with the same tokens, of unit length.
 
         The prefix runs through the tower once; its keys and values serve every prompt. The result and

@@ -70,7 +70,7 @@ def complete(
     from trmml.zoo.catalog import ZERO_SHOT
     from trmml.zoo.loading import load_model
 
-    names = dataset.category_names if model == ZERO_SHOT else None
+    names = dataset.labels if model == ZERO_SHOT else None
     matcher = load_model(model, labels=names, backbone=backbone)
     if reference is None:
         typer.echo(
@@ -93,7 +93,7 @@ def complete(
         with writing(html):
             write_text(html, review_page(found, dataset, matcher, table.name))
     before, after = dataset.summary(), found.dataset.summary()
-    head, *names = first_column("label", dataset.category_names)
+    head, *names = first_column("label", dataset.labels)
     typer.echo(f"{head}  blanks  positive  negative  left")
     for i, name in enumerate(names):
         more = after.positives[i] - before.positives[i], after.negatives[i] - before.negatives[i]
@@ -101,9 +101,9 @@ def complete(
             f"{name}  {before.unknown[i]:>6}  {more[0]:>8}  {more[1]:>8}  {after.unknown[i]:>4}"
         )
     for cell in found.mistakes[:SHOWN_MISTAKES]:
-        stated = "yes" if dataset.labels[cell.row, cell.column] == POSITIVE else "no"
+        stated = "yes" if dataset.states[cell.row, cell.column] == POSITIVE else "no"
         typer.echo(
-            f"check {dataset.photos[cell.row].name}: {dataset.category_names[cell.column]}? The table "
+            f"check {dataset.photos[cell.row].name}: {dataset.labels[cell.column]}? The table "
             f"says {stated}, the estimate {100 * cell.probability:.0f} %."
         )
     typer.echo(

@@ -91,6 +91,6 @@ def convert(
     summary = dataset.summary()
     typer.echo(summary.interpretation, err=True)
     typer.echo(
-        f"{output}: {len(dataset)} photos, {len(dataset.category_names)} labels, "
+        f"{output}: {len(dataset)} photos, {len(dataset.labels)} labels, "
         f"{100 * summary.known_share:.1f} % of the cells known"
     )

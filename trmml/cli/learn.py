@@ -158,7 +158,7 @@ def evaluate(
 
     matcher = load_model(
         model,
-        labels=dataset.category_names if model == ZERO_SHOT else None,
+        labels=dataset.labels if model == ZERO_SHOT else None,
         backbone=backbone,
         image_size=image_size,
         templates=templates,
@@ -229,8 +229,8 @@ def calibrate(
     matcher = load_model(model, backbone=backbone)
     dataset = options.read(table, labels)
     evaluation = measure(matcher, dataset, progress=not no_bars(quiet))
-    known = dataset.labels[list(evaluation.readable)]
-    names_here = dataset.category_names
+    known = dataset.states[list(evaluation.readable)]
+    names_here = dataset.labels
     made = choose(evaluation.scores, known, names_here, wanted)
     limits = zip(names_here, made.thresholds, strict=True)
     never = [name for name, limit in limits if limit >= NEVER]

@@ -30,7 +30,7 @@ def require(holds: bool, name: str, rule: str, value: object) -> None:
 
 
 def is_name(text: str) -> bool:
-    """Say whether a text can name a category: not blank, and nothing in it that steers a terminal.
+    """Say whether a text can name a label: not blank, and nothing in it that steers a terminal.
 
     Characters that turn the direction of what follows are refused, too; joiners of letters are not.
     """

@@ -24,20 +24,20 @@ class MatchingConfig(Settings):
     """How text meets image; everything else is the same for all ways of matching."""
 
     matching: Matching = "text-region"
-    """One region feature per category (TRM-ML), the patches that a category's text is most similar
+    """One region feature per label (TRM-ML), the patches that a label's text is most similar
     to (as DualCoOp), or the pooled image feature (as CoOp); zero-shot, which is not trained, takes that
-    and the patches that fit a category's text best."""
+    and the patches that fit a label's text best."""
     num_context_tokens: int = 16
     context_init: str = ""
     """Words whose embeddings start the context instead of noise; they also fix its length."""
-    category_specific_context: bool = False
+    label_specific_context: bool = False
     negative_prompt: bool = True
-    """A second prompt per category that stands for its absence."""
+    """A second prompt per label that stands for its absence."""
     num_heads: int = 8
     attention_dropout: float = 0.1
     region_mlp: bool = True
     spatial_scale: float = 20.0
-    """Text–pixel: start of the learned sharpness of a category's weights over the patches; near 0 all
+    """Text–pixel: start of the learned sharpness of a label's weights over the patches; near 0 all
     patches weigh the same. DualCoOp has 20."""
     logit_scale: float = 50.0
     """Start of the learned factor on the cosine difference; 50 is exp(3.91)."""
@@ -110,9 +110,9 @@ class PhotoConfig(Settings):
 class ModelConfig(Settings):
     """Everything needed to rebuild a model around its learned tensors; stored as `config.json`."""
 
-    category_names: tuple[str, ...]
+    labels: tuple[str, ...]
     prompt_names: tuple[str, ...]
-    """What each category is called inside its prompt."""
+    """What each label is called inside its prompt."""
     backbone: BackboneConfig
     photo: PhotoConfig
     dim: int
@@ -123,15 +123,15 @@ class ModelConfig(Settings):
 
     def __post_init__(self) -> None:
         """Check names and sizes."""
-        names = self.category_names
-        require(1 <= len(names) <= MAX_ITEMS, "category_names",
+        names = self.labels
+        require(1 <= len(names) <= MAX_ITEMS, "labels",
                  f"1 to {MAX_ITEMS} names", len(names))  # fmt: skip
         repeated = sorted(name for name, count in Counter(names).items() if count > 1)
-        require(not repeated, "category_names", "all different", repeated)
+        require(not repeated, "labels", "all different", repeated)
         for name in (*names, *self.prompt_names):
-            require(is_name(name), "category_names", "not blank, without control characters", name)
+            require(is_name(name), "labels", "not blank, without control characters", name)
         require(len(self.prompt_names) == len(names), "prompt_names",
-                 f"as many as category_names ({len(names)})", len(self.prompt_names))  # fmt: skip
+                 f"as many as labels ({len(names)})", len(self.prompt_names))  # fmt: skip
         for name in ("dim", "text_width"):
             require(1 <= getattr(self, name) <= 16384, name, "in 1 … 16384", getattr(self, name))
 
@@ -194,15 +194,15 @@ class LossConfig(Settings):
     own_teacher: bool = True
     """Whether a trained model that training starts from teaches the labels that it knows instead."""
     teacher: Literal["photo", "patches", "both"] = "both"
-    """What of a photo zero-shot matching sees: all of it in one feature, the patches that fit a category
+    """What of a photo zero-shot matching sees: all of it in one feature, the patches that fit a label
     best, or each for half of the distillation."""
     few_labels: int = 2000
-    """A category with fewer known labels than this has the teacher say more, by their ratio less one
+    """A label that is known in fewer photos than this has the teacher say more, by their ratio less one
     and at most 30, and about known labels as well; 0: never."""
     contrastive: float = 0.0
     contrastive_temperature: float = 0.07
     weak_negative: float = 0.1
-    """Weight of an unknown label as a negative one, for categories without any known negative."""
+    """Weight of an unknown label as a negative one, where a label has no known negative."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -219,7 +219,7 @@ class PseudoLabelConfig(Settings):
     """Prototypes, and how they estimate unknown labels."""
 
     enabled: bool = True
-    """Whether unknown labels are estimated, where the known ones of a category are not all positive."""
+    """Whether unknown labels are estimated, where a label has a known negative."""
     visual: bool = True
     text: bool = True
     intra_category: bool = True
@@ -230,10 +230,10 @@ class PseudoLabelConfig(Settings):
     start_epoch: int = 2
     positive_threshold: float = 0.97
     negative_threshold: float = 0.02
-    top_categories: int = 3
-    """An unknown label can become positive only if its category is among this many nearest ones."""
+    top_labels: int = 3
+    """An unknown label can become positive only if it is among this many nearest ones."""
     positive_budget: float = 0.5
-    """How many positives may be estimated of a category, as a share of those that its known labels
+    """How many positives may be estimated of a label, as a share of those that its known states
     lead one to expect."""
     weight: float = 0.4
     """Of an estimated label in the classification loss; a known one has 1."""
@@ -249,8 +249,8 @@ class PseudoLabelConfig(Settings):
                  self.negative_threshold)  # fmt: skip
         require(self.start_epoch >= 0, "pseudo_labels.start_epoch", "zero or more",
                  self.start_epoch)  # fmt: skip
-        require(self.top_categories >= 1, "pseudo_labels.top_categories", "at least 1",
-                 self.top_categories)  # fmt: skip
+        require(self.top_labels >= 1, "pseudo_labels.top_labels", "at least 1",
+                 self.top_labels)  # fmt: skip
         for name in ("positive_budget", "weight"):
             require(getattr(self, name) >= 0, f"pseudo_labels.{name}", "zero or more",
                      getattr(self, name))  # fmt: skip

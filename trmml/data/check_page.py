@@ -22,7 +22,7 @@ def check_page(check: DataCheck, dataset: MultiLabelDataset) -> str:
     """Render a check with bars, and sample photos of each label inside the page."""
     summary, left = check.summary, MOST_PHOTOS
     rows: list[dict[str, Any]] = []
-    for i, name in enumerate(summary.category_names):
+    for i, name in enumerate(summary.labels):
         counts = (summary.positives[i], summary.negatives[i], summary.unknown[i])
         photos = _samples(dataset, i, min(PHOTOS_PER_LABEL, left))
         left -= len(photos)
@@ -41,8 +41,8 @@ def check_page(check: DataCheck, dataset: MultiLabelDataset) -> str:
     return page.encode(errors="replace").decode()  # names of files need not be UTF-8
 
 
-def _samples(dataset: MultiLabelDataset, category: int, most: int) -> list[dict[str, str]]:
-    positions = np.flatnonzero(dataset.labels[:, category] == POSITIVE)
+def _samples(dataset: MultiLabelDataset, label: int, most: int) -> list[dict[str, str]]:
+    positions = np.flatnonzero(dataset.states[:, label] == POSITIVE)
     if most == 0 or len(positions) == 0:
         return []
     chosen = positions[np.linspace(0, len(positions) - 1, min(most, len(positions))).astype(int)]

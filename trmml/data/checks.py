@@ -123,7 +123,7 @@ class DataCheck:
         lines = [str(self.summary)]
         lines += [f"problem: {reason}" for reason in self.problems]
         lines += [f"look at: {warning}" for warning in self.warnings]
-        num_labels = len(self.summary.category_names)
+        num_labels = len(self.summary.labels)
         verdict = "would take" if self.is_accepted else "would refuse"
         lines.append(
             f"{self.num_learnable} of {num_labels} labels can be learned; with its default settings "
@@ -153,7 +153,7 @@ def check_dataset(
     Raises:
         DataError: If a rule has another form or names no label.
     """
-    parsed = [_rule(text, dataset.category_names) for text in rules]
+    parsed = [_rule(text, dataset.labels) for text in rules]
     reasons: list[str] = []
     duplicates: tuple[NearDuplicate, ...] = ()
     if open_photos:
@@ -166,7 +166,7 @@ def check_dataset(
         summary=dataset.summary(),
         unreadable=tuple(reasons),
         split_problem=_split_problem(dataset, val),
-        similar_names=similar_names(dataset.category_names),
+        similar_names=similar_names(dataset.labels),
         contradictions=tuple(found for rule in parsed for found in _broken(dataset, rule)),
         near_duplicates=duplicates,
     )
@@ -219,9 +219,9 @@ def _rule(text: str, names: tuple[str, ...]) -> Rule:
 
 
 def _broken(dataset: MultiLabelDataset, rule: Rule) -> list[Contradiction]:
-    first, second = (dataset.category_names.index(n) for n in (rule.first, rule.second))
+    first, second = (dataset.labels.index(n) for n in (rule.first, rule.second))
     unwanted = NEGATIVE if rule.kind == "implies" else POSITIVE
-    rows = (dataset.labels[:, first] == POSITIVE) & (dataset.labels[:, second] == unwanted)
+    rows = (dataset.states[:, first] == POSITIVE) & (dataset.states[:, second] == unwanted)
     return [Contradiction(dataset.photos[i], rule) for i in np.flatnonzero(rows)]
 
 

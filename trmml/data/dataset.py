@@ -1,4 +1,4 @@
-"""One data set for all readers: photos, categories and labels in three states."""
+"""One data set for all readers: photos, labels, and what is known of each of both."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int8, Int64
 
-from trmml import labels as states
 from trmml.config.base import is_name
 from trmml.errors import DataError, nearest, refuse_text
-from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
+from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN, hide_labels, keep_single_positive
 from trmml.reports.columns import first_column
 
 
@@ -21,41 +20,41 @@ class MultiLabelDataset:
 
     Attributes:
         photos: Paths of the photos.
-        labels: Labels in three states.
-        category_names: What the columns of `labels` are.
+        states: Positive, negative or unknown, of each photo and label; see `trmml.labels`.
+        labels: Names of what may be in a photo; the columns of `states`.
         source: Where this was read from, for messages.
         interpretation: How blanks and absent labels were read, in one sentence.
-        hidden_labels: The labels before some were hidden for an experiment; never trained on.
+        hidden_states: The states before some were hidden for an experiment; never trained on.
     """
 
     photos: tuple[Path, ...]
-    labels: Int8[np.ndarray, "image category"]
-    category_names: tuple[str, ...]
+    states: Int8[np.ndarray, "image label"]
+    labels: tuple[str, ...]
     source: str = "data set"
     interpretation: str = ""
-    hidden_labels: Int8[np.ndarray, "image category"] | None = field(default=None, repr=False)
+    hidden_states: Int8[np.ndarray, "image label"] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        """Check that photos, labels and names belong together."""
-        shape = (len(self.photos), len(self.category_names))
-        if self.labels.shape != shape:
+        """Check that photos, states and labels belong together."""
+        shape = (len(self.photos), len(self.labels))
+        if self.states.shape != shape:
             raise DataError(
-                f"{self.source}: labels have the shape {self.labels.shape}, but there are "
-                f"{shape[0]} photos and {shape[1]} categories."
+                f"{self.source}: states have the shape {self.states.shape}, but there are "
+                f"{shape[0]} photos and {shape[1]} labels."
             )
-        if not np.isin(self.labels, (POSITIVE, NEGATIVE, UNKNOWN)).all():
+        if not np.isin(self.states, (POSITIVE, NEGATIVE, UNKNOWN)).all():
             raise DataError(
-                f"{self.source}: labels must be {POSITIVE} (positive), {NEGATIVE} (negative) or "
+                f"{self.source}: states must be {POSITIVE} (positive), {NEGATIVE} (negative) or "
                 f"{UNKNOWN} (unknown)."
             )
-        for name in self.category_names:
+        for name in self.labels:
             if not is_name(name):
                 raise DataError(
-                    f"{self.source}: {name!r} cannot be the name of a category; it must not be "
+                    f"{self.source}: {name!r} cannot be a label; it must not be "
                     "blank, nor hold line ends and other control characters."
                 )
-        if len(set(self.category_names)) != shape[1]:
-            raise DataError(f"{self.source}: category names must all be different.")
+        if len(set(self.labels)) != shape[1]:
+            raise DataError(f"{self.source}: labels must all be different.")
 
     def __len__(self) -> int:
         """Return the number of photos."""
@@ -63,68 +62,66 @@ class MultiLabelDataset:
 
     def subset(self, positions: Int64[np.ndarray, " chosen"]) -> "MultiLabelDataset":
         """Return the photos at some positions, in that order."""
-        hidden = self.hidden_labels
+        hidden = self.hidden_states
         return replace(
             self,
             photos=tuple(self.photos[i] for i in positions),
-            labels=self.labels[positions],
-            hidden_labels=None if hidden is None else hidden[positions],
+            states=self.states[positions],
+            hidden_states=None if hidden is None else hidden[positions],
         )
 
-    def with_categories(self, names: Sequence[str]) -> "MultiLabelDataset":
-        """Return the same photos with chosen categories, in that order.
+    def with_labels(self, names: Sequence[str]) -> "MultiLabelDataset":
+        """Return the same photos with chosen labels, in that order.
 
         Raises:
-            DataError: If a name is not among the categories.
+            DataError: If a name is not among the labels.
         """
         refuse_text(names, "names")
         for name in names:
-            if name not in self.category_names:
+            if name not in self.labels:
                 raise DataError(
-                    f"{self.source} has no category {name!r}. {nearest(name, self.category_names)}"
+                    f"{self.source} has no label {name!r}. {nearest(name, self.labels)}"
                 )
-        columns = [self.category_names.index(name) for name in names]
-        hidden = self.hidden_labels
+        columns = [self.labels.index(name) for name in names]
+        hidden = self.hidden_states
         return replace(
             self,
-            labels=self.labels[:, columns],
-            category_names=tuple(names),
-            hidden_labels=None if hidden is None else hidden[:, columns],
+            states=self.states[:, columns],
+            labels=tuple(names),
+            hidden_states=None if hidden is None else hidden[:, columns],
         )
 
     def aligned_to(self, names: Sequence[str]) -> "MultiLabelDataset":
-        """Return the same photos with exactly these categories; those not stated here are unknown."""
+        """Return the same photos with exactly these labels; those not stated here are unknown."""
         refuse_text(names, "names")
-        missing = [name for name in names if name not in self.category_names]
+        missing = [name for name in names if name not in self.labels]
         blank = np.full((len(self), len(missing)), UNKNOWN, dtype=np.int8)
-        hidden = self.hidden_labels
+        hidden = self.hidden_states
         wider = replace(
             self,
-            labels=np.hstack([self.labels, blank]),
-            category_names=(*self.category_names, *missing),
-            hidden_labels=None if hidden is None else np.hstack([hidden, blank]),
+            states=np.hstack([self.states, blank]),
+            labels=(*self.labels, *missing),
+            hidden_states=None if hidden is None else np.hstack([hidden, blank]),
         )
-        return wider.with_categories(names)
+        return wider.with_labels(names)
 
     def hide_labels(self, fraction: float, seed: int = 0) -> "MultiLabelDataset":
-        """Keep each label with probability `fraction`, for experiments; see `labels.hide_labels`."""
-        kept = states.hide_labels(self.labels, fraction, seed)
+        """Keep each label with probability `fraction`, for experiments; see `hide_labels`."""
+        kept = hide_labels(self.states, fraction, seed)
         note = f"{100 * fraction:g} % of the labels kept for an experiment (seed {seed})."
         return self._with_hidden(kept, note)
 
     def keep_single_positive(self, seed: int = 0) -> "MultiLabelDataset":
-        """Keep one positive label per photo, for experiments; see `labels.keep_single_positive`."""
-        kept = states.keep_single_positive(self.labels, seed)
+        """Keep one positive label per photo, for experiments, as of Cole et al.."""
+        kept = keep_single_positive(self.states, seed)
         return self._with_hidden(
             kept, f"One positive kept per photo for an experiment (seed {seed})."
         )
 
-    def _with_hidden(
-        self, kept: Int8[np.ndarray, "image category"], note: str
-    ) -> "MultiLabelDataset":
+    def _with_hidden(self, kept: Int8[np.ndarray, "image label"], note: str) -> "MultiLabelDataset":
         interpretation = f"{self.interpretation} {note}".strip()
-        before = self.labels if self.hidden_labels is None else self.hidden_labels
-        return replace(self, labels=kept, hidden_labels=before, interpretation=interpretation)
+        before = self.states if self.hidden_states is None else self.hidden_states
+        return replace(self, states=kept, hidden_states=before, interpretation=interpretation)
 
     def summary(self) -> "Summary":
         """Count what is known."""
@@ -132,19 +129,19 @@ class MultiLabelDataset:
         return Summary(
             source=self.source,
             num_images=len(self),
-            category_names=self.category_names,
-            positives=tuple((self.labels == POSITIVE).sum(axis=0).tolist()),
-            negatives=tuple((self.labels == NEGATIVE).sum(axis=0).tolist()),
-            unknown=tuple((self.labels == UNKNOWN).sum(axis=0).tolist()),
+            labels=self.labels,
+            positives=tuple((self.states == POSITIVE).sum(axis=0).tolist()),
+            negatives=tuple((self.states == NEGATIVE).sum(axis=0).tolist()),
+            unknown=tuple((self.states == UNKNOWN).sum(axis=0).tolist()),
             interpretation=self.interpretation,
             examples=examples,
         )
 
     def _example(self, position: int) -> str:
-        row = self.labels[position]
+        row = self.states[position]
 
         def named(state: int) -> str:
-            names = [n for n, label in zip(self.category_names, row, strict=True) if label == state]
+            names = [n for n, found in zip(self.labels, row, strict=True) if found == state]
             return ", ".join(names[:4]) + (f" … ({len(names)})" if len(names) > 4 else "") or "none"
 
         return (
@@ -155,11 +152,11 @@ class MultiLabelDataset:
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """What a data set knows, per category and in all."""
+    """What a data set knows, per label and in all."""
 
     source: str
     num_images: int
-    category_names: tuple[str, ...]
+    labels: tuple[str, ...]
     positives: tuple[int, ...]
     negatives: tuple[int, ...]
     unknown: tuple[int, ...]
@@ -169,15 +166,15 @@ class Summary:
     @property
     def known_share(self) -> float:
         """Share of the cells in which something is stated, in [0, 1]."""
-        cells = self.num_images * len(self.category_names)
+        cells = self.num_images * len(self.labels)
         return (sum(self.positives) + sum(self.negatives)) / max(cells, 1)
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """What would keep a category from being learned or measured."""
+        """What would keep a label from being learned or measured."""
         found = []
         for name, positives, negatives in zip(
-            self.category_names, self.positives, self.negatives, strict=True
+            self.labels, self.positives, self.negatives, strict=True
         ):
             if positives == 0:
                 found.append(f"{name!r} has no known positive: it cannot be learned.")
@@ -187,7 +184,7 @@ class Summary:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
-        counts = zip(self.category_names, self.positives, self.negatives, self.unknown, strict=True)
+        counts = zip(self.labels, self.positives, self.negatives, self.unknown, strict=True)
         return {
             "source": self.source,
             "images": self.num_images,
@@ -202,9 +199,9 @@ class Summary:
 
     def __str__(self) -> str:
         """Return a table for people."""
-        head, *names = first_column("label", self.category_names)
+        head, *names = first_column("label", self.labels)
         lines = [
-            f"{self.source}: {self.num_images} photos, {len(self.category_names)} labels, "
+            f"{self.source}: {self.num_images} photos, {len(self.labels)} labels, "
             f"{100 * self.known_share:.1f} % of the cells known.",
             self.interpretation,
             *(f"  {example}" for example in self.examples),

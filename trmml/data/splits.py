@@ -1,4 +1,4 @@
-"""Splitting off validation photos, with every category's known labels spread evenly; overlaps."""
+"""Splitting off validation photos, with the known states of every label spread evenly; overlaps."""
 
 import warnings
 
@@ -14,7 +14,7 @@ def split_dataset(
 ) -> tuple[MultiLabelDataset, MultiLabelDataset]:
     """Split by photo, stratified on known positives and known negatives (Sechidis et al., 2011).
 
-    A category's only known positives stay in training: what is never seen cannot be learned.
+    A label's only known positives stay in training: what is never seen cannot be learned.
 
     Args:
         dataset: Photos with partly known labels.
@@ -36,7 +36,7 @@ def split_dataset(
     # Slow to import and needed here alone.
     from iterstrat.ml_stratifiers import MultilabelStratifiedShuffleSplit
 
-    indicator = np.hstack([dataset.labels == POSITIVE, dataset.labels == NEGATIVE]).astype(np.int8)
+    indicator = np.hstack([dataset.states == POSITIVE, dataset.states == NEGATIVE]).astype(np.int8)
     splitter = MultilabelStratifiedShuffleSplit(
         n_splits=1,
         test_size=num_held_out,  # pyright: ignore[reportArgumentType] (its stub says str)
@@ -47,7 +47,7 @@ def split_dataset(
         train, _ = next(splitter.split(np.zeros(len(dataset)), indicator))
     is_train = np.zeros(len(dataset), dtype=bool)
     is_train[train] = True
-    positive = dataset.labels == POSITIVE
+    positive = dataset.states == POSITIVE
     without = positive.any(axis=0) & ~positive[is_train].any(axis=0)
     is_train |= positive[:, without].any(axis=1)
     if is_train.all():

@@ -64,10 +64,10 @@ def relative_name(photo: Path, base: Path) -> str:
 
 
 def _wide(dataset: MultiLabelDataset, names: list[str]) -> str:
-    for name in dataset.category_names:
+    for name in dataset.labels:
         if not name or name != name.strip() or name.lower() in ("image", "split"):
             raise DataError(f"The label {name!r} cannot be a column of a wide CSV; write .jsonl.")
-    header = ["image", *dataset.category_names]
+    header = ["image", *dataset.labels]
     form = guessed_form(header, list(range(1, len(header))), [], Options())
     if form != "wide":
         raise DataError(
@@ -77,17 +77,17 @@ def _wide(dataset: MultiLabelDataset, names: list[str]) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(header)
-    for name, labels in zip(names, dataset.labels.tolist(), strict=True):
-        writer.writerow([name, *(_CELLS[label] for label in labels)])
+    for name, states in zip(names, dataset.states.tolist(), strict=True):
+        writer.writerow([name, *(_CELLS[state] for state in states)])
     return buffer.getvalue()
 
 
 def _jsonl(dataset: MultiLabelDataset, names: list[str]) -> str:
     lines = []
-    for name, labels in zip(names, dataset.labels.tolist(), strict=True):
+    for name, states in zip(names, dataset.states.tolist(), strict=True):
         record: dict[str, object] = {"image": name}
         for key, state in (("positive", POSITIVE), ("negative", NEGATIVE)):
-            pairs = zip(dataset.category_names, labels, strict=True)
-            record[key] = [category for category, label in pairs if label == state]
+            pairs = zip(dataset.labels, states, strict=True)
+            record[key] = [label for label, found in pairs if found == state]
         lines.append(json.dumps(record, ensure_ascii=False) + "\n")
     return "".join(lines)

@@ -1,7 +1,7 @@
-"""Thresholds: from which score on a category counts as present.
+"""Thresholds: from which score on a label counts as present.
 
 One global threshold is chosen over all known labels for a goal (best F1, a wanted precision or recall,
-lowest cost); each category then has its own, drawn towards the global one where few positives are
+lowest cost); each label then has its own, drawn towards the global one where few positives are
 known (our choice), since a threshold tuned on a handful of photos is mostly noise.
 """
 
@@ -16,7 +16,7 @@ from trmml.labels import POSITIVE, UNKNOWN
 from trmml.matcher.thresholds import NEVER, UNCALIBRATED, Calibration
 
 SHRINKAGE = 20.0
-"""Known positives at which a category's own threshold and the global one weigh the same."""
+"""Known positives at which a label's own threshold and the global one weigh the same."""
 
 CONFIDENCE = 1.96
 """Standard deviations of a 95 % interval."""
@@ -37,7 +37,7 @@ class Goal:
     Attributes:
         kind: Best F1, at least a wanted precision or recall, or the lowest cost.
         target: The wanted precision or recall, in (0, 1).
-        false_positive_cost: Of a category that is wrongly found.
+        false_positive_cost: Of a label that is wrongly found.
         false_negative_cost: Of one that is missed.
     """
 
@@ -67,7 +67,7 @@ class Goal:
 
 
 def best_threshold(
-    scores: Float[np.ndarray, " label"], positive: Bool[np.ndarray, " label"], goal: Goal
+    scores: Float[np.ndarray, " known"], positive: Bool[np.ndarray, " known"], goal: Goal
 ) -> float:
     """Return the threshold that reaches a goal best, half-way to the next lower score.
 
@@ -111,31 +111,31 @@ def best_threshold(
 
 
 def calibrate(
-    scores: Float[np.ndarray, "image category"],
-    labels: Int8[np.ndarray, "image category"],
-    category_names: tuple[str, ...] = (),
+    scores: Float[np.ndarray, "image label"],
+    states: Int8[np.ndarray, "image label"],
+    labels: tuple[str, ...] = (),
     goal: Goal | None = None,
 ) -> Calibration:
     """Choose thresholds on known labels, shrunk to the global one where positives are few.
 
-    Threshold of category c: (n_c t_c + k t) / (n_c + k), with n_c its known positives, t_c and t its
+    Threshold of label c: (n_c t_c + k t) / (n_c + k), with n_c its known positives, t_c and t its
     own and the global best, k = 20. For a wanted precision the higher of this and t_c is taken, for a
-    wanted recall the lower: shrinkage must not promise what the category does not show.
+    wanted recall the lower: shrinkage must not promise what the label does not show.
 
     Args:
         scores: Scores in [0, 1].
-        labels: Labels in three states; unknown ones do not count.
-        category_names: To keep precision and recall at the thresholds by name.
+        states: Of each image and label; unknown ones do not count.
+        labels: To keep precision and recall at the thresholds by name.
         goal: What to reach; best F1 by default.
     """
     goal = goal or Goal()
-    known = labels != UNKNOWN
-    overall = best_threshold(scores[known].astype(np.float64), labels[known] == POSITIVE, goal)
-    positives = ((labels == POSITIVE) & known).sum(axis=0)
+    known = states != UNKNOWN
+    overall = best_threshold(scores[known].astype(np.float64), states[known] == POSITIVE, goal)
+    positives = ((states == POSITIVE) & known).sum(axis=0)
     thresholds, evidence = [], {}
     for c, count in enumerate(positives):
         here = known[:, c]
-        column, positive = scores[here, c].astype(np.float64), labels[here, c] == POSITIVE
+        column, positive = scores[here, c].astype(np.float64), states[here, c] == POSITIVE
         own = best_threshold(column, positive, goal)
         threshold = float((count * own + SHRINKAGE * overall) / (count + SHRINKAGE))
         if goal.kind == "precision":
@@ -143,9 +143,9 @@ def calibrate(
         elif goal.kind == "recall" and count:
             threshold = min(threshold, own)
         thresholds.append(threshold)
-        if category_names:
+        if labels:
             found = column >= threshold
-            evidence[category_names[c]] = {
+            evidence[labels[c]] = {
                 "precision": _plain(share(int((found & positive).sum()), int(found.sum()))),
                 "recall": _plain(share(int((found & positive).sum()), int(count))),
                 "known_labels": int(here.sum()),

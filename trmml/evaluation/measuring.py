@@ -26,59 +26,59 @@ PERSON = "person"
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """What was measured; all shares in [0, 1], NaN where a category cannot be scored.
+    """What was measured; all shares in [0, 1], NaN where a label cannot be scored.
 
     Attributes:
-        category_names: The categories.
+        labels: What was measured.
         average_precision: Non-interpolated AP of each.
         interpolated_average_precision: In the form of PASCAL VOC 2010.
         positives: Known positives of each.
         known: Known labels of each.
         at_half: F1 at a threshold of 0.5; like the two below NaN where no negative is known.
         at_thresholds: F1 at the model's own thresholds.
-        at_top_3: F1 of the three best categories per photo.
-        scores: Scores of every photo that could be read, and category.
+        at_top_3: F1 of the three best labels per photo.
+        scores: Scores of every photo that could be read, and label.
         skipped: Why photos could not be read.
         readable: Positions of the photos of `scores` in the data set.
     """
 
-    category_names: tuple[str, ...]
-    average_precision: Float[np.ndarray, " category"]
-    interpolated_average_precision: Float[np.ndarray, " category"]
+    labels: tuple[str, ...]
+    average_precision: Float[np.ndarray, " label"]
+    interpolated_average_precision: Float[np.ndarray, " label"]
     positives: tuple[int, ...]
     known: tuple[int, ...]
     num_images: int
     at_half: F1
     at_thresholds: F1
     at_top_3: F1
-    scores: Float32[np.ndarray, "image category"]
+    scores: Float32[np.ndarray, "image label"]
     skipped: tuple[str, ...] = ()
     readable: tuple[int, ...] = ()
 
     @property
     def mean_average_precision(self) -> float:
-        """Mean AP of the categories that could be scored; NaN if there is none."""
+        """Mean AP of the labels that could be scored; NaN if there is none."""
         return _mean(self.average_precision)
 
     @property
     def mean_interpolated_average_precision(self) -> float:
-        """Mean of the interpolated AP; NaN if no category could be scored."""
+        """Mean of the interpolated AP; NaN if no label could be scored."""
         return _mean(self.interpolated_average_precision)
 
     @property
     def num_scored(self) -> int:
-        """Categories with a known positive and a known negative."""
+        """Labels with a known positive and a known negative."""
         return int((~np.isnan(self.average_precision)).sum())
 
     def mean_average_precision_without(self, name: str) -> float:
-        """Mean AP with one category left out."""
-        keep = [i for i, category in enumerate(self.category_names) if category != name]
+        """Mean AP with one label left out."""
+        keep = [i for i, label in enumerate(self.labels) if label != name]
         return _mean(self.average_precision[keep])
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON; NaN becomes null."""
         rows = zip(
-            self.category_names,
+            self.labels,
             self.average_precision,
             self.interpolated_average_precision,
             self.positives,
@@ -89,18 +89,18 @@ class Evaluation:
             "images": self.num_images,
             "mAP": _plain(self.mean_average_precision),
             "mAP_interpolated": _plain(self.mean_interpolated_average_precision),
-            "categories_scored": self.num_scored,
-            "categories_left_out": len(self.category_names) - self.num_scored,
+            "labels_scored": self.num_scored,
+            "labels_left_out": len(self.labels) - self.num_scored,
         }
-        if PERSON in self.category_names:
-            # It is in most photos of everyday scenes and would hide the other categories.
+        if PERSON in self.labels:
+            # It is in most photos of everyday scenes and would hide the other labels.
             without = self.mean_average_precision_without(PERSON)
             values["mAP_without_person"] = _plain(without)
         return values | {
             "at_0.5": _plain_f1(self.at_half),
             "at_thresholds": _plain_f1(self.at_thresholds),
             "at_top_3": _plain_f1(self.at_top_3),
-            "per_category": {
+            "per_label": {
                 name: {
                     "AP": _plain(ap),
                     "AP_interpolated": _plain(interpolated),
@@ -114,12 +114,12 @@ class Evaluation:
 
     def __str__(self) -> str:
         """Return a table for people, in per cent."""
-        head, *names = first_column("label", self.category_names)
+        head, *names = first_column("label", self.labels)
         lines = [f"{head}      AP  positives   known"]
         rows = zip(names, self.average_precision, self.positives, self.known, strict=True)
         for name, ap, positives, known in rows:
             lines.append(f"{name}  {_per_cent(ap)}  {positives:>9}  {known:>6}")
-        left_out = len(self.category_names) - self.num_scored
+        left_out = len(self.labels) - self.num_scored
         lines += [
             "",
             f"mAP {_per_cent(self.mean_average_precision).strip()} over {self.num_scored} labels"
@@ -132,16 +132,16 @@ class Evaluation:
             ("top 3", self.at_top_3),
         ):
             lines.append(
-                f"F1 at {name:<10}  CF1 {_per_cent(value.category_f1)}  "
+                f"F1 at {name:<10}  CF1 {_per_cent(value.label_f1)}  "
                 f"OF1 {_per_cent(value.overall_f1)}"
             )
         return "\n".join(lines)
 
 
 def measure(
-    scores: Float32[np.ndarray, "image category"],
-    labels: Int8[np.ndarray, "image category"],
-    category_names: tuple[str, ...],
+    scores: Float32[np.ndarray, "image label"],
+    states: Int8[np.ndarray, "image label"],
+    labels: tuple[str, ...],
     thresholds: Iterable[float],
     skipped: tuple[str, ...] = (),
     readable: tuple[int, ...] | None = None,
@@ -149,17 +149,17 @@ def measure(
     """Compute all metrics from scores; unknown labels never count."""
     limits = np.array(tuple(thresholds), dtype=np.float32)
     # With positives alone nothing can be wrong, and every F1 would say so.
-    both = bool((labels == POSITIVE).any() and (labels == NEGATIVE).any())
+    both = bool((states == POSITIVE).any() and (states == NEGATIVE).any())
 
-    def f1_of(predicted: Bool[np.ndarray, "image category"]) -> F1:
-        return f1(predicted, labels) if both else F1(*[math.nan] * len(F1._fields))
+    def f1_of(predicted: Bool[np.ndarray, "image label"]) -> F1:
+        return f1(predicted, states) if both else F1(*[math.nan] * len(F1._fields))
 
     return Evaluation(
-        category_names=category_names,
-        average_precision=average_precisions(scores, labels),
-        interpolated_average_precision=average_precisions(scores, labels, interpolated=True),
-        positives=tuple((labels == POSITIVE).sum(axis=0).tolist()),
-        known=tuple((labels != UNKNOWN).sum(axis=0).tolist()),
+        labels=labels,
+        average_precision=average_precisions(scores, states),
+        interpolated_average_precision=average_precisions(scores, states, interpolated=True),
+        positives=tuple((states == POSITIVE).sum(axis=0).tolist()),
+        known=tuple((states != UNKNOWN).sum(axis=0).tolist()),
         num_images=len(scores),
         at_half=f1_of(scores >= 0.5),
         at_thresholds=f1_of(scores >= limits),
@@ -178,7 +178,7 @@ def require_known(
     Raises:
         DataError: If the data set has another label.
     """
-    for name in dataset.category_names:
+    for name in dataset.labels:
         if name not in labels:
             raise DataError(
                 f"{dataset.source} has the label {name!r}, which {holder} does not know. "
@@ -197,12 +197,12 @@ def evaluate(
 
     Args:
         model: The model.
-        dataset: Its categories must all be the model's; their order may differ.
+        dataset: Its labels must all be the model's; their order may differ.
         batch_size: Photos per pass through the model.
         progress: Whether to show a bar.
 
     Raises:
-        DataError: If the data set has a category that the model does not know, no known label, or
+        DataError: If the data set has a label that the model does not know, no known label, or
             no readable photo.
         ConfigError: If the model is a name.
     """
@@ -210,9 +210,9 @@ def evaluate(
     if not isinstance(dataset, MultiLabelDataset):
         raise DataError(f"Read the table first: trmml.read_dataset({str(dataset)!r}, images=…).")
     require_known(dataset, model.labels)
-    if not known_mask(dataset.labels).any():
+    if not known_mask(dataset.states).any():
         raise DataError(f"{dataset.source} has no known label to evaluate against.")
-    columns = [model.labels.index(name) for name in dataset.category_names]
+    columns = [model.labels.index(name) for name in dataset.labels]
     rows, readable, skipped = [], [], []
     predictions = model.predict_many(dataset.photos, batch_size=batch_size)
     bar = tqdm(predictions, total=len(dataset), desc="evaluate", unit="photo", disable=not progress)
@@ -225,15 +225,15 @@ def evaluate(
     if not rows:
         raise DataError(f"No photo of {dataset.source} can be read: {skipped[0]}")
     thresholds = [model.calibration.thresholds[column] for column in columns]
-    labels = dataset.labels[readable]
-    names, reasons = dataset.category_names, tuple(skipped)
-    return measure(np.stack(rows), labels, names, thresholds, reasons, tuple(readable))
+    states = dataset.states[readable]
+    names, reasons = dataset.labels, tuple(skipped)
+    return measure(np.stack(rows), states, names, thresholds, reasons, tuple(readable))
 
 
 def dump_scores(
     evaluation: Evaluation, dataset: MultiLabelDataset, path: Path, images: Path
 ) -> None:
-    """Write a CSV row per readable photo: path, then a score and a label (1, 0, blank) per category.
+    """Write a CSV row per readable photo: path, then a score and a state (1, 0, blank) per label.
 
     Args:
         evaluation: What was measured.
@@ -243,10 +243,10 @@ def dump_scores(
     """
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    names = evaluation.category_names
+    names = evaluation.labels
     writer.writerow(["image", *(f"score:{n}" for n in names), *(f"label:{n}" for n in names)])
     for position, scores in zip(evaluation.readable, evaluation.scores, strict=True):
-        cells = ["" if label == UNKNOWN else int(label) for label in dataset.labels[position]]
+        cells = ["" if state == UNKNOWN else int(state) for state in dataset.states[position]]
         writer.writerow(
             [
                 relative_name(dataset.photos[position], images),

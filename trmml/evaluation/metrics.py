@@ -15,11 +15,11 @@ from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
 
 def average_precision(
     scores: Float[np.ndarray, " image"],
-    labels: Int8[np.ndarray, " image"],
+    states: Int8[np.ndarray, " image"],
     *,
     interpolated: bool = False,
 ) -> float:
-    """Average precision of one category over its known labels.
+    """Average precision of one label over the images in which it is known.
 
     AP = Σₙ (Rₙ − Rₙ₋₁) Pₙ over the distinct scores as thresholds; interpolated, Pₙ is the best
     precision at that recall or a higher one.
@@ -27,8 +27,8 @@ def average_precision(
     Returns:
         A share in [0, 1]; NaN if no positive or no negative label is known.
     """
-    known = labels != UNKNOWN
-    scores, positive = scores[known], labels[known] == POSITIVE
+    known = states != UNKNOWN
+    scores, positive = scores[known], states[known] == POSITIVE
     if not positive.any() or positive.all():
         return float("nan")
     order = np.argsort(-scores, kind="stable")
@@ -43,71 +43,67 @@ def average_precision(
 
 
 def average_precisions(
-    scores: Float[np.ndarray, "image category"],
-    labels: Int8[np.ndarray, "image category"],
+    scores: Float[np.ndarray, "image label"],
+    states: Int8[np.ndarray, "image label"],
     *,
     interpolated: bool = False,
-) -> Float[np.ndarray, " category"]:
-    """Average precision of each category; NaN where a positive or a negative is not known."""
-    pairs = zip(scores.T, labels.T, strict=True)
+) -> Float[np.ndarray, " label"]:
+    """Average precision of each label; NaN where a positive or a negative is not known."""
+    pairs = zip(scores.T, states.T, strict=True)
     return np.array([average_precision(s, y, interpolated=interpolated) for s, y in pairs])
 
 
 def mean_average_precision(
-    scores: Float[np.ndarray, "image category"], labels: Int8[np.ndarray, "image category"]
+    scores: Float[np.ndarray, "image label"], states: Int8[np.ndarray, "image label"]
 ) -> float:
-    """Mean of AP over the categories that have a known positive and a known negative.
+    """Mean of AP over the labels that have a known positive and a known negative.
 
     Returns:
-        A share in [0, 1]; NaN if there is no such category.
+        A share in [0, 1]; NaN if there is no such label.
     """
-    values = average_precisions(scores, labels)
+    values = average_precisions(scores, states)
     scored = values[~np.isnan(values)]
     return float(scored.mean()) if len(scored) else float("nan")
 
 
 class F1(NamedTuple):
-    """Precision, recall and F1: of all labels together, and averaged over categories.
+    """Precision, recall and F1: of all cells together, and averaged over labels.
 
-    The category F1 is the harmonic mean of the averaged precision and recall (the field's CF1).
-    Categories without a known positive are left out of the category averages.
+    The label F1 is the harmonic mean of the averaged precision and recall (the field's CF1).
+    Labels without a known positive are left out of the label averages.
     """
 
     overall_precision: float
     overall_recall: float
     overall_f1: float
-    category_precision: float
-    category_recall: float
-    category_f1: float
+    label_precision: float
+    label_recall: float
+    label_f1: float
 
 
-def f1(
-    predicted: Bool[np.ndarray, "image category"], labels: Int8[np.ndarray, "image category"]
-) -> F1:
+def f1(predicted: Bool[np.ndarray, "image label"], states: Int8[np.ndarray, "image label"]) -> F1:
     """OP, OR, OF1, CP, CR and CF1 over known labels; a share with nothing to divide by is 0."""
-    hits = (predicted & (labels == POSITIVE)).sum(axis=0).astype(np.float64)
-    wrong = (predicted & (labels == NEGATIVE)).sum(axis=0)
-    positives = (labels == POSITIVE).sum(axis=0)
+    hits = (predicted & (states == POSITIVE)).sum(axis=0).astype(np.float64)
+    wrong = (predicted & (states == NEGATIVE)).sum(axis=0)
+    positives = (states == POSITIVE).sum(axis=0)
     counted = positives > 0
     precision, recall = _share(hits, hits + wrong)[counted], _share(hits, positives)[counted]
     overall_precision = float(_share(hits.sum(), (hits + wrong).sum()))
     overall_recall = float(_share(hits.sum(), positives.sum()))
-    category_precision = float(precision.mean()) if counted.any() else 0.0
-    category_recall = float(recall.mean()) if counted.any() else 0.0
+    label_precision = float(precision.mean()) if counted.any() else 0.0
+    label_recall = float(recall.mean()) if counted.any() else 0.0
     return F1(
         overall_precision,
         overall_recall,
         _harmonic(overall_precision, overall_recall),
-        category_precision,
-        category_recall,
-        _harmonic(category_precision, category_recall),
+        label_precision,
+        label_recall,
+        _harmonic(label_precision, label_recall),
     )
 
 
-def top_k_mask(
-    scores: Float[np.ndarray, "image category"], k: int
-) -> Bool[np.ndarray, "image category"]:
-    """Mark the k highest scores of each image; ties go to the earlier category."""
+def top_k_mask(scores: Float[np.ndarray, "image label"], k: int) -> Bool[np.ndarray, "image label"]:
+    """Mark the k highest scores of each image; ties go to the earlier label."""
     best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
     mask = np.zeros(scores.shape, dtype=bool)
     np.put_along_axis(mask, best, True, axis=1)

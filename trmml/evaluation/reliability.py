@@ -29,15 +29,15 @@ class Reliability(NamedTuple):
 
 
 def reliability(
-    scores: Float[np.ndarray, "image category"], labels: Int8[np.ndarray, "image category"]
+    scores: Float[np.ndarray, "image label"], states: Int8[np.ndarray, "image label"]
 ) -> Reliability:
     """Compare scores with how often the label was there, over all known labels.
 
     The expected error is the mean distance of a bin's score from its share of positives, weighted by
     its labels (Naeini et al., 2015).
     """
-    known = labels != UNKNOWN
-    values, positive = scores[known].astype(np.float64), labels[known] == POSITIVE
+    known = states != UNKNOWN
+    values, positive = scores[known].astype(np.float64), states[known] == POSITIVE
     which = np.minimum((values * NUM_BINS).astype(int), NUM_BINS - 1)
     bins = [
         Bin(float(values[here].mean()), float(positive[here].mean()), int(here.sum()))

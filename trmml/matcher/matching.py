@@ -8,12 +8,12 @@ from torch import Tensor
 HIGHEST_SCORE = 1 - 2**-24
 """The largest float32 below 1."""
 BEST_PATCHES = 1 / 16
-"""Share of the patches that speak for a category: one alone is an unsteady witness."""
+"""Share of the patches that speak for a label: one alone is an unsteady witness."""
 
 
 def patch_similarity(
-    patch_features: Float[Tensor, "batch patch dim"], directions: Float[Tensor, "category dim"]
-) -> Float[Tensor, "batch patch category"]:
+    patch_features: Float[Tensor, "batch patch dim"], directions: Float[Tensor, "label dim"]
+) -> Float[Tensor, "batch patch label"]:
     """Return the products of patches and directions, in units of a photo's typical patch.
 
     A cosine would hide that a long patch says more than a short one (our choice: it was the better of
@@ -24,9 +24,9 @@ def patch_similarity(
 
 
 def best_patches(
-    similarity: Float[Tensor, "batch patch category"],
-) -> Float[Tensor, "batch category"]:
-    """Return the mean similarity of the patches that fit each category best (our choice).
+    similarity: Float[Tensor, "batch patch label"],
+) -> Float[Tensor, "batch label"]:
+    """Return the mean similarity of the patches that fit each label best (our choice).
 
     A photo as a whole tells best what it is a photo of; a small thing in it shows in a few patches and
     is lost in their mean.
@@ -38,8 +38,8 @@ def best_patches(
 def zero_shot_similarity(
     image_features: Float[Tensor, "batch dim"],
     patch_features: Float[Tensor, "batch patch dim"],
-    directions: Float[Tensor, "category dim"],
-) -> Float[Tensor, "batch category"]:
+    directions: Float[Tensor, "label dim"],
+) -> Float[Tensor, "batch label"]:
     """Return how alike photo and text are for a CLIP alone: half by the photo, half by its patches.
 
     Their mean and not their sum, which the sigmoid of a CLIP's own scale would hold for certain.
@@ -50,18 +50,18 @@ def zero_shot_similarity(
         directions: Text features, relative to their mean.
     """
     best = best_patches(patch_similarity(patch_features, directions))
-    # Any category has patches that fit it best; only how much better than other categories' counts.
+    # Any label has patches that fit it best; only how much better than other labels' counts.
     return (image_features @ directions.T + best - best.mean(dim=1, keepdim=True)) / 2
 
 
 class TextFeatures(NamedTuple):
-    """What the prompts say, of unit length: presence of each category and, maybe, its absence."""
+    """What the prompts say, of unit length: presence of each label and, maybe, its absence."""
 
-    positive: Float[Tensor, "category dim"]
-    negative: Float[Tensor, "category dim"] | None
+    positive: Float[Tensor, "label dim"]
+    negative: Float[Tensor, "label dim"] | None
 
     @property
-    def direction(self) -> Float[Tensor, "category dim"]:
+    def direction(self) -> Float[Tensor, "label dim"]:
         """What a region is matched with: presence, less absence where there is one."""
         return self.positive if self.negative is None else self.positive - self.negative
 
@@ -71,16 +71,16 @@ class MatcherOutput(NamedTuple):
 
     Attributes:
         logits: Matching logits, before the sigmoid.
-        region_features: What each category read from the photo; for text-pixel matching the
+        region_features: What each label read from the photo; for text-pixel matching the
             mean of the patches weighted by similarity, without regions the image feature.
         region_attention: Weights over the patches, summing to 1; None without regions.
     """
 
-    logits: Float[Tensor, "batch category"]
-    region_features: Float[Tensor, "batch category dim"]
-    region_attention: Float[Tensor, "batch category patch"] | None
+    logits: Float[Tensor, "batch label"]
+    region_features: Float[Tensor, "batch label dim"]
+    region_attention: Float[Tensor, "batch label patch"] | None
 
     @property
-    def scores(self) -> Float[Tensor, "batch category"]:
+    def scores(self) -> Float[Tensor, "batch label"]:
         """The sigmoid of the logits, below 1: a threshold of 1 means never."""
         return self.logits.float().sigmoid().clamp(max=HIGHEST_SCORE)

@@ -1,7 +1,7 @@
 """The matcher: frozen CLIP, learned prompts, regions and prototypes put together.
 
 Paper: TRM-ML (text-region matching). Text-pixel matching (as DualCoOp), text-image matching (as CoOp)
-and zero-shot matching are the same model with another way from a photo to its categories.
+and zero-shot matching are the same model with another way from a photo to its labels.
 """
 
 import math
@@ -33,17 +33,17 @@ from trmml.matcher.thresholds import Calibration
 
 
 class TextRegionMatcher(nn.Module):
-    """Scores every category of a photo by matching its text with its own region.
+    """Scores every label of a photo by matching its text with its own region.
 
     Attributes:
         config: Everything needed to rebuild the model around its learned tensors.
         backbone: The frozen CLIP.
-        calibration: The thresholds of its categories.
+        calibration: The thresholds of its labels.
         source: Where it was loaded from; None for a model made in this process.
     """
 
-    text_features: Float[Tensor, "category dim"]
-    negative_text_features: Float[Tensor, "category dim"] | None
+    text_features: Float[Tensor, "label dim"]
+    negative_text_features: Float[Tensor, "label dim"] | None
     image_center: Float[Tensor, " dim"]
     patch_center: Float[Tensor, " dim"]
 
@@ -58,15 +58,15 @@ class TextRegionMatcher(nn.Module):
             raise ConfigError(
                 f"dim is {config.dim}, but the backbone's joint space has {backbone.dim}."
             )
-        matcher, num_categories = config.matcher, len(config.category_names)
+        matcher, num_labels = config.matcher, len(config.labels)
         self.config = config
         self.backbone = backbone
-        self.calibration = Calibration.uncalibrated(num_categories)
+        self.calibration = Calibration.uncalibrated(num_labels)
         self.source: str | None = None
-        blank = torch.zeros(num_categories, config.dim)
+        blank = torch.zeros(num_labels, config.dim)
         context = torch.zeros(matcher.num_context_tokens, config.text_width)
-        if matcher.category_specific_context:
-            context = context.expand(num_categories, -1, -1)
+        if matcher.label_specific_context:
+            context = context.expand(num_labels, -1, -1)
         self.prompts = PromptLearner(context)
         self.prototypes = Prototypes(blank)
         self.register_buffer("text_features", blank.clone())
@@ -90,7 +90,7 @@ class TextRegionMatcher(nn.Module):
         elif matcher.matching == "text-pixel":
             self.log_spatial_scale = nn.Parameter(torch.tensor(math.log(matcher.spatial_scale)))
         self.log_scale = nn.Parameter(torch.tensor(math.log(matcher.logit_scale)))
-        self.logit_bias = nn.Parameter(torch.zeros(num_categories))
+        self.logit_bias = nn.Parameter(torch.zeros(num_labels))
         self.eval()
 
     @torch.no_grad()
@@ -101,12 +101,12 @@ class TextRegionMatcher(nn.Module):
         `context_init`; the context of absence is always noise, so that it can differ.
 
         Raises:
-            ConfigError: If a category name does not fit the text tower.
+            ConfigError: If a label name does not fit the text tower.
         """
         matcher = self.config.matcher
         generator = torch.Generator().manual_seed(seed)
-        num_categories = len(self.logit_bias) if matcher.category_specific_context else None
-        shape = (matcher.num_context_tokens, self.config.text_width, num_categories)
+        num_labels = len(self.logit_bias) if matcher.label_specific_context else None
+        shape = (matcher.num_context_tokens, self.config.text_width, num_labels)
         context = random_context(*shape, generator)
         if matcher.context_init:
             words = self._text_tower().embed(matcher.context_init).cpu()
@@ -122,12 +122,12 @@ class TextRegionMatcher(nn.Module):
             self.negative_prototypes.start(self.negative_text_features)
 
     @torch.no_grad()
-    def start_from_data(self, centers: ImageFeatures, log_odds: Float[Tensor, " category"]) -> None:
+    def start_from_data(self, centers: ImageFeatures, log_odds: Float[Tensor, " label"]) -> None:
         """Set what the training photos say before any step.
 
         Image and text features of a CLIP lie in two narrow cones, so cosines hardly differ between
         photos; features are therefore taken relative to their mean (our choice). The bias starts at
-        how common a category is.
+        how common a label is.
 
         Args:
             centers: Mean patch feature and mean image feature of training photos, one row each.
@@ -143,7 +143,7 @@ class TextRegionMatcher(nn.Module):
             raise ConfigError("This model was loaded for prediction, without its text tower.")
         return tower
 
-    def hand_written_text(self) -> Float[Tensor, "category dim"]:
+    def hand_written_text(self) -> Float[Tensor, "label dim"]:
         """Text features of "a photo of a <name>.", from the frozen tower alone."""
         tower = self._text_tower()
         words = tower.embed(HAND_WRITTEN)
@@ -153,8 +153,8 @@ class TextRegionMatcher(nn.Module):
                 PromptLearner(words).prefix(names), names[:, 1:], counts - 1
             )
 
-    def zero_shot_text(self, templates: Sequence[str] = TEMPLATES) -> Float[Tensor, "category dim"]:
-        """Mean text feature of each category over templates like "a {}", less that of all of them.
+    def zero_shot_text(self, templates: Sequence[str] = TEMPLATES) -> Float[Tensor, "label dim"]:
+        """Mean text feature of each label over templates like "a {}", less that of all of them.
 
         Cosines of a CLIP lie close together and far from 0: only their differences say something.
 
@@ -205,7 +205,7 @@ class TextRegionMatcher(nn.Module):
         return F.normalize(image_features - self.image_center, dim=-1)
 
     def match(self, features: ImageFeatures, text: TextFeatures) -> MatcherOutput:
-        """Match image features with text, category by category.
+        """Match image features with text, label by label.
 
         logit = scale · (cos(region, presence) − cos(region, absence)) + bias; without a negative
         prompt the second cosine is left out. Zero-shot: see `zero_shot_similarity`.
@@ -230,12 +230,12 @@ class TextRegionMatcher(nn.Module):
 
     def evidence(
         self, features: ImageFeatures, text: TextFeatures
-    ) -> Float[Tensor, "batch category patch"] | None:
-        """Return how much each patch speaks for each category; None for text-image matching.
+    ) -> Float[Tensor, "batch label patch"] | None:
+        """Return how much each patch speaks for each label; None for text-image matching.
 
         A region is a sum over the patches, and so is its product with the direction of the text: what
         each patch adds to that, before MLP and scaling (our choice). Attention alone is no answer to
-        where a category is: much of it lies on patches that say little.
+        where a label is: much of it lies on patches that say little.
         """
         patches = features.patch_features - self.patch_center
         if self.regions is not None:
@@ -267,8 +267,8 @@ class TextRegionMatcher(nn.Module):
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Names of the categories."""
-        return self.config.category_names
+        """Names of the labels."""
+        return self.config.labels
 
     @property
     def device(self) -> torch.device:
@@ -290,7 +290,7 @@ class TextRegionMatcher(nn.Module):
 
         Args:
             images: Anything that `trmml.data.photos.load_photo` takes.
-            threshold: One threshold for all categories instead of the calibrated ones, in [0, 1].
+            threshold: One threshold for all labels instead of the calibrated ones, in [0, 1].
             top_k: At most so many positive labels per photo; without a threshold, the best ones
                 whatever their scores.
             batch_size: Photos per pass through the model.
@@ -348,7 +348,7 @@ class TextRegionMatcher(nn.Module):
 
 
 class _Options(NamedTuple):
-    thresholds: Float32[np.ndarray, " category"]
+    thresholds: Float32[np.ndarray, " label"]
     top_k: int | None
     heatmaps: bool
 

@@ -18,7 +18,7 @@ MAX_NAME_BYTES = 100
 
 
 class Tag(NamedTuple):
-    """A category that was found, with its score in [0, 1]."""
+    """A label that was found, with its score in [0, 1]."""
 
     label: str
     score: float
@@ -26,52 +26,52 @@ class Tag(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """Scores of all categories for one photo.
+    """Scores of all labels for one photo.
 
     Attributes:
-        labels: Category names.
+        labels: Label names.
         scores: Their scores, in [0, 1]; independent of each other, they do not sum to 1.
-        thresholds: The score from which each category counts as present.
+        thresholds: The score from which each label counts as present.
         source: What the photo came from, if it came from a path.
         error: Why the photo could not be read, if so; the scores are then NaN.
-        max_positive: Largest number of categories that `positive` returns, if limited.
+        max_positive: Largest number of labels that `positive` returns, if limited.
     """
 
     labels: tuple[str, ...]
-    scores: Float32[np.ndarray, " category"]
-    thresholds: Float32[np.ndarray, " category"]
+    scores: Float32[np.ndarray, " label"]
+    thresholds: Float32[np.ndarray, " label"]
     source: str | None = None
     error: str | None = None
     max_positive: int | None = None
-    _evidence: Float[np.ndarray, "category row column"] | None = field(default=None, repr=False)
+    _evidence: Float[np.ndarray, "label row column"] | None = field(default=None, repr=False)
     _photo: Image.Image | None = field(default=None, repr=False)
 
     @property
     def positive(self) -> list[Tag]:
-        """Categories whose score reaches their threshold, best first."""
+        """Labels whose score reaches their threshold, best first."""
         order = np.argsort(-self.scores, kind="stable")
         reached = order[(self.scores >= self.thresholds)[order]]  # NaN reaches nothing
         return self._tags(reached[: self.max_positive])
 
     def top(self, k: int) -> list[Tag]:
-        """Return the k categories with the highest scores, whatever their thresholds."""
+        """Return the k labels with the highest scores, whatever their thresholds."""
         return self._tags(np.argsort(-self.scores, kind="stable")[:k])
 
     def __getitem__(self, label: str) -> float:
-        """Return the score of a category.
+        """Return the score of a label.
 
         Raises:
-            KeyError: If the model has no such category.
+            KeyError: If the model has no such label.
         """
         return float(self.scores[self._index(label)])
 
     def heatmap(self, label: str) -> Float[np.ndarray, "height width"]:
-        """Return what in the photo speaks for a category: evidence at its size, scaled to [0, 1].
+        """Return what in the photo speaks for a label: evidence at its size, scaled to [0, 1].
 
         See `TextRegionMatcher.evidence`. The grid of patches is coarse: this is no segmentation.
 
         Raises:
-            KeyError: If the model has no such category.
+            KeyError: If the model has no such label.
             ConfigError: If the prediction was made without `heatmaps=True`, or by text-image
                 matching, which has no regions.
         """
@@ -84,7 +84,7 @@ class Prediction:
         return drawing.heatmap(self._evidence[index], *self._photo.size)
 
     def overlay(self, label: str) -> Image.Image:
-        """Return the photo with the category's heatmap over it, at its size; errors as `heatmap`."""
+        """Return the photo with the label's heatmap over it, at its size; errors as `heatmap`."""
         heat = self.heatmap(label)
         assert self._photo is not None  # heatmap has checked it
         return drawing.overlay(self._photo, heat)

@@ -1,8 +1,8 @@
-"""Learned prompts: context tokens in front of a category's name.
+"""Learned prompts: context tokens in front of a label's name.
 
 Paper: the "category prompts" of TRM-ML, in the form of CoOp (Zhou et al., 2022) that the field uses:
 start, M learned tokens, the name, a full stop, end. Not stated by TRM-ML: M, and whether each
-category has its own context; see `MatchingConfig`.
+label has its own context; see `MatchingConfig`.
 """
 
 import torch
@@ -20,7 +20,7 @@ TEMPLATES = (
     "there is a {}",
     "a {} in a scene",
 )
-"""Prompts whose mean stands for a category in zero-shot (our choice, as CLIP's ensembles).
+"""Prompts whose mean stands for a label in zero-shot (our choice, as CLIP's ensembles).
 
 Photo captions rarely speak of photos, web captions do; a CLIP learned from either finds its own here.
 """
@@ -33,15 +33,15 @@ class PromptLearner(nn.Module):
     """
 
     def __init__(
-        self, context: Float[Tensor, "context width"] | Float[Tensor, "category context width"]
+        self, context: Float[Tensor, "context width"] | Float[Tensor, "label context width"]
     ) -> None:
-        """Start from a context, shared by all categories or one for each."""
+        """Start from a context, shared by all labels or one for each."""
         super().__init__()
         self.context = nn.Parameter(context.clone())
 
     def forward(
-        self, name_embeddings: Float[Tensor, "category token width"]
-    ) -> Float[Tensor, "category prompt width"]:
+        self, name_embeddings: Float[Tensor, "label token width"]
+    ) -> Float[Tensor, "label prompt width"]:
         """Return the prompt embeddings: start, context, the rest of each name's tokens.
 
         Args:
@@ -52,28 +52,28 @@ class PromptLearner(nn.Module):
 
     @property
     def is_shared(self) -> bool:
-        """Whether all categories have the same context."""
+        """Whether all labels have the same context."""
         return self.context.ndim == 2
 
     def prefix(
-        self, name_embeddings: Float[Tensor, "category token width"]
+        self, name_embeddings: Float[Tensor, "label token width"]
     ) -> Float[Tensor, "prefix width"]:
         """Return what all prompts with a shared context begin with: start and context."""
         return torch.cat([name_embeddings[0, :1], self.context])
 
 
 def random_context(
-    num_context_tokens: int, width: int, num_categories: int | None, generator: torch.Generator
+    num_context_tokens: int, width: int, num_labels: int | None, generator: torch.Generator
 ) -> Tensor:
     """Return noise to start a context from: normal, standard deviation 0.02 (as CoOp).
 
     Args:
         num_context_tokens: Learned tokens per prompt.
         width: Width of a token embedding.
-        num_categories: One context for each category, or a shared one if None.
+        num_labels: One context for each label, or a shared one if None.
         generator: Source of the noise.
     """
     shape = (num_context_tokens, width)
-    if num_categories is not None:
-        shape = (num_categories, *shape)
+    if num_labels is not None:
+        shape = (num_labels, *shape)
     return 0.02 * torch.randn(shape, generator=generator)

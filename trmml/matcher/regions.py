@@ -1,7 +1,7 @@
-"""Category-aware regions: one query per category reads one region feature from the patches.
+"""Regions: one query per label reads one region feature from the patches.
 
 Paper: the "category-aware region learning module" of TRM-ML. Stated: category queries, cross-modal
-attention, a simple MLP, one region per category. Our choices: one layer, even start, and no path
+attention, a simple MLP, one region per label. Our choices: one layer, even start, and no path
 from the query into the region feature, so that a region stays a mix of what is in the photo.
 """
 
@@ -25,7 +25,7 @@ class RegionModule(nn.Module):
 
     def __init__(
         self,
-        category_queries: Float[Tensor, "category dim"],
+        queries: Float[Tensor, "label dim"],
         *,
         num_heads: int = 8,
         dropout: float = 0.1,
@@ -34,7 +34,7 @@ class RegionModule(nn.Module):
         """Start from queries, usually the text features of the hand-written prompts.
 
         Args:
-            category_queries: First values of the queries.
+            queries: First values of the queries.
             num_heads: Attention heads; must divide the width.
             dropout: Share of attention weights dropped in training.
             mlp: Whether an MLP refines the regions.
@@ -43,11 +43,11 @@ class RegionModule(nn.Module):
             ConfigError: If `num_heads` does not divide the width.
         """
         super().__init__()
-        dim = category_queries.shape[1]
+        dim = queries.shape[1]
         if dim % num_heads:
             raise ConfigError(f"num_heads ({num_heads}) must divide the backbone's width ({dim}).")
         self.num_heads = num_heads
-        self.category_queries = nn.Parameter(torch.empty_like(category_queries))
+        self.queries = nn.Parameter(torch.empty_like(queries))
         self.query_norm = nn.LayerNorm(dim)
         self.patch_norm = nn.LayerNorm(dim)
         self.query_map = _blank_linear(dim)
@@ -57,18 +57,16 @@ class RegionModule(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.region_norm = nn.LayerNorm(dim) if mlp else None
         self.mlp = nn.Sequential(_blank_linear(dim), nn.ReLU(), _blank_linear(dim)) if mlp else None
-        self.start(category_queries, torch.Generator().manual_seed(0))
+        self.start(queries, torch.Generator().manual_seed(0))
 
     @torch.no_grad()
-    def start(
-        self, category_queries: Float[Tensor, "category dim"], generator: torch.Generator
-    ) -> None:
+    def start(self, queries: Float[Tensor, "label dim"], generator: torch.Generator) -> None:
         """Set the queries, the maps, and noise for the MLP's first layer.
 
-        The query map starts at zero, so that every category first attends to all patches alike and
+        The query map starts at zero, so that every label first attends to all patches alike and
         learns from there where to look; the other maps start as identities.
         """
-        self.category_queries.copy_(category_queries)
+        self.queries.copy_(queries)
         for linear in (self.query_map, self.key_map, self.value_map, self.output_map):
             nn.init.eye_(linear.weight)
             nn.init.zeros_(linear.bias)
@@ -82,7 +80,7 @@ class RegionModule(nn.Module):
 
     def forward(
         self, patch_features: Float[Tensor, "batch patch dim"]
-    ) -> tuple[Float[Tensor, "batch category dim"], Float[Tensor, "batch category patch"]]:
+    ) -> tuple[Float[Tensor, "batch label dim"], Float[Tensor, "batch label patch"]]:
         """Return the region features, of unit length, and the region attention.
 
         The attention is the mean over the heads and sums to 1 over the patches.
@@ -98,9 +96,9 @@ class RegionModule(nn.Module):
     def evidence(
         self,
         patch_features: Float[Tensor, "batch patch dim"],
-        directions: Float[Tensor, "category dim"],
-    ) -> Float[Tensor, "batch category patch"]:
-        """Return what each patch adds to the product of a region with its category's direction.
+        directions: Float[Tensor, "label dim"],
+    ) -> Float[Tensor, "batch label patch"]:
+        """Return what each patch adds to the product of a region with its label's direction.
 
         Attention times what is read from the patch, before the MLP and the normalization; the sum over
         the patches is the product, up to the bias of the output map.
@@ -113,17 +111,17 @@ class RegionModule(nn.Module):
 
     def _similarity(
         self, patch_features: Float[Tensor, "batch patch dim"]
-    ) -> Float[Tensor, "batch head category patch"]:
+    ) -> Float[Tensor, "batch head label patch"]:
         """Return the scaled products of queries and keys, up to a constant per query.
 
-        With few categories the key map is applied to the queries instead of to every patch, which
+        With few labels the key map is applied to the queries instead of to every patch, which
         is the same product in another order. What it leaves out, the biases of the key map and of the
         norm, adds the same to all patches, and a softmax does not see it.
         """
-        num_categories, dim = self.category_queries.shape
-        queries = self._split_heads(self.query_map(self.query_norm(self.category_queries)))
+        num_labels, dim = self.queries.shape
+        queries = self._split_heads(self.query_map(self.query_norm(self.queries)))
         queries = queries / math.sqrt(queries.shape[-1])
-        if num_categories * self.num_heads > dim:
+        if num_labels * self.num_heads > dim:
             keys = self._split_heads(self.key_map(self.patch_norm(patch_features)))
             return torch.einsum("chd,bphd->bhcp", queries, keys)
         key_map = self.key_map.weight.unflatten(0, (self.num_heads, -1))

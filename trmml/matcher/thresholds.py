@@ -10,53 +10,53 @@ from trmml.errors import ArtifactError
 
 UNCALIBRATED = 0.5
 NEVER = 1.0
-"""Threshold of a category for which no score reaches the wanted precision."""
+"""Threshold of a label for which no score reaches the wanted precision."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """Thresholds per category and how they were made; stored as `calibration.json`.
+    """Thresholds per label and how they were made; stored as `calibration.json`.
 
     Attributes:
-        thresholds: Score per category above which it counts as present, in [0, 1].
+        thresholds: Score per label above which it counts as present, in [0, 1].
         global_threshold: The one towards which they were drawn.
-        known_positives: Known positives per category that they were chosen on.
+        known_positives: Known positives per label that they were chosen on.
         method: How they were made, in words.
-        evidence: Precision and recall at the thresholds on the labels that chose them, by category,
+        evidence: Precision and recall at the thresholds on the photos that chose them, by label,
             with intervals; for people, not read by the model.
     """
 
     thresholds: tuple[float, ...]
     global_threshold: float = UNCALIBRATED
     known_positives: tuple[int, ...] = ()
-    method: str = "none: 0.5 for every category"
+    method: str = "none: 0.5 for every label"
     evidence: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def uncalibrated(cls, num_categories: int) -> "Calibration":
-        """Return 0.5 for every category."""
-        return cls(thresholds=(UNCALIBRATED,) * num_categories)
+    def uncalibrated(cls, num_labels: int) -> "Calibration":
+        """Return 0.5 for every label."""
+        return cls(thresholds=(UNCALIBRATED,) * num_labels)
 
     def updated(
-        self, category_names: tuple[str, ...], names: tuple[str, ...], made: "Calibration"
+        self, labels: tuple[str, ...], names: tuple[str, ...], made: "Calibration"
     ) -> "Calibration":
-        """Return a calibration with new thresholds for some categories; the others keep theirs.
+        """Return a calibration with new thresholds for some labels; the others keep theirs.
 
         Args:
-            category_names: All of the model.
+            labels: All of the model.
             names: Those that `made` is for, in its order.
             made: The new one.
         """
         new = dict(zip(names, zip(made.thresholds, made.known_positives, strict=True), strict=True))
-        counts = self.known_positives or (0,) * len(category_names)
-        old = dict(zip(category_names, zip(self.thresholds, counts, strict=True), strict=True))
+        counts = self.known_positives or (0,) * len(labels)
+        old = dict(zip(labels, zip(self.thresholds, counts, strict=True), strict=True))
         thresholds, known_positives = zip(
-            *(new.get(name, old[name]) for name in category_names), strict=True
+            *(new.get(name, old[name]) for name in labels), strict=True
         )
-        kept, method = len(category_names) - len(names), made.method
+        kept, method = len(labels) - len(names), made.method
         if kept:  # of what was before, the last step alone: a sentence must not grow without end
             before = self.method.partition("; ")[0]
-            method += f"; {kept} of {len(category_names)} labels before that: {before}"
+            method += f"; {kept} of {len(labels)} labels before that: {before}"
         return replace(
             made,
             thresholds=thresholds,
@@ -65,19 +65,19 @@ class Calibration:
             evidence=self.evidence | made.evidence if kept else made.evidence,
         )
 
-    def to_dict(self, category_names: tuple[str, ...]) -> dict[str, Any]:
-        """Return plain values for JSON, thresholds by category name."""
-        counts = self.known_positives or (0,) * len(category_names)
+    def to_dict(self, labels: tuple[str, ...]) -> dict[str, Any]:
+        """Return plain values for JSON, thresholds by label name."""
+        counts = self.known_positives or (0,) * len(labels)
         return {
             "method": self.method,
             "global_threshold": self.global_threshold,
-            "thresholds": dict(zip(category_names, self.thresholds, strict=True)),
-            "known_positives": dict(zip(category_names, counts, strict=True)),
+            "thresholds": dict(zip(labels, self.thresholds, strict=True)),
+            "known_positives": dict(zip(labels, counts, strict=True)),
             "evidence": self.evidence,
         }
 
     @classmethod
-    def from_dict(cls, values: Any, category_names: tuple[str, ...], where: str) -> "Calibration":
+    def from_dict(cls, values: Any, labels: tuple[str, ...], where: str) -> "Calibration":
         """Read plain values.
 
         Raises:
@@ -85,15 +85,15 @@ class Calibration:
         """
         try:
             thresholds = values["thresholds"]
-            if set(thresholds) != set(category_names):
+            if set(thresholds) != set(labels):
                 raise ArtifactError(f"{where}: thresholds must name the model's labels exactly.")
             numbers = [*thresholds.values(), values["global_threshold"]]
             if not all(isinstance(n, float | int) and 0 <= n <= 1 for n in numbers):
                 raise ArtifactError(f"{where}: thresholds must be numbers in [0, 1].")
             return cls(
-                thresholds=tuple(float(thresholds[name]) for name in category_names),
+                thresholds=tuple(float(thresholds[name]) for name in labels),
                 global_threshold=float(values["global_threshold"]),
-                known_positives=tuple(int(values["known_positives"][n]) for n in category_names),
+                known_positives=tuple(int(values["known_positives"][n]) for n in labels),
                 method=str(values["method"]),
                 evidence=dict(values.get("evidence") or {}),
             )

@@ -38,9 +38,9 @@ class Estimates(NamedTuple):
         probability: Both together, calibrated on known labels.
     """
 
-    model: Float32[np.ndarray, "image category"]
-    prototypes: Float32[np.ndarray, "image category"]
-    probability: Float32[np.ndarray, "image category"]
+    model: Float32[np.ndarray, "image label"]
+    prototypes: Float32[np.ndarray, "image label"]
+    probability: Float32[np.ndarray, "image label"]
 
 
 class Cell(NamedTuple):
@@ -48,8 +48,8 @@ class Cell(NamedTuple):
 
     Attributes:
         row: Position of the photo.
-        column: Position of the category.
-        probability: That the category is there.
+        column: Position of the label.
+        probability: That the label is there.
         rank: Larger is more urgent; of no unit.
     """
 
@@ -74,7 +74,7 @@ class Completion:
 
     dataset: MultiLabelDataset
     estimates: Estimates
-    decided: Bool[np.ndarray, "image category"]
+    decided: Bool[np.ndarray, "image label"]
     mistakes: list[Cell]
     questions: list[Cell]
     precision: float
@@ -91,15 +91,16 @@ def complete(
     """Estimate the unknown labels of a data set and decide those that are clear.
 
     Model and prototypes are joined into one probability, calibrated on known labels. Of each
-    category, as many of the most probable blanks become positive as keep their mean probability,
+    label, as many of the most probable blanks become positive as keep their mean probability,
     which is the precision to be expected, at the wanted one; as many of the least probable ones
     become negative as keep theirs there, and lose at most 1 − precision of the expected positives.
-    Both with log-odds a standard deviation less sure than they are, so that a category with few known
-    labels is decided with more care. Known cells never change. The result is for people: training on it
-    instead of on the table with its blanks did harm where we measured it: a model repeats its mistakes.
+    Both with log-odds a standard deviation less sure than they are, so that a label that is seldom
+    known is decided with more care. Known cells never change. The result is for people: training on
+    it instead of on the table with its blanks did harm where we measured it: a model repeats its
+    mistakes.
 
     Args:
-        model: The model; its categories must include those of the data set.
+        model: The model; its labels must include those of the data set.
         dataset: Photos with some unknown labels.
         precision: Wanted share of right ones among the decided positives, and among the negatives.
         calibrate_on: Photos with known labels that the model was not trained on. By default the known
@@ -117,10 +118,10 @@ def complete(
     require_known(dataset, model.labels)
     reference = dataset
     if calibrate_on is not None:
-        reference = calibrate_on.aligned_to(dataset.category_names)
+        reference = calibrate_on.aligned_to(dataset.labels)
     model_there, prototypes_there = _scores(model, reference, progress)
-    known = reference.labels != UNKNOWN
-    positive = reference.labels[known] == POSITIVE
+    known = reference.states != UNKNOWN
+    positive = reference.states[known] == POSITIVE
     if min(positive.sum(), (~positive).sum()) < 10:
         raise DataError(
             f"{reference.source} has {int(positive.sum())} known positives and "
@@ -128,39 +129,39 @@ def complete(
         )
     there = _log_odds(model_there, prototypes_there)
     weights = _fit(there[known], positive)
-    offsets, spreads = _offsets(_joined(there, weights), reference.labels)
+    offsets, spreads = _offsets(_joined(there, weights), reference.states)
     if reference is dataset:
         model_here, prototypes_here = model_there, prototypes_there
     else:
         model_here, prototypes_here = _scores(model, dataset, progress)
     odds = _joined(_log_odds(model_here, prototypes_here), weights) + offsets
-    labels = dataset.labels.copy()
-    blank = labels == UNKNOWN
+    states = dataset.states.copy()
+    blank = states == UNKNOWN
     is_positive = _clear_positives(_probability(odds - spreads), blank, precision)
     is_negative = _clear_negatives(_probability(odds + spreads), blank, precision)
-    labels[is_positive] = POSITIVE
-    labels[is_negative & ~is_positive] = NEGATIVE
+    states[is_positive] = POSITIVE
+    states[is_negative & ~is_positive] = NEGATIVE
     here = _probability(odds)
     return Completion(
         dataset=replace(
             dataset,
-            labels=labels,
+            states=states,
             interpretation=f"{dataset.interpretation} Blanks filled where a precision of "
             f"{precision:g} is expected.",
         ),
         estimates=Estimates(model_here, prototypes_here, here),
-        decided=blank & (labels != UNKNOWN),
-        mistakes=_mistakes(here, dataset.labels),
-        questions=_questions(here, dataset.labels, labels),
+        decided=blank & (states != UNKNOWN),
+        mistakes=_mistakes(here, dataset.states),
+        questions=_questions(here, dataset.states, states),
         precision=precision,
     )
 
 
 def _scores(
     model: TextRegionMatcher, dataset: MultiLabelDataset, progress: bool
-) -> tuple[Float32[np.ndarray, "image category"], Float32[np.ndarray, "image category"]]:
+) -> tuple[Float32[np.ndarray, "image label"], Float32[np.ndarray, "image label"]]:
     """Return the model's scores and the prototypes' estimates, from cached features."""
-    columns = [model.labels.index(name) for name in dataset.category_names]
+    columns = [model.labels.index(name) for name in dataset.labels]
     store = compute_features(dataset.photos, model.backbone, progress=progress)
     batches = CachedFeatures(store, np.arange(len(dataset))).in_order(BATCH_SIZE)
     # Every modality counts, whatever the model was trained with.
@@ -184,7 +185,7 @@ def _scores(
     return np.concatenate(scores)[:, columns], np.concatenate(estimates)[:, columns]
 
 
-def _log_odds(*sources: Float[np.ndarray, "image category"]) -> Float[np.ndarray, "..."]:
+def _log_odds(*sources: Float[np.ndarray, "image label"]) -> Float[np.ndarray, "..."]:
     """Return the log-odds of each source, one after the other along a last axis."""
     with np.errstate(divide="ignore"):
         odds = [np.log(p.astype(np.float64)) - np.log1p(-p.astype(np.float64)) for p in sources]
@@ -192,7 +193,7 @@ def _log_odds(*sources: Float[np.ndarray, "image category"]) -> Float[np.ndarray
 
 
 def _fit(
-    log_odds: Float[np.ndarray, "label source"], positive: Bool[np.ndarray, " label"]
+    log_odds: Float[np.ndarray, "known source"], positive: Bool[np.ndarray, " known"]
 ) -> Float[np.ndarray, " weight"]:
     """Fit a logistic regression on the sources' log-odds by Newton's method, with a slight ridge."""
     inputs = np.column_stack([log_odds, np.ones(len(log_odds))])
@@ -206,28 +207,28 @@ def _fit(
 
 
 def _joined(
-    log_odds: Float[np.ndarray, "image category source"], weights: Float[np.ndarray, " weight"]
-) -> Float[np.ndarray, "image category"]:
+    log_odds: Float[np.ndarray, "image label source"], weights: Float[np.ndarray, " weight"]
+) -> Float[np.ndarray, "image label"]:
     return log_odds @ weights[:-1] + weights[-1]
 
 
 def _probability(
-    log_odds: Float[np.ndarray, "image category"],
-) -> Float32[np.ndarray, "image category"]:
+    log_odds: Float[np.ndarray, "image label"],
+) -> Float32[np.ndarray, "image label"]:
     return np.minimum(1 / (1 + np.exp(-log_odds)), HIGHEST_SCORE).astype(np.float32)
 
 
 def _offsets(
-    log_odds: Float[np.ndarray, "image category"], labels: Int8[np.ndarray, "image category"]
-) -> tuple[Float[np.ndarray, " category"], Float[np.ndarray, " category"]]:
-    """Fit a correction of the log-odds per category, drawn to none where few labels are known.
+    log_odds: Float[np.ndarray, "image label"], states: Int8[np.ndarray, "image label"]
+) -> tuple[Float[np.ndarray, " label"], Float[np.ndarray, " label"]]:
+    """Fit a correction of the log-odds per label, drawn to none where it is seldom known.
 
     The most probable ones under a normal prior of unit variance, and the standard deviations around
     them (Laplace's approximation). The slope of the posterior falls, so its root is found by halving:
-    Newton's steps overshoot where all of a category is scored wrong.
+    Newton's steps overshoot where all of a label is scored wrong.
     """
-    known, positive = labels != UNKNOWN, labels == POSITIVE
-    low, high = (np.full(labels.shape[1], end) for end in (-2 * _LIMIT, 2 * _LIMIT))
+    known, positive = states != UNKNOWN, states == POSITIVE
+    low, high = (np.full(states.shape[1], end) for end in (-2 * _LIMIT, 2 * _LIMIT))
     for _ in range(50):
         middle = (low + high) / 2
         p = 1 / (1 + np.exp(-(log_odds + middle)))
@@ -238,11 +239,11 @@ def _offsets(
 
 
 def _clear_positives(
-    probability: Float[np.ndarray, "image category"],
-    blank: Bool[np.ndarray, "image category"],
+    probability: Float[np.ndarray, "image label"],
+    blank: Bool[np.ndarray, "image label"],
     precision: float,
-) -> Bool[np.ndarray, "image category"]:
-    """Choose the most probable blanks of each category whose mean is the precision."""
+) -> Bool[np.ndarray, "image label"]:
+    """Choose the most probable blanks of each label whose mean is the precision."""
     chosen = np.zeros_like(blank)
     for c, (column, is_blank) in enumerate(zip(probability.T, blank.T, strict=True)):
         falling = np.sort(column[is_blank].astype(np.float64))[::-1]
@@ -254,11 +255,11 @@ def _clear_positives(
 
 
 def _clear_negatives(
-    probability: Float[np.ndarray, "image category"],
-    blank: Bool[np.ndarray, "image category"],
+    probability: Float[np.ndarray, "image label"],
+    blank: Bool[np.ndarray, "image label"],
     precision: float,
-) -> Bool[np.ndarray, "image category"]:
-    """Choose the least probable blanks of each category, so precise and so complete.
+) -> Bool[np.ndarray, "image label"]:
+    """Choose the least probable blanks of each label, so precise and so complete.
 
     Where most labels are negative, a precision alone would let every blank be one.
     """
@@ -283,11 +284,11 @@ def _running_mean(values: Float[np.ndarray, " value"]) -> Float[np.ndarray, " va
 
 
 def _mistakes(
-    probability: Float[np.ndarray, "image category"], labels: Int8[np.ndarray, "image category"]
+    probability: Float[np.ndarray, "image label"], states: Int8[np.ndarray, "image label"]
 ) -> list[Cell]:
     """Rank known cells by how improbable what they state is; those below one half count."""
-    stated = np.where(labels == POSITIVE, probability, 1 - probability)
-    rows, columns = np.nonzero((labels != UNKNOWN) & (stated < 0.5))
+    stated = np.where(states == POSITIVE, probability, 1 - probability)
+    rows, columns = np.nonzero((states != UNKNOWN) & (stated < 0.5))
     order = np.argsort(stated[rows, columns], kind="stable")
     return [
         Cell(int(rows[i]), int(columns[i]), float(probability[rows[i], columns[i]]),
@@ -297,9 +298,9 @@ def _mistakes(
 
 
 def _questions(
-    probability: Float[np.ndarray, "image category"],
-    before: Int8[np.ndarray, "image category"],
-    after: Int8[np.ndarray, "image category"],
+    probability: Float[np.ndarray, "image label"],
+    before: Int8[np.ndarray, "image label"],
+    after: Int8[np.ndarray, "image label"],
 ) -> list[Cell]:
     """Rank open blanks by their uncertainty, more where few positives are known."""
     positives = (before == POSITIVE).sum(axis=0)

@@ -43,7 +43,7 @@ class Description:
     """What a file says about itself.
 
     Attributes:
-        labels: Names of the categories, in the order of the scores.
+        labels: Names of the labels, in the order of the scores.
         thresholds: From which score on each label holds.
         image_size: Side of the square that photos are resized to, nothing being cut off.
         interpolation: How they are resized.
@@ -84,7 +84,7 @@ class Exported:
 
     def __call__(
         self, photos: UInt8[np.ndarray, "batch 3 height width"]
-    ) -> tuple[Float32[np.ndarray, "batch category"], Float32[np.ndarray, "batch category patch"]]:
+    ) -> tuple[Float32[np.ndarray, "batch label"], Float32[np.ndarray, "batch label patch"]]:
         """Return scores in [0, 1] and the evidence of the patches, row by row.
 
         The evidence, `TextRegionMatcher.evidence`, is empty (no patches) for text-image matching.
@@ -116,7 +116,7 @@ class _Program(nn.Module):
 
     def forward(
         self, photos: UInt8[Tensor, "batch 3 height width"]
-    ) -> tuple[Float[Tensor, "batch category"], Float[Tensor, "batch category patch"]]:
+    ) -> tuple[Float[Tensor, "batch label"], Float[Tensor, "batch label patch"]]:
         features = self.model.backbone((photos.float() / 255 - self.mean) / self.std)
         text = self.model.stored_text()
         scores = self.model.match(features, text).scores
@@ -226,7 +226,7 @@ def _write(
 
 
 @torch.inference_mode()
-def _scores(program: _Program, photos: np.ndarray) -> Float32[np.ndarray, "batch category"]:
+def _scores(program: _Program, photos: np.ndarray) -> Float32[np.ndarray, "batch label"]:
     return program(torch.from_numpy(photos))[0].numpy()
 
 

@@ -27,13 +27,13 @@ def predict(
     batch_size: int = 16,
     heatmaps: bool = False,
 ) -> Prediction | list[Prediction]:
-    """Score every category of one photo or of many.
+    """Score every label of one photo or of many.
 
     Args:
         images: A photo (path, bytes, PIL image, HWC uint8 array, CHW tensor), a folder, or an
             iterable of photos.
         model: A loaded model, or what `load_model` takes; the bundled model by default.
-        threshold: One threshold for all categories instead of the model's own, in [0, 1].
+        threshold: One threshold for all labels instead of the model's own, in [0, 1].
         top_k: At most so many positive labels per photo; without a threshold, the best ones whatever
             their scores.
         batch_size: Photos per pass through the model.

@@ -34,12 +34,12 @@ def estimates_csv(completion: Completion, before: MultiLabelDataset, images: Pat
     writer = csv.writer(buffer, lineterminator="\n")
     columns = ("image", "label", "probability", "decision", "model", "prototypes")
     writer.writerow(columns)
-    labels = completion.dataset.labels
-    for row, column in np.argwhere(before.labels != labels).tolist():
+    states = completion.dataset.states
+    for row, column in np.argwhere(before.states != states).tolist():
         writer.writerow(
-            _line(completion, before, names, row, column, _WORDS[int(labels[row, column])])
+            _line(completion, before, names, row, column, _WORDS[int(states[row, column])])
         )
-    still_open = labels == UNKNOWN
+    still_open = states == UNKNOWN
     for row, column in np.argwhere(still_open).tolist():
         writer.writerow(_line(completion, before, names, row, column, ""))
     return buffer.getvalue()
@@ -57,7 +57,7 @@ def _line(
     parts = (estimates.model, estimates.prototypes)
     return [
         names[row],
-        before.category_names[column],
+        before.labels[column],
         f"{estimates.probability[row, column]:.4f}",
         decision,
         *(f"{part[row, column]:.4f}" for part in parts),
@@ -105,7 +105,7 @@ def review_page(
         title=title,
         sections=shown,
         num_decided=len(rows),
-        num_blank=int((before.labels == UNKNOWN).sum()),
+        num_blank=int((before.states == UNKNOWN).sum()),
         precision=completion.precision,
     )
 
@@ -117,7 +117,7 @@ def _cards(
     photos = [before.photos[cell.row] for cell in cells]
     if has_regions:
         predictions = model.predict_many(photos, heatmaps=True)
-        names = [before.category_names[cell.column] for cell in cells]
+        names = [before.labels[cell.column] for cell in cells]
         pictures = (p.shrunk().overlay(name) for p, name in zip(predictions, names, strict=True))
     else:
         pictures = (load_photo(photo, max(THUMBNAIL)) for photo in photos)
@@ -130,13 +130,13 @@ def _cards(
 def _card(
     cell: Cell, picture: Image.Image, completion: Completion, before: MultiLabelDataset
 ) -> dict[str, Any]:
-    stated = int(before.labels[cell.row, cell.column])
-    decision = int(completion.dataset.labels[cell.row, cell.column])
+    stated = int(before.states[cell.row, cell.column])
+    decision = int(completion.dataset.states[cell.row, cell.column])
     estimates = completion.estimates
     return {
         "picture": thumbnail_url(picture, *THUMBNAIL),
         "photo": before.photos[cell.row].name,
-        "label": before.category_names[cell.column],
+        "label": before.labels[cell.column],
         "stated": _WORDS.get(stated, "blank"),
         "decision": _WORDS.get(decision, "open"),
         "probability": round(100 * cell.probability),

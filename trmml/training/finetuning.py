@@ -54,7 +54,7 @@ def finetune(
     resume: bool = False,
     progress: bool | None = None,
 ) -> TextRegionMatcher:
-    """Learn the categories of a data set in which most labels may be unknown.
+    """Learn the labels of a data set in which most cells may be unknown.
 
     Args:
         data: A label table (see `read_dataset`) or a data set.
@@ -65,7 +65,7 @@ def finetune(
             `<open_clip name>/file:<path>` or `local-dir:<folder>`; by default the small CLIP that
             comes with the package. A larger one gives better results. Beside `model`: where its
             CLIP is now, if it moved.
-        labels: Categories to learn; all of the data set by default.
+        labels: Labels to learn; all of the data set by default.
         val: Validation photos; by default a share of the data is held out.
         label_encoding: See `read_dataset`.
         unlabeled: See `read_dataset`.
@@ -94,7 +94,7 @@ def finetune(
         distributed.wait()  # all have looked before the first one writes
         everything = read(data, labels=labels)
         held_out = None if val is None else read(val, labels=labels, may_lack_labels=True)
-        names = everything.category_names
+        names = everything.labels
         matcher, start = _starting_model(model, backbone, names, settings)
         train, held_out = _train_and_val(everything, held_out, settings)
         # In the order of the table, so that another split finds the same features.
@@ -120,7 +120,7 @@ def finetune(
                 run.leave()
             raise
         scores = trainer.use_best()
-        matcher.calibration = calibrate(scores, held_out.labels, matcher.labels)
+        matcher.calibration = calibrate(scores, held_out.states, matcher.labels)
         if run is not None:
             facts = facts_of(trainer, scores, matcher.calibration.thresholds)
             facts["finetune"]["seconds"] = round(time.monotonic() - started, 1)
@@ -173,7 +173,7 @@ def _dataset(
         )
     if labels is None:
         return data
-    return data.aligned_to(labels) if may_lack_labels else data.with_categories(labels)
+    return data.aligned_to(labels) if may_lack_labels else data.with_labels(labels)
 
 
 class _Start(NamedTuple):
@@ -186,7 +186,7 @@ class _Start(NamedTuple):
 def _starting_model(
     model: str | Path | TextRegionMatcher | None,
     backbone: str | FrozenCLIP | None,
-    category_names: tuple[str, ...],
+    labels: tuple[str, ...],
     settings: FinetuneConfig,
 ) -> tuple[TextRegionMatcher, _Start]:
     """Return the model to train, on its device, and what it was before."""
@@ -195,14 +195,14 @@ def _starting_model(
         _require_size(settings, matcher.config.photo.image_size, "the model to start from sees")
         # Before the labels change: what that computes differs in its last bits between machines.
         start = _Start(matcher.labels, digest_of(matcher))
-        if matcher.labels != category_names:
-            matcher = with_labels(matcher, category_names)
+        if matcher.labels != labels:
+            matcher = with_labels(matcher, labels)
     else:
         if isinstance(backbone, FrozenCLIP):
             _require_size(settings, backbone.photo.image_size, "the CLIP was loaded for")
         else:
             backbone = FrozenCLIP.load(backbone or SMALL_CLIP, image_size=settings.image_size)
-        matcher = TextRegionMatcher(make_config(backbone, category_names, settings.model), backbone)
+        matcher = TextRegionMatcher(make_config(backbone, labels, settings.model), backbone)
         matcher.start_from_text(settings.training.seed)
         start = _Start(None, "")
     device = distributed.own_device()
@@ -222,14 +222,14 @@ def _require_size(settings: FinetuneConfig, image_size: int, whose: str) -> None
 def _train_and_val(
     everything: MultiLabelDataset, val: MultiLabelDataset | None, settings: FinetuneConfig
 ) -> tuple[MultiLabelDataset, MultiLabelDataset]:
-    """Return photos to train on and to validate on, with the same categories."""
+    """Return photos to train on and to validate on, with the same labels."""
     if val is None:
         training = settings.training
         train, val = split_dataset(everything, training.val_fraction, training.seed)
     else:
         train = everything
-        require_known(val, train.category_names, str(train.source))
-        val = val.aligned_to(train.category_names)
+        require_known(val, train.labels, str(train.source))
+        val = val.aligned_to(train.labels)
         shared = photos_in_both(train, val)
         if shared:
             logger.warning("%d photos are for training and for validation.", shared)
@@ -271,8 +271,8 @@ def _settled(
 
 
 def _check_learnable(train: MultiLabelDataset) -> None:
-    positives = (train.labels == POSITIVE).any(axis=0)
-    without = [n for n, seen in zip(train.category_names, positives, strict=True) if not seen]
+    positives = (train.states == POSITIVE).any(axis=0)
+    without = [n for n, seen in zip(train.labels, positives, strict=True) if not seen]
     if without:
         raise DataError(
             f"{train.source}: no known positive photo to train on for {', '.join(without[:10])}"
@@ -282,10 +282,10 @@ def _check_learnable(train: MultiLabelDataset) -> None:
 
 
 def _warn_of_little_validation(val: MultiLabelDataset) -> None:
-    counts = (val.labels == POSITIVE).sum(axis=0)
+    counts = (val.states == POSITIVE).sum(axis=0)
     few = [
         f"{name} {count}"
-        for name, count in zip(val.category_names, counts, strict=True)
+        for name, count in zip(val.labels, counts, strict=True)
         if count < FEW_POSITIVES
     ]
     if few:
@@ -297,12 +297,12 @@ def _warn_of_little_validation(val: MultiLabelDataset) -> None:
 
 
 def known_log_odds(train: MultiLabelDataset, settings: FinetuneConfig) -> torch.Tensor:
-    """Log-odds of a positive among the known labels of each category, smoothed by one of each.
+    """Log-odds of a positive among the known states of each label, smoothed by one of each.
 
-    A category without known negatives counts its unknown labels as weak ones.
+    A label without known negatives counts its unknown states as weak ones.
     """
-    positives = (train.labels == POSITIVE).sum(axis=0)
-    known = known_mask(train.labels).sum(axis=0)
+    positives = (train.states == POSITIVE).sum(axis=0)
+    known = known_mask(train.states).sum(axis=0)
     negatives = (known - positives).astype(np.float64)
     assumed = settings.loss.weak_negative * (len(train) - known)
     negatives = np.where(negatives == 0, assumed, negatives)

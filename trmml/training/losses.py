@@ -14,13 +14,13 @@ from trmml.labels import POSITIVE, UNKNOWN
 
 
 def asymmetric_loss(
-    logits: Float[Tensor, "batch category"],
-    labels: Int8[Tensor, "batch category"],
+    logits: Float[Tensor, "batch label"],
+    states: Int8[Tensor, "batch label"],
     *,
     gamma_positive: float = 1.0,
     gamma_negative: float = 2.0,
     clip: float = 0.05,
-    weights: Float[Tensor, "batch category"] | None = None,
+    weights: Float[Tensor, "batch label"] | None = None,
 ) -> Float[Tensor, ""]:
     """Asymmetric loss, averaged over the labels that are not unknown.
 
@@ -30,7 +30,7 @@ def asymmetric_loss(
 
     Args:
         logits: Matching logits, before the sigmoid.
-        labels: Labels in three states; unknown ones have neither value nor gradient.
+        states: Of each image and label; unknown ones have neither value nor gradient.
         gamma_positive: Focus γ₊ on hard positives.
         gamma_negative: Focus γ₋ on hard negatives.
         clip: Score below which a negative costs nothing.
@@ -39,7 +39,7 @@ def asymmetric_loss(
     Returns:
         A scalar; zero if every label is unknown.
     """
-    is_positive = labels == POSITIVE
+    is_positive = states == POSITIVE
     log_positive = F.logsigmoid(logits)
     if clip > 0:
         shifted = (1 - logits.sigmoid() + clip).clamp(max=1)
@@ -50,7 +50,7 @@ def asymmetric_loss(
     with torch.no_grad():
         gamma = torch.where(is_positive, gamma_positive, gamma_negative)
         focus = (1 - log_right.exp()).clamp(min=0) ** gamma
-    counts = (labels != UNKNOWN).to(logits.dtype)
+    counts = (states != UNKNOWN).to(logits.dtype)
     if weights is not None:
         counts = counts * weights
     # Where nothing counts the product is 0, so its gradient is too.
@@ -58,24 +58,24 @@ def asymmetric_loss(
 
 
 def distillation_loss(
-    logits: Float[Tensor, "batch category"],
-    teacher_scores: Float[Tensor, "batch category"],
-    weights: Float[Tensor, "batch category"],
+    logits: Float[Tensor, "batch label"],
+    teacher_scores: Float[Tensor, "batch label"],
+    weights: Float[Tensor, "batch label"],
 ) -> Float[Tensor, ""]:
     """One minus the weighted correlation of logits and teacher over the photos of a batch.
 
-    A frozen CLIP can say which of two photos shows more of a category, and neither how probable one
-    is nor which of two categories is the likelier; so only the order and the distances of the photos
-    are distilled, category by category (our choice; Pearson's correlation as in DIST, Huang et al.,
+    A frozen CLIP can say which of two photos shows more of a label, and neither how probable one
+    is nor which of two labels is the likelier; so only the order and the distances of the photos
+    are distilled, label by label (our choice; Pearson's correlation as in DIST, Huang et al.,
     NeurIPS 2022).
 
     Args:
         logits: Matching logits.
         teacher_scores: What the teacher says of the same photos, in any unit.
-        weights: How much each photo counts in the correlation of a category; zero or more.
+        weights: How much each photo counts in the correlation of a label; zero or more.
 
     Returns:
-        The mean over categories, each times its mean weight; zero if all weights are.
+        The mean over labels, each times its mean weight; zero if all weights are.
     """
     counts = weights.sum(dim=0).clamp(min=1e-6)
 
@@ -89,23 +89,23 @@ def distillation_loss(
 
 
 def contrastive_loss(
-    region_features: Float[Tensor, "batch category dim"],
-    present: Bool[Tensor, "batch category"],
-    text_features: Float[Tensor, "category dim"],
-    visual_prototypes: Float[Tensor, "category dim"],
+    region_features: Float[Tensor, "batch label dim"],
+    present: Bool[Tensor, "batch label"],
+    text_features: Float[Tensor, "label dim"],
+    visual_prototypes: Float[Tensor, "label dim"],
     *,
     temperature: float = 0.07,
     max_regions: int = 2048,
 ) -> Float[Tensor, ""]:
-    """Multimodal supervised contrast over the regions of present categories (our form).
+    """Multimodal supervised contrast over the regions of present labels (our form).
 
-    Regions of one category, its text feature and its visual prototype attract each other; those of
-    other categories are pushed away: a region against all keys, and a text feature against all
+    Regions of one label, its text feature and its visual prototype attract each other; those of
+    other labels are pushed away: a region against all keys, and a text feature against all
     regions and visual prototypes.
 
     Args:
         region_features: Of unit length.
-        present: Which regions show their category: known or pseudo positives.
+        present: Which regions show their label: known or pseudo positives.
         text_features: Of unit length.
         visual_prototypes: Of unit length, without gradient.
         temperature: τ.
@@ -114,39 +114,37 @@ def contrastive_loss(
     Returns:
         A scalar; zero if nothing is present.
     """
-    categories = present.nonzero()[:max_regions, 1]
-    if len(categories) == 0:
+    labels = present.nonzero()[:max_regions, 1]
+    if len(labels) == 0:
         return region_features.sum() * 0
     regions = region_features[present][:max_regions]
     every = torch.arange(len(text_features), device=regions.device)
     own = torch.eye(len(regions), dtype=torch.bool, device=regions.device)
 
     keys = torch.cat([regions, visual_prototypes, text_features])
-    key_categories = torch.cat([categories, every, every])
+    key_labels = torch.cat([labels, every, every])
     # A region is not its own key.
     not_self = ~F.pad(own, (0, len(keys) - len(regions)))
-    from_regions = _attraction(regions, categories, keys, key_categories, not_self, temperature)
+    from_regions = _attraction(regions, labels, keys, key_labels, not_self, temperature)
 
-    shown = categories.unique()
-    keys, key_categories = keys[: -len(every)], key_categories[: -len(every)]
+    shown = labels.unique()
+    keys, key_labels = keys[: -len(every)], key_labels[: -len(every)]
     all_keys = keys.new_ones(len(shown), len(keys), dtype=torch.bool)
-    from_text = _attraction(
-        text_features[shown], shown, keys, key_categories, all_keys, temperature
-    )
+    from_text = _attraction(text_features[shown], shown, keys, key_labels, all_keys, temperature)
     return from_regions + from_text
 
 
 def _attraction(
     anchors: Tensor,
-    anchor_categories: Tensor,
+    anchor_labels: Tensor,
     keys: Tensor,
-    key_categories: Tensor,
+    key_labels: Tensor,
     usable: Tensor,
     temperature: float,
 ) -> Tensor:
-    """Mean over anchors and their own category's keys of −log softmax over the usable keys."""
+    """Mean over anchors and their own label's keys of −log softmax over the usable keys."""
     similarity = (anchors @ keys.T / temperature).masked_fill(~usable, float("-inf"))
     log_share = similarity.log_softmax(dim=-1)
-    same = usable & (anchor_categories[:, None] == key_categories)
+    same = usable & (anchor_labels[:, None] == key_labels)
     per_anchor = log_share.masked_fill(~same, 0).sum(dim=-1) / same.sum(dim=-1).clamp(min=1)
     return -per_anchor.mean()

@@ -30,7 +30,7 @@ class StepLoss(NamedTuple):
 
     total: Float[Tensor, ""]
     parts: dict[str, float]
-    estimated: Int8[Tensor, "batch category"]
+    estimated: Int8[Tensor, "batch label"]
     """Labels after pseudo labelling; unknown where nothing was decided."""
 
 
@@ -41,7 +41,7 @@ class Objective:
         self,
         model: TextRegionMatcher,
         config: FinetuneConfig,
-        labels: Int8[Tensor, "image category"],
+        states: Int8[Tensor, "image label"],
         learned: Collection[str] = (),
     ) -> None:
         """Prepare what stays the same in all steps.
@@ -49,15 +49,15 @@ class Objective:
         Args:
             model: The matcher in training.
             config: Loss weights and pseudo-label settings.
-            labels: Of the whole training set. In categories without any known negative, unknown
+            states: Of the whole training set. In labels without any known negative, unknown
                 labels count as weak negatives and are not estimated; in the others, the share of
-                positives among the known labels limits how many are estimated. In categories with
+                positives among the known labels limits how many are estimated. In labels with
                 few labels that count, the teacher says more, and about known labels as well.
             learned: Labels that the model was trained on before, which it teaches itself.
         """
         self.model = model
         self.config = config
-        positives, negatives = ((labels == s).sum(dim=0) for s in (POSITIVE, NEGATIVE))
+        positives, negatives = ((states == s).sum(dim=0) for s in (POSITIVE, NEGATIVE))
         self.without_negatives = (negatives == 0).to(model.device)
         self.can_estimate = config.pseudo_labels.enabled and bool((negatives > 0).any())
         share = (positives + 1) / (positives + negatives + 2)  # smoothed by one of each
@@ -65,7 +65,7 @@ class Objective:
         loss = config.loss
         learned = learned if loss.own_teacher else ()
         self.teacher = Teacher(model, loss.teacher, learned) if loss.distillation else None
-        counted = torch.where(negatives == 0, len(labels), positives + negatives)
+        counted = torch.where(negatives == 0, len(states), positives + negatives)
         # The teacher is worth as much as a number of labels is: the fewer there are, the more it says.
         extra = (loss.few_labels / counted.clamp(min=1) - 1).clamp(0, MOST_EXTRA_LESSONS)
         self.extra_lessons = extra.to(model.device)
@@ -80,24 +80,24 @@ class Objective:
         self,
         output: MatcherOutput,
         text: TextFeatures,
-        labels: Int8[Tensor, "batch category"],
-        teacher_scores: Float[Tensor, "batch way category"] | None,
+        states: Int8[Tensor, "batch label"],
+        teacher_scores: Float[Tensor, "batch way label"] | None,
     ) -> StepLoss:
         """Return the loss; pseudo labels take part from `start_epoch` on.
 
         Args:
             output: What the matcher made of the photos.
             text: The present text features.
-            labels: Labels in three states.
+            states: Of the same photos.
             teacher_scores: What `teacher` says about the photos, if there is one.
         """
         loss, pseudo = self.config.loss, self.config.pseudo_labels
-        estimated = labels
+        estimated = states
         if self.can_estimate and self.epoch >= pseudo.start_epoch:
-            estimated = self._estimate(output, labels)
-        is_estimated = estimated != labels
-        targets = self.with_assumed_negatives(labels).masked_fill(is_estimated, UNKNOWN)
-        weights = torch.where(labels == UNKNOWN, loss.weak_negative, 1.0)
+            estimated = self._estimate(output, states)
+        is_estimated = estimated != states
+        targets = self.with_assumed_negatives(states).masked_fill(is_estimated, UNKNOWN)
+        weights = torch.where(states == UNKNOWN, loss.weak_negative, 1.0)
         classify = partial(
             asymmetric_loss,
             output.logits,
@@ -112,7 +112,7 @@ class Objective:
             only_estimated = estimated.masked_fill(~is_estimated, UNKNOWN)
             parts["pseudo_labels"] = pseudo.weight * per_known * classify(only_estimated)
         if teacher_scores is not None:
-            teacher_weights = (labels == UNKNOWN) + self.extra_lessons
+            teacher_weights = (states == UNKNOWN) + self.extra_lessons
             lessons = [
                 distillation_loss(output.logits, scores, teacher_weights)
                 for scores in teacher_scores.unbind(dim=1)
@@ -131,14 +131,14 @@ class Objective:
         return StepLoss(total, {name: part.item() for name, part in parts.items()}, estimated)
 
     def with_assumed_negatives(
-        self, labels: Int8[Tensor, "batch category"]
-    ) -> Int8[Tensor, "batch category"]:
-        """Return labels whose unknown ones are negative in categories without any known negative."""
-        return labels.masked_fill((labels == UNKNOWN) & self.without_negatives, NEGATIVE)
+        self, states: Int8[Tensor, "batch label"]
+    ) -> Int8[Tensor, "batch label"]:
+        """Return states whose unknown ones are negative where a label has no known negative."""
+        return states.masked_fill((states == UNKNOWN) & self.without_negatives, NEGATIVE)
 
     def _estimate(
-        self, output: MatcherOutput, labels: Int8[Tensor, "batch category"]
-    ) -> Int8[Tensor, "batch category"]:
+        self, output: MatcherOutput, states: Int8[Tensor, "batch label"]
+    ) -> Int8[Tensor, "batch label"]:
         model, pseudo = self.model, self.config.pseudo_labels
         regions = F.normalize(output.region_features, dim=-1)
         probability = presence_probability(
@@ -150,23 +150,23 @@ class Objective:
             pseudo,
         )
         estimated = pseudo_labels(
-            labels, probability, regions, model.prototypes, self.budget, pseudo
+            states, probability, regions, model.prototypes, self.budget, pseudo
         )
         # Where no negative is known, the unknown labels are weak negatives already, and scores that
         # have never seen a real one are too high: many of the positives they would give are wrong.
-        return torch.where(self.without_negatives, labels, estimated)
+        return torch.where(self.without_negatives, states, estimated)
 
     @torch.no_grad()
     def update_prototypes(
-        self, output: MatcherOutput, text: TextFeatures, labels: Int8[Tensor, "batch category"]
+        self, output: MatcherOutput, text: TextFeatures, states: Int8[Tensor, "batch label"]
     ) -> None:
         """Move the prototypes towards the confidently right labels of a batch, known or assumed."""
         pseudo, model = self.config.pseudo_labels, self.model
         regions = F.normalize(output.region_features.float(), dim=-1)
         scores = output.logits.sigmoid()
-        sure = (labels == POSITIVE) & (scores > pseudo.confidence)
+        sure = (states == POSITIVE) & (scores > pseudo.confidence)
         model.prototypes.update(regions, sure, text.positive, pseudo.momentum)
         if model.negative_prototypes is not None and text.negative is not None:
-            labels = self.with_assumed_negatives(labels)
-            absent = (labels == NEGATIVE) & (scores < 1 - pseudo.confidence)
+            states = self.with_assumed_negatives(states)
+            absent = (states == NEGATIVE) & (scores < 1 - pseudo.confidence)
             model.negative_prototypes.update(regions, absent, text.negative, pseudo.momentum)

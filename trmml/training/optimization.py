@@ -34,7 +34,7 @@ def make_optimizer(model: TextRegionMatcher, config: TrainingConfig) -> torch.op
             parameter.requires_grad_(config.train_prompts)
             if config.train_prompts:
                 prompts.append(parameter)
-        elif parameter.ndim < 2 or name.endswith("category_queries"):
+        elif parameter.ndim < 2 or name.endswith("queries"):
             vectors.append(parameter)
         else:
             matrices.append(parameter)

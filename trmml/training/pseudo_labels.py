@@ -15,30 +15,30 @@ from trmml.matcher.prototypes import Prototypes
 
 INTER_TEMPERATURE = 0.01
 MOST_SIMILARITIES = 2**24
-"""Cosines held at a time: all regions with all categories would be photos × categories²."""
+"""Cosines held at a time: all regions with all labels would be photos × labels²."""
 
 
 @torch.no_grad()
 def presence_probability(
-    region_features: Float[Tensor, "batch category dim"],
+    region_features: Float[Tensor, "batch label dim"],
     prototypes: Prototypes,
     negative_prototypes: Prototypes | None,
     logit_scale: Float[Tensor, ""],
-    logit_bias: Float[Tensor, " category"],
+    logit_bias: Float[Tensor, " label"],
     config: PseudoLabelConfig,
-) -> Float[Tensor, "batch category"]:
-    """Estimate from the prototypes how probable each category is, in [0, 1].
+) -> Float[Tensor, "batch label"]:
+    """Estimate from the prototypes how probable each label is, in [0, 1].
 
-    Intra-category: sigmoid of the scaled cosine with the category's own prototypes (minus the cosine
+    Intra-category: sigmoid of the scaled cosine with the label's own prototypes (minus the cosine
     with those of its absence), averaged over the modalities. Without the intra part: the softmax over
-    categories, relative to the largest one, at temperature 0.01, averaged in the same way.
+    labels, relative to the largest one, at temperature 0.01, averaged in the same way.
 
     Args:
         region_features: Of unit length.
-        prototypes: Of the presence of each category.
+        prototypes: Of the presence of each label.
         negative_prototypes: Of the absence, if the model has negative prompts.
         logit_scale: The model's present scale.
-        logit_bias: The model's present bias per category.
+        logit_bias: The model's present bias per label.
         config: Which modalities and relations count.
     """
     if not config.intra_category:
@@ -59,37 +59,37 @@ def presence_probability(
     return (logit_scale * margin + logit_bias).sigmoid()
 
 
-def _used(prototypes: Prototypes, config: PseudoLabelConfig) -> list[Float[Tensor, "category dim"]]:
+def _used(prototypes: Prototypes, config: PseudoLabelConfig) -> list[Float[Tensor, "label dim"]]:
     modalities = ((config.visual, prototypes.visual), (config.text, prototypes.text))
     return [table for used, table in modalities if used]
 
 
 def _standing(
-    region_features: Float[Tensor, "batch category dim"],
-    chosen: Bool[Tensor, "batch category"],
-    table: Float[Tensor, "category dim"],
+    region_features: Float[Tensor, "batch label dim"],
+    chosen: Bool[Tensor, "batch label"],
+    table: Float[Tensor, "label dim"],
 ) -> tuple[Int64[Tensor, " region"], Float[Tensor, " region"]]:
     """Return how many prototypes are nearer to a chosen region than its own, and by how much at most."""
     regions, own = region_features[chosen], chosen.nonzero()[:, 1]
     rows = max(MOST_SIMILARITIES // len(table), 1)
     nearer, behind = [], []
-    for some, categories in zip(regions.split(rows), own.split(rows), strict=True):
+    for some, labels in zip(regions.split(rows), own.split(rows), strict=True):
         similarity = some @ table.T
-        of_own = similarity.gather(1, categories[:, None])
+        of_own = similarity.gather(1, labels[:, None])
         nearer.append((similarity > of_own).sum(dim=1))
         behind.append(similarity.amax(dim=1) - of_own[:, 0])
     return torch.cat(nearer), torch.cat(behind)
 
 
 class PositiveBudget:
-    """How many positives may be estimated of each category before those get the upper hand.
+    """How many positives may be estimated of each label before those get the upper hand.
 
-    The known labels tell how common a category is. Estimated positives make the model find more of
-    them: without a limit, a category that is estimated too easily ends up everywhere (our choice; the
+    The known labels tell how common a label is. Estimated positives make the model find more of
+    them: without a limit, a label that is estimated too easily ends up everywhere (our choice; the
     thresholds of Xie et al., NeurIPS 2023, follow the same shares).
     """
 
-    def __init__(self, per_unknown: Float[Tensor, " category"]) -> None:
+    def __init__(self, per_unknown: Float[Tensor, " label"]) -> None:
         """Begin an epoch.
 
         Args:
@@ -100,10 +100,10 @@ class PositiveBudget:
 
     def spend(
         self,
-        wanted: Bool[Tensor, "batch category"],
-        probability: Float[Tensor, "batch category"],
-        unknown: Bool[Tensor, "batch category"],
-    ) -> Bool[Tensor, "batch category"]:
+        wanted: Bool[Tensor, "batch label"],
+        probability: Float[Tensor, "batch label"],
+        unknown: Bool[Tensor, "batch label"],
+    ) -> Bool[Tensor, "batch label"]:
         """Return which of the wanted positives the budget allows: the most probable ones.
 
         What earlier batches of the epoch left over can be spent as well.
@@ -117,33 +117,33 @@ class PositiveBudget:
 
 @torch.no_grad()
 def pseudo_labels(
-    labels: Int8[Tensor, "batch category"],
-    probability: Float[Tensor, "batch category"],
-    region_features: Float[Tensor, "batch category dim"],
+    states: Int8[Tensor, "batch label"],
+    probability: Float[Tensor, "batch label"],
+    region_features: Float[Tensor, "batch label dim"],
     prototypes: Prototypes,
     budget: PositiveBudget,
     config: PseudoLabelConfig,
-) -> Int8[Tensor, "batch category"]:
+) -> Int8[Tensor, "batch label"]:
     """Decide the unknown labels that are clear, and leave the others unknown.
 
-    Inter-category: a label can become positive only if, for its own region, its category is among the
-    `top_categories` nearest prototypes of every modality.
+    Inter-category: a label can become positive only if, for its own region, its label is among the
+    `top_labels` nearest prototypes of every modality.
 
     Args:
-        labels: Labels in three states; the known ones come back as they are.
+        states: Of each image and label; the known ones come back as they are.
         probability: Estimated presence, in [0, 1].
         region_features: Of unit length.
-        prototypes: Of the presence of each category.
+        prototypes: Of the presence of each label.
         budget: Limits the positives, and is charged with them.
         config: The two thresholds, and which modalities and relations count.
     """
-    unknown = labels == UNKNOWN
-    estimated = labels.clone()
+    unknown = states == UNKNOWN
+    estimated = states.clone()
     wanted = unknown & (probability >= config.positive_threshold)
     if config.inter_category:
         for table in _used(prototypes, config):
             nearer, _ = _standing(region_features, wanted, table)
-            wanted = wanted.masked_scatter(wanted, nearer < config.top_categories)
+            wanted = wanted.masked_scatter(wanted, nearer < config.top_labels)
     estimated[budget.spend(wanted, probability, unknown)] = POSITIVE
     estimated[unknown & (probability <= config.negative_threshold)] = NEGATIVE
     return estimated
@@ -159,9 +159,9 @@ class PseudoLabelCounts:
         self.hidden_positive = self.hidden_negative = 0
         self.is_rated = False
 
-    def add(self, labels: np.ndarray, estimated: np.ndarray, hidden: np.ndarray | None) -> None:
+    def add(self, states: np.ndarray, estimated: np.ndarray, hidden: np.ndarray | None) -> None:
         """Count a batch: labels, what became of them, and what they were before some were hidden."""
-        unknown = labels == UNKNOWN
+        unknown = states == UNKNOWN
         positive, negative = unknown & (estimated == POSITIVE), unknown & (estimated == NEGATIVE)
         self.unknown += int(unknown.sum())
         self.positive += int(positive.sum())

@@ -132,7 +132,7 @@ def fingerprint_of(
     digest.update(json.dumps([chosen, model]).encode())
     for dataset in (train, val):
         digest.update(os.fsencode("\0".join(str(photo) for photo in dataset.photos)))
-        digest.update(dataset.labels.tobytes())
+        digest.update(dataset.states.tobytes())
     return digest.hexdigest()
 
 
@@ -155,12 +155,12 @@ def check_together(fingerprint: str, num_epochs: int) -> None:
 
 def facts_of(
     trainer: Trainer,
-    scores: Float32[np.ndarray, "image category"],
+    scores: Float32[np.ndarray, "image label"],
     thresholds: Sequence[float],
 ) -> dict[str, dict[str, Any]]:
     """Say how a model was made and what its validation photos say of it."""
     val = trainer.val
-    measured = measure(scores, val.labels, val.category_names, thresholds)
+    measured = measure(scores, val.states, val.labels, thresholds)
     return {
         "metrics": {"validation": measured.to_dict()},
         "finetune": {

@@ -49,17 +49,17 @@ class Teacher:
         }[sees]
 
     @torch.no_grad()
-    def __call__(self, features: ImageFeatures) -> Float[Tensor, "batch way category"]:
-        """Score photos in each way; ways and categories have scales of their own."""
+    def __call__(self, features: ImageFeatures) -> Float[Tensor, "batch way label"]:
+        """Score photos in each way; ways and labels have scales of their own."""
         scores = torch.stack([way(features) for way in self.ways], dim=1)
         if self.before is None:
             return scores
         own = self.before.match(features, self.before.stored_text()).logits
         return torch.where(self.is_learned, own[:, None].to(scores.dtype), scores)
 
-    def _whole(self, features: ImageFeatures) -> Float[Tensor, "batch category"]:
+    def _whole(self, features: ImageFeatures) -> Float[Tensor, "batch label"]:
         return self.model.centered(features.image_features) @ self.text.T
 
-    def _best_patches(self, features: ImageFeatures) -> Float[Tensor, "batch category"]:
+    def _best_patches(self, features: ImageFeatures) -> Float[Tensor, "batch label"]:
         """Patches count with their length, too: what differs most from their mean says most."""
         return best_patches((features.patch_features - self.model.patch_center) @ self.text.T)

@@ -85,8 +85,8 @@ class Trainer:
         self.train_batches, self.val_batches = train_batches, val_batches
         self.fingerprint = fingerprint
         self.is_trained = learned is not None
-        self.labels = torch.from_numpy(train.labels)
-        self.objective = Objective(model, config, self.labels, learned or ())
+        self.states = torch.from_numpy(train.states)
+        self.objective = Objective(model, config, self.states, learned or ())
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(not name.startswith("backbone."))
         training = config.training
@@ -129,7 +129,7 @@ class Trainer:
                 "(--resume)."
             ) from error
 
-    def use_best(self) -> Float32[np.ndarray, "image category"]:
+    def use_best(self) -> Float32[np.ndarray, "image label"]:
         """Put the best epoch's tensors into the model and return its validation scores."""
         learned = self.model.learned_state()
         with torch.no_grad():
@@ -139,7 +139,7 @@ class Trainer:
         return self._val_scores()
 
     def _keep_if_best(self, epoch: int | None, val_map: float | None) -> None:
-        # Without any category to validate on, the last epoch is the best.
+        # Without any label to validate on, the last epoch is the best.
         if self.best_map is None or (val_map is not None and val_map > self.best_map):
             self.best_epoch, self.best_map = epoch, val_map
             state = self.model.learned_state()
@@ -162,10 +162,10 @@ class Trainer:
             for rows, features in tqdm(
                 batches, total=self.steps_per_epoch, desc=name, unit="batch", disable=not progress
             ):
-                labels = self.labels[rows].to(device)
-                step, output = self._step(features, labels)
-                counts.add(labels.cpu().numpy(), step.estimated.cpu().numpy(), self._hidden(rows))
-                regions.add(output, self.objective.with_assumed_negatives(labels))
+                states = self.states[rows].to(device)
+                step, output = self._step(features, states)
+                counts.add(states.cpu().numpy(), step.estimated.cpu().numpy(), self._hidden(rows))
+                regions.add(output, self.objective.with_assumed_negatives(states))
                 for part, value in step.parts.items():
                     sums[part] = sums.get(part, 0.0) + value / self.steps_per_epoch
             self.model.eval()
@@ -185,10 +185,10 @@ class Trainer:
         }
 
     def _step(
-        self, features: ImageFeatures, labels: Int8[Tensor, "batch category"]
+        self, features: ImageFeatures, states: Int8[Tensor, "batch label"]
     ) -> tuple[StepLoss, MatcherOutput]:
         """Learn from a batch: the features of this process's share, the labels of all of it."""
-        device, num_photos = self.model.device, len(labels)
+        device, num_photos = self.model.device, len(states)
         features = ImageFeatures(*(f.to(device, non_blocking=True) for f in features))
         half = use_bfloat16(self.config.training, device)
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
@@ -204,7 +204,7 @@ class Trainer:
         teacher, teacher_scores = self.objective.teacher, None
         if teacher is not None:
             teacher_scores = distributed.gather(teacher(features), num_photos)
-        step = self.objective(output, text, labels, teacher_scores)
+        step = self.objective(output, text, states, teacher_scores)
         if not bool(torch.isfinite(step.total)):
             raise ConfigError(
                 f"The loss is {step.total.item()} in epoch {self.objective.epoch}; lower "
@@ -218,11 +218,11 @@ class Trainer:
         self.optimizer.step()
         self.schedule.step()
         self.average.update()
-        self.objective.update_prototypes(output, text, labels)
+        self.objective.update_prototypes(output, text, states)
         return step, output
 
     def _hidden(self, rows: np.ndarray) -> np.ndarray | None:
-        hidden = self.train.hidden_labels
+        hidden = self.train.hidden_states
         return None if hidden is None else hidden[rows]
 
     @contextmanager
@@ -234,7 +234,7 @@ class Trainer:
         self.average.swap()
 
     def _val_map(self) -> float | None:
-        value = mean_average_precision(self._val_scores(), self.val.labels)
+        value = mean_average_precision(self._val_scores(), self.val.states)
         return None if math.isnan(value) else round(value, 6)
 
     def zero_shot_map(self) -> float | None:
@@ -250,16 +250,16 @@ class Trainer:
                 text,
             )
         )
-        value = mean_average_precision(scores, self.val.labels)
+        value = mean_average_precision(scores, self.val.states)
         return None if math.isnan(value) else round(value, 6)
 
-    def _val_scores(self) -> Float32[np.ndarray, "image category"]:
+    def _val_scores(self) -> Float32[np.ndarray, "image label"]:
         text = self.model.stored_text()
         return self._over_val(lambda features: self.model.match(features, text).scores)
 
     def _over_val(
-        self, score: Callable[[ImageFeatures], Float32[Tensor, "batch category"]]
-    ) -> Float32[np.ndarray, "image category"]:
+        self, score: Callable[[ImageFeatures], Float32[Tensor, "batch label"]]
+    ) -> Float32[np.ndarray, "image label"]:
         rows = []
         with torch.inference_mode():
             for features in self.val_batches.in_order(self.config.training.batch_size):
@@ -322,10 +322,10 @@ class _RegionSums:
         self.absent = torch.zeros_like(model.prototypes.visual)
 
     @torch.no_grad()
-    def add(self, output: MatcherOutput, labels: Int8[Tensor, "batch category"]) -> None:
+    def add(self, output: MatcherOutput, states: Int8[Tensor, "batch label"]) -> None:
         regions = F.normalize(output.region_features, dim=-1)
-        self.present += torch.einsum("bc,bcd->cd", (labels == POSITIVE).float(), regions)
-        self.absent += torch.einsum("bc,bcd->cd", (labels == NEGATIVE).float(), regions)
+        self.present += torch.einsum("bc,bcd->cd", (states == POSITIVE).float(), regions)
+        self.absent += torch.einsum("bc,bcd->cd", (states == NEGATIVE).float(), regions)
 
     def into_prototypes(self) -> None:
         self.model.prototypes.replace_visual(self.present)

@@ -68,13 +68,13 @@ def _render(facts: CardFacts, name: str) -> str:
     unknown = sorted(set(facts.about) - set(ABOUT_FIELDS))
     if unknown:
         raise ValueError(f"about.json has {unknown}, known are {list(ABOUT_FIELDS)}")
-    labels = list(facts.config["category_names"])
+    labels = list(facts.config["labels"])
     trained = facts.finetune.get("data", {}).get("labels", {})
     measured = facts.metrics.get("test") or facts.metrics.get("validation") or {}
     rows = []
     for label in labels[:MAX_LABELS_SHOWN]:
         counts = trained.get(label)
-        found = measured.get("per_category", {}).get(label, {})
+        found = measured.get("per_label", {}).get(label, {})
         rows.append(
             {
                 "label": label,

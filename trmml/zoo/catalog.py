@@ -34,7 +34,7 @@ class ModelInfo:
         summary: One sentence.
         folder: Where it lies; None for a pinned model that has not been fetched yet, of which nothing
             below is known either.
-        labels: Its categories.
+        labels: Its labels.
         backbone: Source of its CLIP.
         image_size: Side of the square photos.
         matching: How text meets the image.
@@ -86,7 +86,7 @@ def model_info(
         name=name,
         folder=folder,
         summary=str(about.get("summary", "")),
-        labels=config.category_names,
+        labels=config.labels,
         backbone=config.backbone.source,
         image_size=config.photo.image_size,
         matching=config.matcher.matching,

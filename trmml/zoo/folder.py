@@ -41,7 +41,7 @@ from trmml.matcher.thresholds import Calibration
 from trmml.version import __version__
 from trmml.zoo.card import CardFacts, model_card
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 CONFIG, WEIGHTS, CALIBRATION = "config.json", "model.safetensors", "calibration.json"
 CARD = "README.md"
 MAX_WEIGHTS_BYTES = 4 * 2**30
@@ -188,7 +188,7 @@ def read_config(folder: Path) -> ModelConfig:
         raise ArtifactError(f"{path} must hold an object.")
     version = values.pop("format_version", None)
     values.pop("trmml_version", None)
-    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+    if not isinstance(version, int) or isinstance(version, bool) or version < FORMAT_VERSION:
         raise ArtifactError(
             f"{path} has the format version {version!r}; expected {FORMAT_VERSION}."
         )
@@ -201,7 +201,7 @@ def read_config(folder: Path) -> ModelConfig:
         config = ModelConfig.from_dict(values)
     except ConfigError as error:
         raise ArtifactError(f"{path}: {error}") from error
-    contexts = len(config.category_names) if config.matcher.category_specific_context else 1
+    contexts = len(config.labels) if config.matcher.label_specific_context else 1
     if 4 * contexts * config.matcher.num_context_tokens * config.text_width > MAX_WEIGHTS_BYTES:
         raise ArtifactError(
             f"{path} describes contexts of more than {MAX_WEIGHTS_BYTES >> 30} GiB; they are not made."
@@ -318,7 +318,7 @@ def replace_calibration(folder: Path, calibration: Calibration) -> None:
     Raises:
         ConfigError: If the folder cannot be written to.
     """
-    names = read_config(folder).category_names
+    names = read_config(folder).labels
     try:
         write_json(folder / CALIBRATION, calibration.to_dict(names))
         write_card(folder, str(folder))

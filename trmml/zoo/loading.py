@@ -45,7 +45,7 @@ def load_model(
         source: A folder, a name from `list_models()`, `"org/name"` or `"org/name@revision"` on the
             Hugging Face Hub, or `"zero-shot"` with `labels`.
         revision: Branch, tag or commit of a model on the Hub. A commit never changes.
-        labels: Categories to score. With a trained model, what was learned about those it knows is
+        labels: Labels to score. With a trained model, what was learned about those it knows is
             kept, and the others start from text, which needs the text tower.
         backbone: For zero-shot: the CLIP, by default the small one that comes with the package.
             For a folder: where its backbone is now, if it moved.
@@ -126,10 +126,10 @@ def load_for_training(
 
 def make_config(
     backbone: FrozenCLIP,
-    category_names: Sequence[str],
+    labels: Sequence[str],
     matcher: MatchingConfig,
 ) -> ModelConfig:
-    """Describe a new model on a backbone; prompts call a category by its name without underscores."""
+    """Describe a new model on a backbone; prompts call a label by its name without underscores."""
     tower = backbone.text_tower
     if tower is None:
         raise ConfigError("A new model needs a backbone with its text tower.")
@@ -137,8 +137,8 @@ def make_config(
         length = len(tower.tokenize(matcher.context_init))
         matcher = dataclasses.replace(matcher, num_context_tokens=length)
     return ModelConfig(
-        category_names=tuple(category_names),
-        prompt_names=tuple(name.replace("_", " ").strip() for name in category_names),
+        labels=tuple(labels),
+        prompt_names=tuple(name.replace("_", " ").strip() for name in labels),
         backbone=backbone.config,
         photo=backbone.photo,
         dim=backbone.dim,
@@ -152,9 +152,9 @@ def zero_shot_model(
 ) -> TextRegionMatcher:
     """Match hand-written prompts with image feature and best patches: any labels, no training.
 
-    A category's text feature is the mean over templates, each a text with `{}` in place of its name.
+    A label's text feature is the mean over templates, each a text with `{}` in place of its name.
 
-    Scores are relative: each category is compared with the mean of all of them, so that a threshold
+    Scores are relative: each label is compared with the mean of all of them, so that a threshold
     of 0.5 means "more like this than like the labels on the whole".
 
     Raises:
@@ -173,7 +173,7 @@ def zero_shot_model(
     matcher = MatchingConfig(
         matching="zero-shot",
         context_init=HAND_WRITTEN,
-        category_specific_context=False,
+        label_specific_context=False,
         negative_prompt=False,
         logit_scale=min(max(backbone.logit_scale, 1.0), 100.0),
     )
@@ -186,9 +186,9 @@ def zero_shot_model(
 def with_labels(model: TextRegionMatcher, labels: Sequence[str]) -> TextRegionMatcher:
     """Return a model for other labels that keeps what was learned.
 
-    Known categories keep all of their tensors. New ones share the context (or, where each category
+    Known labels keep all of their tensors. New ones share the context (or, where each label
     has its own, get the mean of the learned ones) and the region module, and start their queries and
-    prototypes from text. Thresholds of new categories are the global one.
+    prototypes from text. Thresholds of new labels are the global one.
 
     Raises:
         ConfigError: If the model was loaded without its text tower, labels repeat, or it is zero-shot.
@@ -200,9 +200,9 @@ def with_labels(model: TextRegionMatcher, labels: Sequence[str]) -> TextRegionMa
             "the new labels: load_model('zero-shot', labels=…, backbone=…)."
         )
     fresh_config = make_config(model.backbone, labels, old.matcher)
-    known = {name: i for i, name in enumerate(old.category_names)}
-    names = dict(zip(old.category_names, old.prompt_names, strict=True))
-    prompt_names = zip(fresh_config.category_names, fresh_config.prompt_names, strict=True)
+    known = {name: i for i, name in enumerate(old.labels)}
+    names = dict(zip(old.labels, old.prompt_names, strict=True))
+    prompt_names = zip(fresh_config.labels, fresh_config.prompt_names, strict=True)
     fresh_config = dataclasses.replace(
         fresh_config, prompt_names=tuple(names.get(name, prompt) for name, prompt in prompt_names)
     )
@@ -210,13 +210,13 @@ def with_labels(model: TextRegionMatcher, labels: Sequence[str]) -> TextRegionMa
     fresh.start_from_text()
     kept = [(i, known[name]) for i, name in enumerate(fresh.labels) if name in known]
     to, of = [i for i, _ in kept], [j for _, j in kept]
-    learned, count = model.learned_state(), len(old.category_names)
+    learned, count = model.learned_state(), len(old.labels)
     with torch.no_grad():
         for name, tensor in fresh.learned_state().items():
-            per_category = name in _PER_CATEGORY or (
-                name.endswith("prompts.context") and old.matcher.category_specific_context
+            per_label = name in _PER_CATEGORY or (
+                name.endswith("prompts.context") and old.matcher.label_specific_context
             )
-            if not per_category:
+            if not per_label:
                 tensor.copy_(learned[name])
                 continue
             assert len(learned[name]) == count
@@ -258,6 +258,6 @@ _PER_CATEGORY = frozenset(
         "prototypes.text",
         "negative_prototypes.visual",
         "negative_prototypes.text",
-        "regions.category_queries",
+        "regions.queries",
     }
 )

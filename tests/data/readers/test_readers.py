@@ -34,8 +34,8 @@ def photo(tmp_path: Path) -> Callable[[str], Path]:
 
 def cells(data: MultiLabelDataset) -> dict[str, dict[str, int]]:
     return {
-        path.name: dict(zip(data.category_names, row.tolist(), strict=True))
-        for path, row in zip(data.photos, data.labels, strict=True)
+        path.name: dict(zip(data.labels, row.tolist(), strict=True))
+        for path, row in zip(data.photos, data.states, strict=True)
     }
 
 
@@ -96,8 +96,8 @@ def test_chexpert(tmp_path: Path, photo: Callable) -> None:
         f"{place},Female,68,Frontal,AP,1.0,-1.0,,0.0\n"
     )
     data = read_dataset(table)
-    assert data.category_names == ("No Finding", "Edema", "Fracture", "Pneumonia")
-    assert data.labels.tolist() == [[P, U, U, N]]
+    assert data.labels == ("No Finding", "Edema", "Fracture", "Pneumonia")
+    assert data.states.tolist() == [[P, U, U, N]]
     assert "uncertain (-1)" in data.interpretation
 
 
@@ -126,7 +126,7 @@ def test_coco(tmp_path: Path, photo: Callable) -> None:
         "a.jpg": {"person": P, "bicycle": N, "dog": P},
         "b.jpg": {"person": N, "bicycle": N, "dog": N},
     }
-    assert data.category_names == ("person", "bicycle", "dog")  # by id
+    assert data.labels == ("person", "bicycle", "dog")  # by id
 
 
 @pytest.mark.parametrize(
@@ -318,8 +318,8 @@ def test_folders_named_by_their_label(tmp_path: Path, photo: Callable) -> None:
     with pytest.raises(DataError, match="lists positive labels only"):
         read_dataset(tmp_path / "sorted")
     data = read_dataset(tmp_path / "sorted", unlabeled="negative")
-    assert data.category_names == ("cat", "dog")
-    assert sorted(data.labels.tolist()) == [[N, P], [P, N], [P, P]]
+    assert data.labels == ("cat", "dog")
+    assert sorted(data.states.tolist()) == [[N, P], [P, N], [P, P]]
 
 
 @pytest.mark.parametrize("mark", [",", ";", " "])
@@ -329,7 +329,7 @@ def test_a_list_has_any_separator_that_is_named(tmp_path: Path, photo: Callable,
     with table.open("w", newline="") as file:
         csv.writer(file).writerows([["fname", "labels"], ["000009.jpg", f"horse{mark}person"]])
     data = read_dataset(table, unlabeled="negative", separator=mark)
-    assert data.category_names == ("horse", "person")
+    assert data.labels == ("horse", "person")
     if mark != " ":
         with pytest.raises(DataError, match=f"say separator='{mark}'"):
             read_dataset(table, unlabeled="negative")
@@ -398,7 +398,7 @@ def test_a_missing_class_label_is_unknown(tmp_path: Path, photo: Callable) -> No
     photo("a.jpg"), photo("b.jpg")
     features = {"dog": ClassLabel()}
     table = HubDataset(features, image=["a.jpg", "b.jpg"], dog=[-1, 1])
-    assert read_dataset(table, images=tmp_path).labels.tolist() == [[U], [P]]
+    assert read_dataset(table, images=tmp_path).states.tolist() == [[U], [P]]
 
 
 def test_classes_of_a_list_are_those_that_there_are(tmp_path: Path, photo: Callable) -> None:
@@ -406,7 +406,7 @@ def test_classes_of_a_list_are_those_that_there_are(tmp_path: Path, photo: Calla
     names = ["a.jpg", "b.jpg", "c.jpg"]
     table = HubDataset({"labels": List()}, image=names, labels=[[0], [-1], [1, -1]])
     data = read_dataset(table, images=tmp_path, unlabeled="negative")
-    assert data.labels.tolist() == [[P, N], [U, U], [U, P]]
+    assert data.states.tolist() == [[P, N], [U, U], [U, P]]
     table = HubDataset({"labels": List()}, image=names, labels=[[0], [2], [1]])
     with pytest.raises(DataError, match="row 2: there is no class 2; they go from 0 to 1"):
         read_dataset(table, images=tmp_path, unlabeled="negative")
@@ -416,7 +416,7 @@ def test_classes_of_a_list_are_those_that_there_are(tmp_path: Path, photo: Calla
 def test_a_label_may_be_called_what_a_table_has(tmp_path: Path, photo: Callable, name: str) -> None:
     photo("a.jpg"), photo("b.jpg")
     frame = pandas.DataFrame({"image": ["a.jpg", "b.jpg"], name: [1, 0]})
-    assert read_dataset(frame, images=tmp_path).labels.tolist() == [[P], [N]]
+    assert read_dataset(frame, images=tmp_path).states.tolist() == [[P], [N]]
 
 
 def test_a_task_that_nobody_answered_takes_nothing_from_one_that_somebody_did(
@@ -447,9 +447,9 @@ def test_a_task_that_nobody_answered_takes_nothing_from_one_that_somebody_did(
         (
             "t.jsonl",
             '{"image": "a.jpg", "positive": [" "]}',
-            "' ' cannot be the name of a category",
+            "' ' cannot be a label",
         ),
-        ("t.jsonl", '{"image": "a.jpg", "positive": ["x\\u001b[2J"]}', "cannot be the name"),
+        ("t.jsonl", '{"image": "a.jpg", "positive": ["x\\u001b[2J"]}', "cannot be a label"),
         (
             "t.json",
             '{"images": [{"id": 1, "file_name": "a.jpg"}, {"id": 1, "file_name": "b.jpg"}],'
@@ -489,14 +489,14 @@ def test_words_and_the_line_of_a_spreadsheet_are_understood(
     text = "sep=;\nimage;dog;cat\na.jpg;TRUE;no\nb.jpg;False;Yes\nc.jpg;;1.0\n"
     (tmp_path / "t.csv").write_text(text)
     data = read_dataset(tmp_path / "t.csv")
-    assert data.labels.tolist() == [[P, N], [N, P], [U, P]]
+    assert data.states.tolist() == [[P, N], [N, P], [U, P]]
 
 
 def test_a_table_of_many_columns_is_read_in_linear_time(tmp_path: Path, photo: Callable) -> None:
     photo("a.jpg")
     names = ",".join(f"label {i}" for i in range(30_000))
     (tmp_path / "t.csv").write_text(f"image,{names}\na.jpg{',1' * 30_000}\n")
-    assert read_dataset(tmp_path / "t.csv").labels.sum() == 30_000
+    assert read_dataset(tmp_path / "t.csv").states.sum() == 30_000
 
 
 def test_the_format_can_be_named(tmp_path: Path, photo: Callable) -> None:
@@ -519,8 +519,8 @@ def test_many_rows_of_one_photo_are_joined_in_linear_time(tmp_path: Path, photo:
     rows = "".join(f"a.jpg,label {i},{i % 2}\n" for i in range(3_000))
     table.write_text("image,label,value\n" + rows)
     data = read_dataset(table)
-    assert data.labels.shape == (1, 3_000)
-    assert np.array_equal(data.labels[0], np.arange(3_000) % 2)
+    assert data.states.shape == (1, 3_000)
+    assert np.array_equal(data.states[0], np.arange(3_000) % 2)
 
 
 @pytest.mark.parametrize("name", ["t.csv", "t.jsonl"])
@@ -532,10 +532,10 @@ def test_what_is_written_is_read_again(tmp_path: Path, photo: Callable, name: st
     write_dataset(data, tmp_path / "tables" / name)
     again = read_dataset(tmp_path / "tables" / name, labels=names)
     assert [path.resolve() for path in again.photos] == [path.resolve() for path in photos]
-    assert np.array_equal(again.labels, states)
+    assert np.array_equal(again.states, states)
     write_dataset(data, tmp_path / name, images=tmp_path / "deep")
     moved = read_dataset(tmp_path / name, images=tmp_path / "deep", labels=names)
-    assert np.array_equal(moved.labels, states)
+    assert np.array_equal(moved.states, states)
 
 
 def test_what_cannot_be_written_is_refused(tmp_path: Path, photo: Callable) -> None:
@@ -545,7 +545,7 @@ def test_what_cannot_be_written_is_refused(tmp_path: Path, photo: Callable) -> N
     with pytest.raises(DataError, match="'split' cannot be a column"):
         write_dataset(data, tmp_path / "t.csv")
     write_dataset(data, tmp_path / "t.jsonl")
-    assert read_dataset(tmp_path / "t.jsonl").category_names == ("split",)
+    assert read_dataset(tmp_path / "t.jsonl").labels == ("split",)
     for names, form in ((("label", "value"), "long"), (("Frontal/Lateral", "x"), "chexpert")):
         data = MultiLabelDataset(data.photos, np.zeros((1, 2), dtype=np.int8), names)
         with pytest.raises(DataError, match=f"{names[0]}, .* a wide CSV would be read as {form}"):
@@ -589,8 +589,8 @@ def test_labels_are_written_and_read_whatever_they_are_called(
     photos = tuple(photo(f"{i}.png") for i in range(3))
     write_dataset(MultiLabelDataset(photos, states, names), tmp_path / name)
     again = read_dataset(tmp_path / name)
-    assert again.category_names == names
-    assert np.array_equal(again.labels, states)
+    assert again.labels == names
+    assert np.array_equal(again.states, states)
 
 
 def test_a_real_data_frame_with_lists(tmp_path: Path) -> None:
@@ -612,9 +612,7 @@ def test_a_real_data_frame_with_lists(tmp_path: Path) -> None:
                 options.pop("table"), images=tmp_path, unlabeled="negative", **options
             )
             assert [photo.name for photo in read.photos] == ["b.png", "c.png"]
-            positives = {
-                n: c.tolist() for n, c in zip(read.category_names, read.labels.T, strict=True)
-            }
+            positives = {n: c.tolist() for n, c in zip(read.labels, read.states.T, strict=True)}
             assert positives == {"dog": [POSITIVE, NEGATIVE], "cat": [POSITIVE, NEGATIVE]}
     with pytest.raises(DataError, match="lists of labels in 'labels'; it is not wide"):
         read_dataset(frame, images=tmp_path, unlabeled="negative", format="wide")
@@ -637,7 +635,7 @@ def test_a_row_without_a_list_of_labels_states_nothing(
     places = [str(photo(name)) for name in ("a.png", "b.png", "c.png")]
     frame = pandas.DataFrame({"image": places, "labels": [["dog"], missing, []]})
     data = read_dataset(frame, unlabeled="negative")
-    assert data.labels.tolist() == [[P], [U], [N]]
+    assert data.states.tolist() == [[P], [U], [N]]
     frame.loc[1, "labels"] = "dog"
     with pytest.raises(DataError, match="row 2: 'dog' is not a list of labels"):
         read_dataset(frame, unlabeled="negative")

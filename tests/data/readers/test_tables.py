@@ -41,8 +41,8 @@ WIDE_LABELS = [[P, N], [U, P], [N, P]]
 
 def test_a_wide_table_states_three_things(read: Read, tmp_path: Path) -> None:
     dataset = read(WIDE)
-    assert dataset.labels.tolist() == WIDE_LABELS
-    assert dataset.category_names == ("dog", "cat")
+    assert dataset.states.tolist() == WIDE_LABELS
+    assert dataset.labels == ("dog", "cat")
     assert dataset.photos == (tmp_path / "a.png", tmp_path / "b.png", tmp_path / "c.png")
     assert dataset.interpretation.startswith("Wide table, cells as 1/0/blank")
     assert dataset.source == str(tmp_path / "t.csv")
@@ -65,8 +65,8 @@ def test_a_wide_table_states_three_things(read: Read, tmp_path: Path) -> None:
 )
 def test_a_table_reads_the_same_however_a_program_saved_it(read: Read, content: bytes) -> None:
     dataset = read(content)
-    assert dataset.labels.tolist() == WIDE_LABELS
-    assert dataset.category_names == ("dog", "cat")
+    assert dataset.states.tolist() == WIDE_LABELS
+    assert dataset.labels == ("dog", "cat")
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_a_cell_means_what_the_encoding_says(
     cells = dict(zip(["1", "0", "", "-1"], states, strict=False))
     header = ",".join(["image", *(f"label{i}" for i in range(len(cells)))])
     dataset = read(f"{header}\na.png,{','.join(cells)}\n", label_encoding=encoding)
-    assert dataset.labels.tolist() == [states]
+    assert dataset.states.tolist() == [states]
 
 
 def test_minus_one_is_never_guessed(read: Read) -> None:
@@ -156,21 +156,21 @@ def test_labels_chooses_and_orders_the_columns_and_the_others_may_hold_anything(
 ) -> None:
     content = "image,dog,notes,cat\na.png,1,blurred,0\nb.png,,,1\n"
     dataset = read(content, labels=["cat", "dog"])
-    assert dataset.category_names == ("cat", "dog")
-    assert dataset.labels.tolist() == [[N, P], [P, U]]
+    assert dataset.labels == ("cat", "dog")
+    assert dataset.states.tolist() == [[N, P], [P, U]]
 
 
 def test_names_may_be_of_any_script_and_hold_commas(read: Read) -> None:
     content = 'image,日本語,<b>,"car, red","a ""b"""\na.png,1,0,,1\n'
     dataset = read(content)
-    assert dataset.category_names == ("日本語", "<b>", "car, red", 'a "b"')
-    assert dataset.labels.tolist() == [[P, N, U, P]]
+    assert dataset.labels == ("日本語", "<b>", "car, red", 'a "b"')
+    assert dataset.states.tolist() == [[P, N, U, P]]
 
 
 def test_rows_of_one_photo_are_joined_when_they_agree(read: Read, tmp_path: Path) -> None:
     dataset = read("image,dog,cat,cow\na.png,1,,0\nb.png,0,0,0\na.png,,0,0\n")
     assert dataset.photos == (tmp_path / "a.png", tmp_path / "b.png")
-    assert dataset.labels.tolist() == [[P, N, N], [N, N, N]]
+    assert dataset.states.tolist() == [[P, N, N], [N, N, N]]
 
 
 def test_rows_of_one_photo_that_disagree_are_named(read: Read) -> None:
@@ -187,14 +187,14 @@ def test_labels_are_a_list_of_names(read: Read) -> None:
 def test_a_table_may_lack_labels_where_that_is_allowed(read: Read) -> None:
     for content, options in (("image,dog\na.png,1\n", {}), (LIST, {"unlabeled": "negative"})):
         data = read(content, labels=["bird", "dog"], may_lack_labels=True, **options)
-        assert data.labels[0].tolist() == [U, P]
+        assert data.states[0].tolist() == [U, P]
 
 
 def test_only_rows_of_the_split_are_read(read: Read, tmp_path: Path) -> None:
     content = "image,split,dog\na.png,train,1\nb.png, val ,0\nmissing.png,train,maybe\n"
     dataset = read(content, split="val")
     assert dataset.photos == (tmp_path / "b.png",)
-    assert dataset.category_names == ("dog",)
+    assert dataset.labels == ("dog",)
     with pytest.raises(DataError, match=r"no row with split 'vla'\. Did you mean 'val'"):
         read(content, split="vla")
 
@@ -207,8 +207,8 @@ def test_what_a_list_leaves_out_is_what_the_user_says(
     read: Read, unlabeled: str, other: int
 ) -> None:
     dataset = read(LIST, unlabeled=unlabeled)
-    assert dataset.category_names == ("dog", "cat", "cow")
-    assert dataset.labels.tolist() == [[P, P, other], [other] * 3, [other, P, P]]
+    assert dataset.labels == ("dog", "cat", "cow")
+    assert dataset.states.tolist() == [[P, P, other], [other] * 3, [other, P, P]]
     assert dataset.interpretation.endswith(f"not listed is {unlabeled}.")
 
 
@@ -238,13 +238,13 @@ def test_a_form_is_told_by_the_cells_where_the_name_of_a_column_could_mean_two(
     read: Read, content: str, options: dict[str, Any], labels: dict[str, list[int]]
 ) -> None:
     dataset = read(content, **options)
-    assert dataset.category_names == tuple(labels)
-    assert dataset.labels.T.tolist() == list(labels.values())
+    assert dataset.labels == tuple(labels)
+    assert dataset.states.T.tolist() == list(labels.values())
 
 
 def test_rows_of_a_list_are_joined_when_what_they_leave_out_is_unknown(read: Read) -> None:
     content = "image,tags\na.png,dog|cat\na.png,cow\n"
-    assert read(content, unlabeled="unknown").labels.tolist() == [[P, P, P]]
+    assert read(content, unlabeled="unknown").states.tolist() == [[P, P, P]]
     with pytest.raises(DataError, match="lines 2 and 3 disagree about 'cat'"):
         read(content, unlabeled="negative")
 
@@ -273,16 +273,16 @@ def test_jsonl_states_three_things(read: Read) -> None:
         {"image": "b.png", "positive": ["日本語"]},
     )
     dataset = read("\ufeff" + content.replace("\n", "\r\n\r\n"), "t.jsonl")
-    assert dataset.category_names == ("dog", "日本語", "<b>")
-    assert dataset.labels.tolist() == [[P, N, N], [U, P, U]]
+    assert dataset.labels == ("dog", "日本語", "<b>")
+    assert dataset.states.tolist() == [[P, N, N], [U, P, U]]
     closed = read(content, "t.ndjson", unlabeled="negative")
-    assert closed.labels.tolist() == [[P, N, N], [N, P, N]]
+    assert closed.states.tolist() == [[P, N, N], [N, P, N]]
 
 
 def test_a_line_separator_of_unicode_inside_json_ends_no_line(read: Read) -> None:
     content = '{"image": "a.png", "positive": ["dog\u2028cat", "a\u2029b"], "negative": []}\n'
-    assert read(content, "t.jsonl").category_names == ("dog\u2028cat", "a\u2029b")
-    with pytest.raises(DataError, match=r"'a\\x85b' cannot be the name of a category"):
+    assert read(content, "t.jsonl").labels == ("dog\u2028cat", "a\u2029b")
+    with pytest.raises(DataError, match=r"'a\\x85b' cannot be a label"):
         read('{"image": "a.png", "positive": ["a\x85b"], "negative": []}\n', "t.jsonl")
 
 
@@ -292,7 +292,7 @@ def test_jsonl_takes_the_split_and_the_labels_that_are_asked_for(read: Read) -> 
         {"image": "b.png", "split": "val", "positive": ["dog", "cow"], "negative": ["cat"]},
     )
     dataset = read(content, "t.jsonl", split="val", labels=["cat", "dog"])
-    assert dataset.labels.tolist() == [[N, P]]
+    assert dataset.states.tolist() == [[N, P]]
     with pytest.raises(DataError, match="has no rows with split 'test'"):
         read(content, "t.jsonl", split="test")
 
@@ -300,13 +300,13 @@ def test_jsonl_takes_the_split_and_the_labels_that_are_asked_for(read: Read) -> 
 def test_every_split_has_the_labels_of_the_whole_table(read: Read) -> None:
     content = "image,split,labels\na.png,train,dog\nb.png,val,cat|cow\n"
     listed = [read(content, split=split, unlabeled="unknown") for split in ("train", "val")]
-    assert {dataset.category_names for dataset in listed} == {("dog", "cat", "cow")}
+    assert {dataset.labels for dataset in listed} == {("dog", "cat", "cow")}
     content = jsonl(
         {"image": "a.png", "split": "train", "positive": ["dog"]},
         {"image": "b.png", "split": "val", "negative": ["cat"]},
     )
     stated = [read(content, "t.jsonl", split=split) for split in ("train", "val")]
-    assert [dataset.labels.tolist() for dataset in stated] == [[[P, U]], [[U, N]]]
+    assert [dataset.states.tolist() for dataset in stated] == [[[P, U]], [[U, N]]]
 
 
 @pytest.mark.parametrize(
@@ -371,7 +371,7 @@ def test_two_names_that_lead_to_one_file_are_one_photo(
     name = other.format(folder=tmp_path)
     dataset = read(f"image,red,blue\na.png,1,\nb.png,0,1\n{name},1,0\n")
     assert dataset.photos == (tmp_path / "a.png", tmp_path / "b.png")
-    assert dataset.labels.tolist() == [[P, N], [N, P]]
+    assert dataset.states.tolist() == [[P, N], [N, P]]
     with pytest.raises(DataError) as caught:
         read(f"image,red\na.png,1\n{name},0\n")
     assert f"lines 2 and 3 disagree about 'red' in a.png = {name}; keep one" in str(caught.value)

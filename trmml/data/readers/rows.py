@@ -24,7 +24,7 @@ class Options:
     """How the user says that a table is to be read.
 
     Attributes:
-        labels: Categories to read; all if None.
+        labels: Labels to read; all if None.
         label_encoding: Name of the encoding of cells.
         unlabeled: What a label that a list of positives leaves out means.
         split: Rows to read.
@@ -45,8 +45,8 @@ class Row:
     Attributes:
         line: Where it stands; counted from 1.
         image: The photo, as the table names it.
-        states: What it states, by category.
-        unmentioned: What the other categories are, if not what they are in the whole table.
+        states: What it states, by label.
+        unmentioned: What the other labels are, if not what they are in the whole table.
         other_names: Further names to try for the photo.
     """
 
@@ -59,18 +59,18 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """All rows, and what a category that a row does not mention is in it.
+    """All rows, and what a label that a row does not mention is in it.
 
     Attributes:
         rows: In the order of the file.
-        category_names: In the order of the file.
+        labels: In the order of the file.
         interpretation: What was understood, in one sentence.
-        unmentioned: What a category is that a row does not state.
+        unmentioned: What a label is that a row does not state.
         unit: What `Row.line` counts.
     """
 
     rows: list[Row]
-    category_names: list[str]
+    labels: list[str]
     interpretation: str
     unmentioned: int = UNKNOWN
     unit: str = "line"

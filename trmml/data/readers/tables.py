@@ -54,7 +54,7 @@ def read_dataset(
     Args:
         table: A file, a folder, a pandas DataFrame or a Hugging Face dataset.
         images: Folder that photo paths are relative to; the table's own folder is tried next.
-        labels: Categories to read, in this order; all by default.
+        labels: Labels to read, in this order; all by default.
         label_encoding: How the cells of a wide CSV are written: `1/0/blank` by default, `1/-1/0`,
             `1/0/-1` (positive/negative/unknown) or `chexpert`.
         unlabeled: What a label means that a format which lists positives leaves out; required there.
@@ -80,7 +80,7 @@ def read_dataset(
     if not parsed.rows:
         which = f" with split {split!r}" if split else ""
         raise DataError(f"{path} has no rows{which}; a table needs at least one photo.")
-    names = list(parsed.category_names)
+    names = list(parsed.labels)
     lacking = [name for name in labels or () if name not in names]
     if lacking and not may_lack_labels:
         raise DataError(f"{path} has no label {lacking[0]!r}. {nearest(lacking[0], names)}")
@@ -99,8 +99,8 @@ def read_dataset(
     array[:, [column[name] for name in lacking]] = UNKNOWN
     return MultiLabelDataset(
         photos=tuple(photos),
-        labels=array,
-        category_names=tuple(names),
+        states=array,
+        labels=tuple(names),
         source=str(path),
         interpretation=parsed.interpretation,
     )
