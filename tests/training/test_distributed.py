@@ -22,8 +22,8 @@ SETTINGS = {
     "training.epochs": 17,
     "training.batch_size": 4,
     "training.learning_rate": 3e-3,
-    "model.num_context_tokens": 2,
-    "model.num_heads": 2,
+    "matching.num_context_tokens": 2,
+    "matching.num_heads": 2,
     "model.attention_dropout": 0.0,
     "loss.distillation": 0.1,
     "loss.contrastive": 0.1,
@@ -100,7 +100,7 @@ def test_two_processes_train_what_one_does_and_go_on_after_a_kill(
 
 def test_alone_the_share_is_everything() -> None:
     rows = np.array([3, 1, 2])
-    np.testing.assert_array_equal(distributed.share(rows), rows)
+    np.testing.assert_array_equal(distributed.shard(rows), rows)
     tensor = torch.ones(3, 2)
     assert distributed.gather(tensor, 3) is tensor
     assert (distributed.count(), distributed.rank(), distributed.is_first()) == (1, 0, True)

@@ -26,9 +26,9 @@ from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
 from trmml.training.finetuning import known_log_odds
 from trmml.training.optimization import (
     AveragedWeights,
+    effective_batch_size,
     make_optimizer,
     make_schedule,
-    photos_per_step,
 )
 from trmml.training.run_folder import Run
 from trmml.training.trainer import CHECKPOINT
@@ -40,8 +40,8 @@ QUICK = {
     "training.epochs": 3,
     "training.batch_size": 5,
     "training.val_fraction": 0.3,
-    "model.num_context_tokens": 2,
-    "model.num_heads": 2,
+    "matching.num_context_tokens": 2,
+    "matching.num_heads": 2,
     "pseudo_labels.enabled": True,
     "pseudo_labels.start_epoch": 1,
     "pseudo_labels.positive_threshold": 0.6,
@@ -77,7 +77,7 @@ def test_every_way_of_matching_trains_and_comes_back_the_same(
     backbone_source: str, make_dataset: Maker, tmp_path: Path, matching: str, negative_prompt: bool
 ) -> None:
     data = make_dataset(12).hide_labels(0.7)
-    settings = QUICK | {"model.matching": matching, "model.negative_prompt": negative_prompt}
+    settings = QUICK | {"matching.way": matching, "matching.negative_prompt": negative_prompt}
     settings |= {"loss.distillation": 0.1, "loss.contrastive": 0.1}
     model = trmml.finetune(data, backbone=backbone_source, config=settings, output=tmp_path / "out")
     again = load_model(tmp_path / "out", device="cpu")
@@ -115,7 +115,7 @@ def test_the_folder_says_how_the_model_was_made(
     assert facts["best_epoch"] == best["epoch"]
     measured = json.loads((out / "metrics.json").read_text())["validation"]["mAP"]
     assert measured == pytest.approx(best["val_mAP"], abs=1e-6)
-    assert facts["photos_per_step"] == 5
+    assert facts["effective_batch_size"] == 5
 
 
 def test_the_clip_alone_is_measured_on_the_same_photos(
@@ -139,9 +139,7 @@ def test_zero_shot_is_not_trained(backbone_source: str, make_dataset: Maker) -> 
     ):
         trmml.finetune(data, model=model, config=QUICK)
     with pytest.raises(ConfigError, match=r"leave model\.matching as it is"):
-        trmml.finetune(
-            data, backbone=backbone_source, config=QUICK | {"model.matching": "zero-shot"}
-        )
+        trmml.finetune(data, backbone=backbone_source, config=QUICK | {"matching.way": "zero-shot"})
 
 
 def test_a_trained_model_is_taught_by_itself(
@@ -153,7 +151,7 @@ def test_a_trained_model_is_taught_by_itself(
     losses = {}
     for own in (True, False):
         out = tmp_path / f"own {own}"
-        once = QUICK | {"training.epochs": 1, "loss.own_teacher": own}
+        once = QUICK | {"training.epochs": 1, "loss.self_distillation": own}
         trmml.finetune(data, model=start, config=once, output=out)
         facts = json.loads((out / "finetune.json").read_text())
         losses[own] = facts["history"][0]["loss"]["distillation"]
@@ -295,7 +293,7 @@ def test_resuming_a_finished_run_returns_its_model(
     written = weights_of(out)
     again = trmml.finetune(data, backbone=backbone_source, config=QUICK, output=out, resume=True)
     assert weights_of(out) == written
-    assert torch.equal(first.text_features, again.text_features)
+    assert torch.equal(first.present.text_features, again.present.text_features)
     with pytest.raises(ConfigError, match="other data or settings"):
         trmml.finetune(
             data.hide_labels(0.5), backbone=backbone_source, config=QUICK, output=out, resume=True
@@ -421,7 +419,7 @@ def test_seeds_decide_the_result(
         before = torch.get_rng_state()
         model = trmml.finetune(data, backbone=backbone_source, val=data, config=settings)
         assert torch.equal(torch.get_rng_state(), before)
-        texts.append(model.text_features)
+        texts.append(model.present.text_features)
     assert torch.equal(texts[0], texts[1])
     assert not torch.equal(texts[0], texts[2])
 
@@ -434,7 +432,7 @@ def test_training_goes_on_from_a_trained_model(
     fewer = data.with_labels(("blue", "red"))
     model = trmml.finetune(fewer, model=tmp_path / "first", config={"training.epochs": 1})
     assert model.labels == ("blue", "red")
-    assert model.config.matcher.num_context_tokens == 2
+    assert model.config.matching.num_context_tokens == 2
 
 
 def test_a_model_whose_clip_has_moved_can_be_used_everywhere(
@@ -586,7 +584,7 @@ def test_the_shortest_trainings_have_rates_that_teach(backbone: FrozenCLIP, sche
 )  # fmt: skip
 def test_few_photos_make_small_steps(num_photos: int, batch_size: int, expected: int) -> None:
     training = FinetuneConfig().changed({"training.batch_size": batch_size}).training
-    assert photos_per_step(num_photos, training) == expected
+    assert effective_batch_size(num_photos, training) == expected
 
 
 def test_frozen_prompts_are_left_out_of_the_optimizer(backbone: FrozenCLIP) -> None:
