@@ -18,6 +18,8 @@ from trmml.matcher.regions import RegionModule
 
 HIGHEST_SCORE = 1 - 2**-24
 """The largest float32 below 1."""
+ATTENTION_DROPOUT = 0.1
+"""Share of the attention weights dropped in training (as in Query2Labels; our choice)."""
 BEST_PATCHES = 1 / 16
 """Share of the patches that speak for a label: one alone is an unsteady witness."""
 
@@ -110,7 +112,12 @@ class TextRegion(WayOfMatching):
         """Make the region module, with empty queries."""
         super().__init__()
         queries = torch.zeros(num_labels, dim)
-        self.regions = RegionModule(queries, num_heads=config.num_heads, mlp=config.region_mlp)
+        self.regions = RegionModule(
+            queries,
+            num_heads=config.num_heads,
+            dropout=ATTENTION_DROPOUT,
+            mlp=config.region_mlp,
+        )
 
     def start(
         self, text: Callable[[], Float[Tensor, "label dim"]], generator: torch.Generator

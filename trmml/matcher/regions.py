@@ -15,9 +15,6 @@ from torch import Tensor, nn
 
 from trmml.errors import ConfigError
 
-ATTENTION_DROPOUT = 0.1
-"""Share of the attention weights that are dropped in training (as in Query2Labels; our choice)."""
-
 
 class RegionModule(nn.Module):
     """Cross-attention from category queries to patch features, and an MLP on what they read.
@@ -31,7 +28,7 @@ class RegionModule(nn.Module):
         queries: Float[Tensor, "label dim"],
         *,
         num_heads: int = 8,
-        dropout: float = ATTENTION_DROPOUT,
+        dropout: float = 0.0,
         mlp: bool = True,
     ) -> None:
         """Start from queries, usually the text features of the hand-written prompts.
