@@ -63,6 +63,7 @@ class TextRegionMatcher(nn.Module):
         self.backbone = backbone
         self.calibration = Calibration.uncalibrated(num_labels)
         self.source: str | None = None
+        self.report: dict[str, dict[str, Any]] | None = None
         blank = torch.zeros(num_labels, config.dim)
         context = torch.zeros(matcher.num_context_tokens, config.text_width)
         if matcher.label_specific_context:

@@ -32,6 +32,7 @@ from trmml.training.batches import AugmentedPhotos, CachedFeatures, use_bfloat16
 from trmml.training.features import cache_bytes, compute_features
 from trmml.training.run_folder import Run, check_together, digest_of, facts_of, fingerprint_of
 from trmml.training.trainer import CHECKPOINT, Trainer
+from trmml.zoo.folder import read_facts
 from trmml.zoo.loading import load_for_training, make_config, with_labels
 
 logger = logging.getLogger(__name__)
@@ -104,6 +105,9 @@ def finetune(
         if run is not None:
             finished = run.begin(fingerprint)
             if finished is not None:
+                finished.report = {
+                    part: read_facts(run.output, part) for part in ("metrics", "finetune")
+                }
                 return finished.to(distributed.own_device())
         show = distributed.is_first() and (sys.stderr.isatty() if progress is None else progress)
         try:
@@ -121,10 +125,10 @@ def finetune(
             raise
         scores = trainer.use_best()
         matcher.calibration = calibrate(scores, held_out.states, matcher.labels)
+        matcher.report = facts_of(trainer, scores, matcher.calibration.thresholds)
+        matcher.report["finetune"]["seconds"] = round(time.monotonic() - started, 1)
         if run is not None:
-            facts = facts_of(trainer, scores, matcher.calibration.thresholds)
-            facts["finetune"]["seconds"] = round(time.monotonic() - started, 1)
-            run.finish(matcher, facts)
+            run.finish(matcher, matcher.report)
             matcher.source = str(run.output)
         return matcher
 
