@@ -31,6 +31,7 @@ from trmml.training.batches import AugmentedPhotos, CachedFeatures, use_bfloat16
 from trmml.training.features import cache_bytes, compute_features
 from trmml.training.run_folder import Run, check_together, digest_of, facts_of, fingerprint_of
 from trmml.training.trainer import CHECKPOINT, Trainer, TrainingPhotos, ValidationPhotos
+from trmml.zoo.folder import read_facts
 from trmml.zoo.loading import load_for_training, make_config
 
 logger = logging.getLogger(__name__)
@@ -100,7 +101,10 @@ def finetune(
         settings = _settled(settings, matcher, len(photos))
         fingerprint = fingerprint_of(settings, matcher.config, start.digest, train, held_out)
         finished = None if run is None else run.begin(fingerprint)
-        if finished is not None:
+        if run is not None and finished is not None:
+            finished.report = {
+                part: read_facts(run.output, part) for part in ("metrics", "finetune")
+            }
             return finished.to(distributed.own_device())
         show = show and distributed.is_first()
         try:
