@@ -3,6 +3,7 @@
 Whatever the tests ask of the Hugging Face Hub goes to a server in this process; see `hub_server.py`.
 """
 
+import contextlib
 import importlib
 import json
 import os
@@ -19,7 +20,7 @@ os.environ["HF_HUB_OFFLINE"] = "0"
 # Toy networks are slower on several threads than on one; subprocesses inherit this.
 os.environ["OMP_NUM_THREADS"] = "1"
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -33,8 +34,12 @@ from safetensors.torch import save_file
 
 from trmml.backbone.clip import FrozenCLIP
 from trmml.cli import main
+from trmml.config.groups import MatchingConfig
 from trmml.data.dataset import MultiLabelDataset
 from trmml.labels import NEGATIVE, POSITIVE
+from trmml.matcher.model import TextRegionMatcher
+from trmml.matcher.thresholds import Calibration
+from trmml.zoo.loading import make_config
 
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 24, "heads": 2, "layers": 2}
 VISION = {
@@ -140,6 +145,34 @@ def make_dataset(tmp_path: Path) -> Callable[..., MultiLabelDataset]:
         return MultiLabelDataset(tuple(photos), states, CATEGORIES, source="toy")
 
     return make
+
+
+def trained_like(backbone: FrozenCLIP, **settings: Any) -> TextRegionMatcher:
+    """Return a model as after training: no tensor is even or zero, and it has thresholds."""
+    matcher = MatchingConfig(num_context_tokens=3, **settings)
+    model = TextRegionMatcher(make_config(backbone, CATEGORIES, matcher), backbone)
+    model.start_from_text(seed=1)
+    generator = torch.Generator().manual_seed(2)
+    for tensor in model.learned_state().values():
+        tensor += 0.1 * torch.randn(tensor.shape, generator=generator)
+    model.store_text()
+    model.calibration = Calibration(
+        thresholds=(0.2, 0.4, 0.6), global_threshold=0.3, known_positives=(5, 6, 7), method="test"
+    )
+    return model.eval()
+
+
+@contextlib.contextmanager
+def small_disk(room: int = 1000) -> Iterator[None]:
+    """Let no file grow beyond some bytes, as on a disk that is nearly full."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # Python ignores the signal that comes with it, so that what writes gets an error.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def load_example(path: str) -> ModuleType:

@@ -1,10 +1,16 @@
+import errno
 import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from conftest import run_command, small_disk, trained_like
 
-from trmml.errors import ArtifactError
+from trmml.backbone.clip import FrozenCLIP
+from trmml.data.dataset import MultiLabelDataset
+from trmml.data.writing import write_dataset
+from trmml.errors import ArtifactError, ImageError, OutputError
 from trmml.files import (
     MAX_JSON_BYTES,
     read_json,
@@ -12,7 +18,21 @@ from trmml.files import (
     write_atomically,
     write_json,
     write_text,
+    writing_to,
 )
+from trmml.matcher.model import TextRegionMatcher
+from trmml.matcher.thresholds import Calibration
+from trmml.tasks.exporting import export
+from trmml.training.features import compute_features
+from trmml.training.run_folder import Run
+from trmml.zoo.folder import add_metrics, replace_calibration, save_model
+
+Maker = Callable[..., MultiLabelDataset]
+
+
+@pytest.fixture
+def model(backbone: FrozenCLIP) -> TextRegionMatcher:
+    return trained_like(backbone)
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -108,3 +128,108 @@ def test_the_checksum_is_that_of_the_bytes(tmp_path: Path) -> None:
     data = bytes(range(251)) * 1009
     (tmp_path / "w").write_bytes(data)
     assert sha256_of(tmp_path / "w") == hashlib.sha256(data).hexdigest()
+
+
+def test_an_error_of_the_system_becomes_the_one_for_outputs(tmp_path: Path) -> None:
+    message = rf"^Cannot write to {tmp_path}: No space left on device\. Make room\.$"
+    with pytest.raises(OutputError, match=message), writing_to(tmp_path, "Make room."):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_without_advice_the_error_ends_at_its_reason(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r": odd\.$"), writing_to(tmp_path):
+        raise OSError("odd.")
+
+
+def test_an_error_that_says_already_what_happened_stays(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="no photo"), writing_to(tmp_path):
+        raise ImageError("no photo")
+
+
+def test_what_is_no_error_of_the_system_stays(tmp_path: Path) -> None:
+    with pytest.raises(KeyError), writing_to(tmp_path):
+        raise KeyError("a mistake in the code")
+
+
+WRITERS: dict[str, Callable[[TextRegionMatcher, MultiLabelDataset, Path], object]] = {
+    "model": lambda model, data, place: save_model(model, place / "out"),
+    "table": lambda model, data, place: write_dataset(data, place / "out.csv"),
+    "onnx": lambda model, data, place: export(model, place / "out.onnx"),
+    "torch-export": lambda model, data, place: export(model, place / "out.pt2", "torch-export"),
+    "features": lambda model, data, place: compute_features(
+        data.photos, model.backbone, folder=place
+    ),
+    "run": lambda model, data, place: Run(place / "out", resume=False).begin(""),
+}
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_every_writer_has_one_error_for_a_file_in_the_way(
+    model: TextRegionMatcher, make_dataset: Maker, tmp_path: Path, writer: str
+) -> None:
+    data, blocked = make_dataset(4), tmp_path / "file"
+    blocked.touch()
+    with pytest.raises(OutputError, match=f"^Cannot write to {blocked}"):
+        WRITERS[writer](model, data, blocked)
+    assert blocked.read_bytes() == b""
+
+
+@pytest.mark.parametrize("writer", sorted(WRITERS.keys() - {"run"}))
+def test_every_writer_has_one_error_for_a_full_disk_and_leaves_nothing_behind(
+    model: TextRegionMatcher, make_dataset: Maker, tmp_path: Path, writer: str
+) -> None:
+    data, place = make_dataset(90), tmp_path / "here"
+    place.mkdir()
+    with small_disk(), pytest.raises(OutputError, match=f"^Cannot write to {place}"):
+        WRITERS[writer](model, data, place)
+    assert [path for path in place.rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda folder: add_metrics(folder, "test", {"note": "x" * 5000}),
+        lambda folder: replace_calibration(folder, Calibration(thresholds=(0.5, 0.5, 0.5))),
+    ],
+    ids=["metrics", "calibration"],
+)
+def test_a_model_that_cannot_be_changed_stays_as_it_was(
+    model: TextRegionMatcher, tmp_path: Path, change: Callable[[Path], None]
+) -> None:
+    folder = save_model(model, tmp_path / "model")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with small_disk(100), pytest.raises(OutputError, match=f"^Cannot write to {folder}: "):
+        change(folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+COMMANDS: dict[str, Callable[[Path, Path, Path], tuple[object, ...]]] = {
+    "predict": lambda model, table, out: (
+        *("predict", table.parent, "--model", model, "--heatmaps", out / "maps"),
+    ),
+    "convert": lambda model, table, out: ("data", "convert", table, out / "x.jsonl"),
+    "check": lambda model, table, out: ("data", "check", table, "--html", out / "x.html"),
+    "export": lambda model, table, out: ("export", model, "-o", out / "x.onnx"),
+    "download": lambda model, table, out: ("models", "download", model, "--to", out / "copy"),
+    "finetune": lambda model, table, out: ("finetune", table, "--model", model, "-o", out / "x"),
+    "evaluate": lambda model, table, out: (
+        *("evaluate", model, table, "--dump-scores", out / "x.csv"),
+    ),
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_command_has_one_exit_code_for_what_cannot_be_written(
+    model: TextRegionMatcher,
+    make_dataset: Maker,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+    command: str,
+) -> None:
+    data, blocked = make_dataset(24), tmp_path / "file"
+    blocked.touch()
+    table = data.photos[0].parent / "labels.csv"
+    write_dataset(data, table)
+    folder = save_model(model, tmp_path / "model")
+    assert run_command(*COMMANDS[command](folder, table, blocked)) == 2
+    assert f"trmml: Cannot write to {blocked}" in capsys.readouterr().err

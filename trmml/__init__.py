@@ -34,6 +34,7 @@ _HOME = {
             "ModelAccessError",
             "ModelNotFoundError",
             "OfflineError",
+            "OutputError",
             "TrmmlError",
             "UnsupportedBackboneError",
         ),
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
         ModelAccessError,
         ModelNotFoundError,
         OfflineError,
+        OutputError,
         TrmmlError,
         UnsupportedBackboneError,
     )

@@ -23,6 +23,10 @@ class ImageError(TrmmlError, OSError):
     """A photo cannot be read."""
 
 
+class OutputError(TrmmlError, OSError):
+    """A result cannot be written: the disk is full, permission is missing, a folder is in the way."""
+
+
 class ModelNotFoundError(TrmmlError, LookupError):
     """No model of this name or in this folder."""
 

@@ -6,12 +6,12 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from trmml.errors import ArtifactError
+from trmml.errors import ArtifactError, OutputError, TrmmlError
 
 MAX_JSON_BYTES = 64 * 2**20
 BUNDLED = Path(__file__).parent / "weights"
@@ -31,6 +31,26 @@ def is_folder(path: str | Path) -> bool:
         return with_home(path).is_dir()
     except (OSError, ValueError):  # too long, or with a zero byte
         return False
+
+
+@contextlib.contextmanager
+def writing_to(place: str | Path, advice: str = "") -> Iterator[None]:
+    """Turn a failure to write into the one error that there is for it.
+
+    Args:
+        place: A file or folder, as the user knows it.
+        advice: The way out, as a sentence.
+
+    Raises:
+        OutputError: If what is done inside raises an OSError.
+    """
+    try:
+        yield
+    except TrmmlError:  # some are an OSError as well, and say already what happened
+        raise
+    except OSError as error:
+        reason = (error.strerror or str(error)).rstrip(".")
+        raise OutputError(f"Cannot write to {place}: {reason}. {advice}".rstrip()) from error
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:

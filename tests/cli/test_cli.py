@@ -390,7 +390,7 @@ def test_an_output_that_cannot_be_made_is_noticed_before_any_work(
     (tmp_path / "file").write_text("no folder")
     out = tmp_path / "file" / "out"
     assert run("finetune", table, "--backbone", backbone_source, "-o", out) == 2
-    assert "Cannot make the folder" in capsys.readouterr().err
+    assert f"Cannot write to {out}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("form", [["--output=~/out"], ["-o", "~/out"]])

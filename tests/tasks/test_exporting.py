@@ -16,7 +16,7 @@ from trmml.config.groups import MatchingConfig
 from trmml.data.dataset import MultiLabelDataset
 from trmml.data.photos import load_photo
 from trmml.data.tensors import photo_tensor
-from trmml.errors import ArtifactError, ConfigError, DependencyError
+from trmml.errors import ArtifactError, DependencyError, OutputError
 from trmml.matcher.model import TextRegionMatcher
 from trmml.tasks.exporting import Exported, export, load_exported
 from trmml.zoo.loading import make_config
@@ -153,7 +153,7 @@ def test_errors_leave_no_file(
 ) -> None:
     model = model_of(FrozenCLIP.load(f"local-dir:{clip_folders['timm']}"))
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match="Cannot write"):
+    with pytest.raises(OutputError, match="Cannot write to"):
         export(model, tmp_path / "file" / "model.onnx")
     monkeypatch.setitem(__import__("sys").modules, "onnxscript", None)
     with pytest.raises(DependencyError, match=r"pip install 'trmml\[onnx\]'"):

@@ -14,7 +14,7 @@ from trmml.config.groups import TrainingConfig
 from trmml.data.dataset import MultiLabelDataset
 from trmml.data.photos import load_photo
 from trmml.data.tensors import photo_tensor
-from trmml.errors import ConfigError, DataError
+from trmml.errors import DataError, OutputError
 from trmml.training import features as features_module
 from trmml.training.batches import AugmentedPhotos, CachedFeatures
 from trmml.training.features import cache_bytes, compute_features
@@ -152,7 +152,7 @@ def test_a_full_disk_is_noticed_before_any_work(
 ) -> None:
     usage = features_module.shutil.disk_usage(tmp_path)._replace(free=10)
     monkeypatch.setattr(features_module.shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(DataError, match="set TRMML_CACHE to a larger disk"):
+    with pytest.raises(OutputError, match="set TRMML_CACHE to a larger disk"):
         compute_features(make_dataset(2).photos, backbone, folder=tmp_path / "f")
 
 
@@ -178,7 +178,7 @@ def test_a_cache_that_cannot_be_written_to_is_named(
 ) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("TRMML_CACHE", str(tmp_path / "file" / "cache"))
-    with pytest.raises(ConfigError, match=r"Cannot write features to .*cache.*; set TRMML_CACHE"):
+    with pytest.raises(OutputError, match=r"Cannot write to .*cache.*\. Set TRMML_CACHE"):
         compute_features(make_dataset(2).photos, backbone)
 
 

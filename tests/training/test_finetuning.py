@@ -20,7 +20,7 @@ from trmml.backbone.clip import FrozenCLIP
 from trmml.config.groups import FinetuneConfig, MatchingConfig
 from trmml.data.dataset import MultiLabelDataset
 from trmml.data.writing import write_dataset
-from trmml.errors import ArtifactError, ConfigError, DataError
+from trmml.errors import ArtifactError, ConfigError, DataError, OutputError
 from trmml.evaluation.metrics import mean_average_precision
 from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
 from trmml.training.finetuning import known_log_odds
@@ -190,7 +190,7 @@ def test_a_full_disk_is_one_error(
 
     with monkeypatch.context() as patch:
         patch.setattr(torch, "save", full)
-        with pytest.raises(ConfigError, match=r"Cannot write the checkpoint .* is the disk full"):
+        with pytest.raises(OutputError, match=r"the checkpoint breaks off.*--resume"):
             trmml.finetune(
                 make_dataset(12), backbone=backbone_source, config=QUICK, output=tmp_path / "out"
             )

@@ -9,33 +9,17 @@ from typing import Any, get_args
 
 import pytest
 import torch
-from conftest import CATEGORIES
+from conftest import CATEGORIES, trained_like
 from safetensors.torch import load_file, save_file
 
 from trmml.backbone.clip import FrozenCLIP
-from trmml.config.groups import MatchingConfig, Way
-from trmml.errors import ArtifactError, ConfigError, ModelNotFoundError
+from trmml.config.groups import Way
+from trmml.errors import ArtifactError, ConfigError, ModelNotFoundError, OutputError
 from trmml.matcher.model import TextRegionMatcher
-from trmml.matcher.thresholds import Calibration
 from trmml.zoo.catalog import model_info
 from trmml.zoo.folder import load_folder, new_folder, read_config, read_facts, save_model
-from trmml.zoo.loading import make_config
 
 FILES = {"config.json", "model.safetensors", "calibration.json", "README.md"}
-
-
-def trained_like(backbone: FrozenCLIP, **settings: Any) -> TextRegionMatcher:
-    matching = MatchingConfig(num_context_tokens=3, **settings)
-    model = TextRegionMatcher(make_config(backbone, CATEGORIES, matching), backbone)
-    model.start_from_text(seed=1)
-    generator = torch.Generator().manual_seed(2)
-    for tensor in model.learned_state().values():
-        tensor += 0.1 * torch.randn(tensor.shape, generator=generator)
-    model.store_text()
-    model.calibration = Calibration(
-        thresholds=(0.2, 0.4, 0.6), global_threshold=0.3, known_positives=(5, 6, 7), method="test"
-    )
-    return model.eval()
 
 
 @pytest.fixture
@@ -302,14 +286,16 @@ def test_a_failure_while_saving_leaves_nothing_behind(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_place_that_cannot_be_written_is_a_config_error(
+def test_a_place_that_cannot_be_written_is_an_output_error(
     model: TextRegionMatcher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").touch()
     for place in (tmp_path / "file" / "model", tmp_path / ("long" * 100)):
-        with pytest.raises(ConfigError, match="Cannot make the folder"):
+        with pytest.raises(
+            OutputError, match=rf"Cannot write to {place}: .* Choose another output"
+        ):
             save_model(model, place)
     monkeypatch.setattr(os, "access", lambda *_: False)  # root could write anywhere
-    with pytest.raises(ConfigError, match=r"Cannot write to .*; choose another output"):
+    with pytest.raises(OutputError, match=r"Permission denied\. Choose another output"):
         save_model(model, tmp_path / "model")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -8,7 +8,7 @@ import open_clip
 import pytest
 import skimage.data
 import torch
-from conftest import CATEGORIES
+from conftest import CATEGORIES, trained_like
 
 import trmml
 from trmml.backbone.clip import FrozenCLIP
@@ -44,20 +44,6 @@ def scores(model: TextRegionMatcher) -> torch.Tensor:
 def assert_same_scores(found: torch.Tensor, expected: torch.Tensor) -> None:
     # Not bit for bit: how a matrix product rounds depends on the number of its rows.
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-4)
-
-
-def trained_like(backbone: FrozenCLIP, **settings: Any) -> TextRegionMatcher:
-    matching = MatchingConfig(num_context_tokens=3, **settings)
-    model = TextRegionMatcher(make_config(backbone, CATEGORIES, matching), backbone)
-    model.start_from_text(seed=1)
-    generator = torch.Generator().manual_seed(2)
-    for tensor in model.learned_state().values():
-        tensor += 0.1 * torch.randn(tensor.shape, generator=generator)
-    model.store_text()
-    model.calibration = Calibration(
-        thresholds=(0.2, 0.4, 0.6), global_threshold=0.3, known_positives=(5, 6, 7), method="test"
-    )
-    return model.eval()
 
 
 WAYS = pytest.mark.parametrize("matching", ["text-region", "text-pixel", "text-image"])

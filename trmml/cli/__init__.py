@@ -1,7 +1,8 @@
 """The `trmml` command: parses, calls one function, prints.
 
 Results go to stdout, everything else to stderr. Exit codes: 0 fine, 1 some inputs failed, 2 wrong
-usage or setting, 3 model or backbone, 4 data. Nothing here imports torch before a command needs it.
+usage or setting, or a result that cannot be written, 3 model or backbone, 4 data. Nothing here
+imports torch before a command needs it.
 """
 
 import io
@@ -16,7 +17,7 @@ from typer.core import TyperGroup
 
 from trmml.cli import complete, data, env, export, learn, models, predict, push
 from trmml.cli.exits import DATA, MODEL, USAGE
-from trmml.errors import ConfigError, DataError, ImageError, TrmmlError
+from trmml.errors import ConfigError, DataError, ImageError, OutputError, TrmmlError
 from trmml.files import with_home
 from trmml.version import __version__
 
@@ -86,6 +87,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         line = " ".join(str(error).split())
         cut = f"{line[:MOST_SHOWN]} … ({len(line)} characters)" if len(line) > MOST_SHOWN else line
         typer.echo(f"trmml: {cut}", err=True)
-        if isinstance(error, ConfigError):
+        if isinstance(error, ConfigError | OutputError):
             sys.exit(USAGE)
         sys.exit(DATA if isinstance(error, DataError | ImageError) else MODEL)

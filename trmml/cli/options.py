@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from trmml.errors import ConfigError
+from trmml.files import writing_to
 
 if TYPE_CHECKING:
     from trmml.data.dataset import MultiLabelDataset
@@ -156,19 +157,17 @@ def with_table_options(command: Callable[..., None]) -> Callable[..., None]:
 
 @contextlib.contextmanager
 def writing(place: Path, *, is_last: bool = True) -> Iterator[None]:
-    """Say what was written, or turn the failure into an error that names the place.
+    """Say what was written, or fail with an error that names the place.
 
     Args:
         place: A file, or a folder that several things are written to one after the other.
         is_last: Whether nothing more comes there, so that it can be said.
 
     Raises:
-        ConfigError: If it cannot be written.
+        OutputError: If it cannot be written.
     """
-    try:
+    with writing_to(place):
         yield
-    except OSError as error:
-        raise ConfigError(f"Cannot write to {place}: {error.strerror}.") from error
     if is_last:
         typer.echo(f"wrote {place}", err=True)
 

@@ -13,7 +13,7 @@ from trmml.data.dataset import MultiLabelDataset
 from trmml.data.readers.csv import guessed_form
 from trmml.data.readers.rows import Options
 from trmml.errors import DataError
-from trmml.files import with_home, write_text
+from trmml.files import with_home, write_text, writing_to
 from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
 
 _CELLS = {POSITIVE: "1", NEGATIVE: "0", UNKNOWN: ""}
@@ -30,8 +30,8 @@ def write_dataset(
         images: Folder that photo paths are written relative to; by default the file's own.
 
     Raises:
-        DataError: If the ending is another, a label cannot be a column, a photo's name is not UTF-8, or
-            the file cannot be written.
+        DataError: If the ending is another, a label cannot be a column, or a photo's name is not UTF-8.
+        OutputError: If the file cannot be written.
     """
     path = with_home(path)
     base = path.parent if images is None else with_home(images)
@@ -40,10 +40,8 @@ def write_dataset(
     if kind not in (".csv", ".jsonl"):
         raise DataError(f"{path}: a label table ends in .csv (wide) or .jsonl.")
     text = _wide(dataset, names) if kind == ".csv" else _jsonl(dataset, names)
-    try:
+    with writing_to(path):
         write_text(path, text)
-    except OSError as error:
-        raise DataError(f"Cannot write {path}: {error.strerror}.") from error
 
 
 def relative_name(photo: Path, base: Path) -> str:

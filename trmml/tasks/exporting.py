@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from trmml.data.photos import load_photo, resized
 from trmml.errors import ArtifactError, ConfigError, DependencyError
-from trmml.files import with_home, write_atomically
+from trmml.files import with_home, write_atomically, writing_to
 from trmml.matcher.model import TextRegionMatcher, require_loaded
 from trmml.version import __version__
 
@@ -138,7 +138,7 @@ def export(model: TextRegionMatcher, path: str | Path, format: Format = "onnx") 
     Raises:
         DependencyError: If ONNX is asked for and the extra is not installed.
         ArtifactError: If the file does not say what the model says.
-        ConfigError: If the file cannot be written.
+        OutputError: If the file cannot be written.
     """
     if format not in FORMATS:  # a caller without a type checker
         raise ConfigError(f"format must be one of {', '.join(FORMATS)}; got {format!r}.")
@@ -157,10 +157,8 @@ def export(model: TextRegionMatcher, path: str | Path, format: Format = "onnx") 
         __version__,
         tuple(_scores(program, picture[None])[0].tolist()),
     )
-    try:
+    with writing_to(path):
         write_atomically(path, partial(_write, program, description, format, path.name))
-    except OSError as error:
-        raise ConfigError(f"Cannot write to {path}: {error.strerror}.") from error
     return path
 
 
@@ -197,9 +195,11 @@ def _write(
         with torch.no_grad(), _quiet():
             exported = torch.export.export(program, (example,), dynamic_shapes=shapes)
             if format == "torch-export":
-                # By the name of a file, torch insists on its own suffix.
-                with path.open("wb") as file:
-                    torch.export.save(exported, file, extra_files={_DESCRIPTION: text})  # pyright: ignore
+                # By the name of a file, torch insists on its own suffix; and where a disk is full
+                # while it writes, it ends the whole process.
+                content = io.BytesIO()
+                torch.export.save(exported, content, extra_files={_DESCRIPTION: text})
+                path.write_bytes(content.getbuffer())
             else:
                 onnx = torch.onnx.export(
                     exported,

@@ -5,12 +5,11 @@ file, written in one step; a killed or a second process finds the finished ones 
 Processes that train one model share the work.
 """
 
-import contextlib
 import hashlib
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
 from pathlib import Path
@@ -25,8 +24,8 @@ from tqdm import tqdm
 from trmml.backbone.clip import FrozenCLIP, ImageFeatures
 from trmml.data.photos import load_photo, refuse_unreadable
 from trmml.data.tensors import photo_tensor
-from trmml.errors import ConfigError, DataError, ImageError
-from trmml.files import with_home, write_atomically
+from trmml.errors import DataError, ImageError, OutputError
+from trmml.files import with_home, write_atomically, writing_to
 from trmml.training import distributed
 
 logger = logging.getLogger(__name__)
@@ -35,6 +34,7 @@ FORMAT = 2
 PHOTOS_PER_SHARD = 256
 MOST_OPEN = 128
 VIEWS = {"plain": ("plain",), "plain+flip": ("plain", "flip")}
+_ADVICE = "Set TRMML_CACHE to a folder that can be written to."
 
 
 def cache_folder() -> Path:
@@ -105,7 +105,7 @@ def compute_features(
 
     Raises:
         DataError: If photos cannot be read; all of them are named, and the other shards are kept.
-        ConfigError: If the cache cannot be written to.
+        OutputError: If the cache cannot be written to, or its disk has too little room.
     """
     folder = (folder or cache_folder()) / _backbone_key(backbone, views)
     parts = [photos[i : i + PHOTOS_PER_SHARD] for i in range(0, len(photos), PHOTOS_PER_SHARD)]
@@ -124,7 +124,7 @@ def compute_features(
                         except _UnreadablePhotos as error:
                             unreadable.extend(error.reasons)
                         else:
-                            with _writing(folder):
+                            with writing_to(folder, _ADVICE):
                                 write_atomically(path, partial(_save_array, rows))
                     bar.update(len(part))
 
@@ -188,17 +188,6 @@ def _is_whole(shard: Path) -> bool:
     return True
 
 
-@contextlib.contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise ConfigError(
-            f"Cannot write features to {folder}: {error.strerror}; set TRMML_CACHE to a folder that "
-            "can be written to."
-        ) from error
-
-
 def _save_array(rows: np.ndarray, path: Path) -> None:
     with path.open("wb") as file:
         np.save(file, rows)
@@ -222,12 +211,12 @@ def _photos_key(photos: Sequence[Path]) -> str:
 
 
 def _check_free_space(folder: Path, missing_shards: int, backbone: FrozenCLIP, views: str) -> None:
-    with _writing(folder):
+    with writing_to(folder, _ADVICE):
         folder.mkdir(parents=True, exist_ok=True)
     needed = cache_bytes(missing_shards * PHOTOS_PER_SHARD, backbone, views)
     free = shutil.disk_usage(folder).free
     if needed > free:
-        raise DataError(
+        raise OutputError(
             f"The features need {needed / 1e9:.1f} GB in {folder}, which has {free / 1e9:.1f} GB "
             "free; set TRMML_CACHE to a larger disk, or training.features=augmented."
         )

@@ -22,6 +22,7 @@ from trmml.config.groups import FinetuneConfig, ModelConfig
 from trmml.data.dataset import MultiLabelDataset
 from trmml.errors import ConfigError
 from trmml.evaluation.measuring import measure
+from trmml.files import writing_to
 from trmml.matcher.model import TextRegionMatcher
 from trmml.training import distributed
 from trmml.training.trainer import CHECKPOINT, Trainer
@@ -74,13 +75,12 @@ class Run:
             if distributed.is_first():  # of a process that was killed just before
                 (self.output / CHECKPOINT).unlink(missing_ok=True)
             return load_folder(self.output)
-        try:
-            if distributed.is_first():
-                self.working.mkdir(exist_ok=self.resume)
-        except FileExistsError as error:  # of a run that began after this one had looked
-            raise self._unfinished() from error
-        except OSError as error:
-            raise ConfigError(f"Cannot make {self.working}: {error.strerror}.") from error
+        if distributed.is_first():
+            with writing_to(self.working):
+                try:
+                    self.working.mkdir(exist_ok=self.resume)
+                except FileExistsError as error:  # of a run that began after this one had looked
+                    raise self._unfinished() from error
         return None
 
     def leave(self) -> None:
@@ -92,18 +92,13 @@ class Run:
     def finish(self, model: TextRegionMatcher, facts: Mapping[str, Any]) -> None:
         """Turn the working folder into the output."""
         if distributed.is_first():
-            try:
+            with writing_to(self.working, "Make room and go on with resume (--resume)."):
                 write_model_files(model, self.working, facts, card_name=str(self.output))
-            except OSError as error:
-                raise ConfigError(
-                    f"Cannot write the model to {self.working}: {error.strerror}. Make room and go on "
-                    "with resume (--resume)."
-                ) from error
-            for part in self.working.glob(".*.part"):  # of a process that was killed
-                part.unlink()
-            # The checkpoint goes last: a process killed before this point can still be resumed.
-            move_into_place(self.working, self.output)
-            (self.output / CHECKPOINT).unlink(missing_ok=True)
+                for part in self.working.glob(".*.part"):  # of a process that was killed
+                    part.unlink()
+                # The checkpoint goes last: a process killed before this point can still be resumed.
+                move_into_place(self.working, self.output)
+                (self.output / CHECKPOINT).unlink(missing_ok=True)
         distributed.wait()
 
 

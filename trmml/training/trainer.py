@@ -22,7 +22,7 @@ from trmml.config.groups import FinetuneConfig
 from trmml.data.dataset import MultiLabelDataset
 from trmml.errors import ArtifactError, ConfigError
 from trmml.evaluation.metrics import mean_average_precision
-from trmml.files import write_atomically, write_text
+from trmml.files import write_atomically, write_text, writing_to
 from trmml.labels import NEGATIVE, POSITIVE
 from trmml.matcher.matching import MatcherOutput, zero_shot_similarity
 from trmml.matcher.model import TextRegionMatcher
@@ -85,10 +85,8 @@ class Trainer:
         Args:
             model: The matcher, on its device; its learned tensors change in place.
             config: Settings.
-            train: Labels to learn from; `hidden_labels` only rate the pseudo labels.
-            train_batches: Features of the same photos.
-            val: Labels that choose the best epoch.
-            val_batches: Features of the same photos.
+            train: What to learn from; its `hidden_states` only rate the pseudo labels.
+            val: What chooses the best epoch.
             fingerprint: What makes this run this run; a checkpoint of another one is refused.
             learned: Labels of the trained model that training starts from, if it does: it teaches what
                 it knows of them, and stays if no epoch is better.
@@ -132,15 +130,16 @@ class Trainer:
             logger.info("epoch %d of %d: %s", epoch + 1, epochs, self.history[-1])
 
     def _save(self, folder: Path) -> None:
-        try:
-            write_atomically(folder / CHECKPOINT, lambda path: torch.save(self.state(), path))
+        with writing_to(folder, "What is there goes on with resume (--resume)."):
+            write_atomically(folder / CHECKPOINT, self._write_checkpoint)
             write_text(folder / LOG, "".join(json.dumps(r) + "\n" for r in self.history))
-        except (OSError, RuntimeError) as error:  # torch has the second for a full disk
-            reason = getattr(error, "strerror", None) or "is the disk full?"
-            raise ConfigError(
-                f"Cannot write the checkpoint to {folder}: {reason} What is there goes on with resume "
-                "(--resume)."
-            ) from error
+
+    def _write_checkpoint(self, path: Path) -> None:
+        state = self.state()
+        try:
+            torch.save(state, path)
+        except RuntimeError as error:  # so torch calls a full disk
+            raise OSError("the checkpoint breaks off, as on a full disk") from error
 
     def use_best(self) -> Float32[np.ndarray, "image label"]:
         """Put the best epoch's tensors into the model and return its validation scores."""

@@ -12,6 +12,7 @@
 """
 
 import contextlib
+import errno
 import os
 import shutil
 import tempfile
@@ -21,7 +22,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from trmml.backbone.clip import FrozenCLIP
@@ -34,6 +35,7 @@ from trmml.files import (
     write_atomically,
     write_json,
     write_text,
+    writing_to,
 )
 from trmml.hub.repository import Access
 from trmml.matcher.model import TextRegionMatcher
@@ -61,40 +63,37 @@ def new_folder(folder: Path) -> Iterator[Path]:
     If anything fails, nothing is left behind.
 
     Raises:
-        ConfigError: If `folder` exists or cannot be made.
+        ConfigError: If `folder` exists.
+        OutputError: If it cannot be made, or what it is given cannot be written.
     """
     require_new(folder)
-    try:
+    with writing_to(folder):
         name = tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".part")
-    except OSError as error:
-        raise ConfigError(f"Cannot make the folder {folder}: {error.strerror}.") from error
-    temporary = Path(name)
-    try:
-        yield temporary
-        temporary.chmod(0o755)
-        move_into_place(temporary, folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+        temporary = Path(name)
+        try:
+            yield temporary
+            temporary.chmod(0o755)  # mkdtemp makes folders for the owner alone
+            move_into_place(temporary, folder)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
 
 
 def require_new(folder: Path) -> None:
     """Make sure that a folder can be made, and make its parents.
 
     Raises:
-        ConfigError: If it exists already or its parent cannot be written to.
+        ConfigError: If it exists already.
+        OutputError: If its parent cannot be made or written to.
     """
-    try:
-        is_taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+    with writing_to(folder, "Choose another output."):
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise ConfigError(
+                f"{folder} exists already; choose another output, nothing is overwritten."
+            )
         folder.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"Cannot make the folder {folder}: {error.strerror}.") from error
-    if is_taken:
-        raise ConfigError(
-            f"{folder} exists already; choose another output, nothing is overwritten."
-        )
-    if not os.access(folder.parent, os.W_OK):
-        raise ConfigError(f"Cannot write to {folder.parent}; choose another output.")
+        if not os.access(folder.parent, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 def move_into_place(temporary: Path, folder: Path) -> None:
@@ -115,7 +114,8 @@ def save_model(
         facts: Further JSON files by name without suffix, as `{"metrics": {...}}`.
 
     Raises:
-        ConfigError: If the folder exists or cannot be written.
+        ConfigError: If the folder exists.
+        OutputError: If it cannot be written.
     """
     folder = with_home(folder)
     with new_folder(folder) as temporary:
@@ -127,7 +127,8 @@ def copy_folder(source: Path, folder: Path) -> None:
     """Copy the files of a model into a new folder, all or none.
 
     Raises:
-        ConfigError: If the folder exists or cannot be written.
+        ConfigError: If the folder exists.
+        OutputError: If it cannot be written.
     """
     with new_folder(folder) as temporary:
         for name in (*REQUIRED_FILES, *OPTIONAL_FILES):
@@ -145,7 +146,8 @@ def write_model_files(
     """Write the files of a model into a folder that is not yet in its place, by its later name."""
     # Clones, since safetensors refuses tensors that share memory.
     tensors = {name: t.detach().cpu().clone() for name, t in model.learned_state().items()}
-    write_atomically(folder / WEIGHTS, lambda path: save_file(tensors, path))
+    content = save(tensors)  # `save_file` has an error of its own for a full disk
+    write_atomically(folder / WEIGHTS, lambda path: path.write_bytes(content))
     settings = {"format_version": FORMAT_VERSION, "trmml_version": __version__}
     write_json(folder / CONFIG, settings | model.config.to_dict())
     write_json(folder / CALIBRATION, model.calibration.to_dict(model.labels))
@@ -302,25 +304,21 @@ def add_metrics(folder: Path, name: str, values: Mapping[str, Any]) -> None:
     """Keep a measurement in `metrics.json` under a name, and render the card anew.
 
     Raises:
-        ConfigError: If the folder cannot be written to.
+        OutputError: If the folder cannot be written to.
     """
     metrics = read_facts(folder, "metrics") | {name: dict(values)}
-    try:
+    with writing_to(folder):
         write_json(folder / "metrics.json", metrics)
         write_card(folder, str(folder))
-    except OSError as error:
-        raise ConfigError(f"Cannot write to {folder}: {error.strerror}.") from error
 
 
 def replace_calibration(folder: Path, calibration: Calibration) -> None:
     """Write other thresholds into a model folder, and render the card anew.
 
     Raises:
-        ConfigError: If the folder cannot be written to.
+        OutputError: If the folder cannot be written to.
     """
     names = read_config(folder).labels
-    try:
+    with writing_to(folder):
         write_json(folder / CALIBRATION, calibration.to_dict(names))
         write_card(folder, str(folder))
-    except OSError as error:
-        raise ConfigError(f"Cannot write to {folder}: {error.strerror}.") from error

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from trmml.errors import ConfigError
-from trmml.files import with_home, write_json
+from trmml.files import with_home, write_json, writing_to
 from trmml.hub.repository import Published, split_name, upload_files
 from trmml.matcher.model import TextRegionMatcher
 from trmml.zoo.folder import (
@@ -54,6 +54,7 @@ def push_to_hub(
     Raises:
         ConfigError: If the name is none of the Hub or the model is not in a folder.
         ArtifactError: If the folder does not load.
+        OutputError: If the folder of temporary files cannot be written to.
         ModelAccessError: If the token may not write there.
         OfflineError: If the Hub cannot be reached.
     """
@@ -64,7 +65,8 @@ def push_to_hub(
     load_folder(folder, backbone=backbone)  # what does not load is not shared
     with tempfile.TemporaryDirectory() as place:
         staged = Path(place)
-        stage(folder, staged, repository)
+        with writing_to(staged):
+            stage(folder, staged, repository)
         return upload_files(
             repository,
             {path.name: path for path in sorted(staged.iterdir())},
