@@ -372,7 +372,7 @@ def test_a_training_step_leaves_the_backbone_as_it_is(
     after = model.state_dict()
     assert any("backbone.image_tower" in name for name in after)
     changed = {name for name in after if not torch.equal(after[name], before[name])}
-    assert "prompts.context" in changed
+    assert "present.prompts.context" in changed
     assert not any(name.startswith("backbone.") for name in changed)
 
 

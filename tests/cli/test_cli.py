@@ -97,7 +97,7 @@ def test_settings_come_from_a_recipe_and_are_overruled_on_the_command_line(
     table: Path, backbone_source: str, tmp_path: Path
 ) -> None:
     recipe = tmp_path / "recipe.toml"
-    recipe.write_text('[training]\nepochs = 2\nbatch_size = 7\n[model]\nmatching = "text-image"\n')
+    recipe.write_text('[training]\nepochs = 2\nbatch_size = 7\n[matching]\nway = "text-image"\n')
     out = tmp_path / "out"
     arguments = ["--backbone", backbone_source, "-o", out, "-c", recipe]
     assert run("finetune", table, *arguments, "--set", "training.epochs=1") == 0
