@@ -104,7 +104,7 @@ def test_settings_come_from_a_recipe_and_are_overruled_on_the_command_line(
     settings = json.loads((out / "finetune.json").read_text())["settings"]
     assert settings["training"]["epochs"] == 1
     assert settings["training"]["batch_size"] == 7
-    assert settings["model"]["matching"] == "text-image"
+    assert settings["matching"]["way"] == "text-image"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names of files must be UTF-8")
