@@ -111,13 +111,15 @@ class Bench:
             val, test, details = self._probe(self.partial(run.setting, run.seed))
         else:
             val, test, details = self._matching(run)
+        others = [i for i, label in enumerate(self.test.labels) if label != "person"]
         several = (self.test.states == POSITIVE).sum(axis=1) >= 2
         measured = measure(test, self.test.states, self.test.labels, [0.5] * test.shape[1])
         return {
             **run._asdict(),
             "val_mAP": mean_average_precision(val, self.val.states),
             "mAP": measured.mean_average_precision,
-            "mAP_without_person": measured.mean_average_precision_without("person"),
+            # It is in most of these photos and would hide the other labels.
+            "mAP_without_person": float(np.nanmean(measured.average_precision[others])),
             "mAP_two_or_more": mean_average_precision(test[several], self.test.states[several]),
             "CF1": measured.at_half.label_f1,
             "OF1": measured.at_half.overall_f1,
