@@ -215,7 +215,7 @@ class Bench:
     ) -> trmml.TextRegionMatcher:
         """Return a new model with all that a trained one has in common with it."""
         names = self.train.labels
-        model = trmml.TextRegionMatcher(make_config(self.clip, names, settings.model), self.clip)
+        model = trmml.TextRegionMatcher(make_config(self.clip, names, settings.matching), self.clip)
         model.start_from_text(settings.training.seed)
         common = first.learned_state().keys() & model.learned_state().keys()
         with torch.no_grad():
