@@ -1,8 +1,6 @@
 """The bench that every method stands on: the same photos, frozen features and split."""
 
-import json
 import resource
-import tempfile
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -196,19 +194,16 @@ class Bench:
         start: trmml.TextRegionMatcher | None = None,
     ) -> tuple[trmml.TextRegionMatcher, list[dict[str, Any]]]:
         """Train a model, a new one if none is given, and return it with its history."""
-        with tempfile.TemporaryDirectory() as place:
-            folder = Path(place) / "model"
-            model = trmml.finetune(
-                train,
-                model=start,
-                backbone=self.clip if start is None else None,
-                val=self.val,
-                config=config,
-                output=folder,
-                progress=False,
-            )
-            report = json.loads((folder / "finetune.json").read_text("utf-8"))
-        return model, report["history"]
+        model = trmml.finetune(
+            train,
+            model=start,
+            backbone=self.clip if start is None else None,
+            val=self.val,
+            config=config,
+            progress=False,
+        )
+        assert model.report is not None
+        return model, model.report["finetune"]["history"]
 
     def _on_prompts_of(
         self, first: trmml.TextRegionMatcher, settings: FinetuneConfig
