@@ -121,16 +121,6 @@ def test_names_of_photos_need_not_be_utf_8(
     assert facts["data"]["source"] == str(folder)
 
 
-def test_labels_can_be_hidden_for_an_experiment(
-    table: Path, backbone_source: str, tmp_path: Path
-) -> None:
-    out = tmp_path / "out"
-    arguments = ["--backbone", backbone_source, "-o", out, "--known-fraction", 0.6, *QUICK]
-    assert run("finetune", table, *arguments) == 0
-    facts = json.loads((out / "finetune.json").read_text())
-    assert "60 % of the labels kept for an experiment (seed 0)" in facts["data"]["interpretation"]
-
-
 @pytest.mark.parametrize("format", ["table", "json", "jsonl", "csv"])
 def test_a_bad_photo_is_reported_skipped_and_shown_in_the_exit_code(
     model: Path, make_dataset: Maker, format: str, capsys: pytest.CaptureFixture

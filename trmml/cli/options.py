@@ -5,7 +5,7 @@ import inspect
 import json
 import sys
 import tomllib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from trmml.cli.exits import SOME_FAILED
 from trmml.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -219,9 +220,17 @@ def assignments_of(texts: list[str]) -> dict[str, Any]:
     return values
 
 
-def no_bars(quiet: bool) -> bool:
-    """Say whether to leave out progress bars: when told so, or away from a terminal."""
-    return quiet or not sys.stderr.isatty()
+def shows_progress(quiet: bool) -> bool:
+    """Say whether to show progress bars: on a terminal, unless told not to."""
+    return not quiet and sys.stderr.isatty()
+
+
+def exit_if_skipped(reasons: Sequence[str]) -> None:
+    """Name the photos that could not be read, and end the command with exit code 1 if there are any."""
+    for reason in reasons:
+        typer.echo(f"skipped: {reason}", err=True)
+    if reasons:
+        raise typer.Exit(SOME_FAILED)
 
 
 def as_json(values: Any, indent: int | None = 2) -> str:
