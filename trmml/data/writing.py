@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 
 from trmml.data.dataset import MultiLabelDataset
-from trmml.data.readers.csv import guessed_form
+from trmml.data.readers.forms import guessed_form
 from trmml.data.readers.rows import Options
 from trmml.errors import DataError
 from trmml.files import with_home, write_text
