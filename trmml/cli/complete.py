@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from trmml.tasks.completion import Completion
 
 SHOWN_MISTAKES = 5
+CALIBRATED_ON_ITSELF = (
+    "Calibrated on the table's own known labels; if the model was trained on them, name other photos "
+    "with --calibrate-on or --calibrate-split."
+)
 
 
 @with_table_options
@@ -39,10 +43,7 @@ def complete(
     backbone: Moved = None,
     labels: Labels = None,
     precision: Annotated[
-        float,
-        typer.Option(
-            help="Wanted share of right ones among the filled blanks, from 0.5 to below 1."
-        ),
+        float, typer.Option(help="Wanted share of right ones among filled blanks, 0.5 to below 1.")
     ] = 0.9,
     calibrate_on: Annotated[
         Path | None, typer.Option(help="Table of photos that the model was not trained on.")
@@ -76,11 +77,7 @@ def complete(
     names = dataset.labels if model == ZERO_SHOT else None
     matcher = load_model(model, labels=names, backbone=backbone)
     if reference is None:
-        typer.echo(
-            "Calibrated on the table's own known labels; if the model was trained on them, name other "
-            "photos with --calibrate-on or --calibrate-split.",
-            err=True,
-        )
+        typer.echo(CALIBRATED_ON_ITSELF, err=True)
     found = completion.complete(
         matcher,
         dataset,
@@ -95,6 +92,10 @@ def complete(
     if html is not None:
         with writing(html):
             write_text(html, review_page(found, dataset, matcher, table.name))
+    _print_completion(found, dataset, output)
+
+
+def _print_completion(found: "Completion", dataset: "MultiLabelDataset", output: Path) -> None:
     _print_counts(dataset.summary(), found.dataset.summary())
     _print_mistakes(found, dataset)
     typer.echo(

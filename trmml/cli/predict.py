@@ -152,9 +152,10 @@ def _print_predictions(
         elif format is Format.csv:
             tags = "|".join(tag.label for tag in prediction.positive)
             writer.writerow([prediction.source, tags, *(f"{s:.6f}" for s in prediction.scores)])
-        else:
+        else:  # JSON is one value; the other formats are printed as they come, in constant memory
             collected.append(prediction.to_dict())
     if format is Format.json:
+        # One photo gives one object, as `trmml.predict` returns one prediction.
         only = num_photos == 1 and len(collected) == 1
         typer.echo(as_json(collected[0] if only else collected))
     return failed

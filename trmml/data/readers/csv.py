@@ -36,6 +36,7 @@ def read_csv(text: str, path: Path, options: Options, form: str | None) -> Table
         DataError: With the line of what cannot be used.
     """
     named = re.match(r"sep=(.)\r?\n", text)  # Excel's word on its own files
+    # The header alone tells: names of labels in the cells below may hold any of these marks.
     delimiter = named[1] if named else max(",;\t", key=lambda mark: _has_image_column(text, mark))
     lines = _csv_lines(text, path, delimiter)
     return read_lines(lines[1:] if named else lines, path, options, form)

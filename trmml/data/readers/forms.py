@@ -69,6 +69,7 @@ def guessed_form(header: list[str], others: list[int], rows: list[Line], options
         return (is_only and options.unlabeled is not None) or not _states_labels(rows, column)
 
     lists = [i for i in others if lowered[i] in LIST_COLUMNS and holds_names(i)]
+    # A wide table may have a column "tags" beside the labels that were asked for.
     are_columns = any(name in header for name in options.labels or ())
     if len(lists) == 1 and (is_only or not are_columns):
         return "list"
@@ -128,6 +129,7 @@ def _bad_cell(sheet: Sheet, line: int, column: int, cell: str) -> DataError:
             "(positive/negative/unknown)."
         )
     known = encoding_named(label_encoding or DEFAULT_ENCODING)
+    # Where most cells are something else, the column says something else of the photo.
     hint = (
         "; if this column is no label, name the label columns with `labels` (--labels)"
         if sum(value in known for value in values) < len(values) / 2

@@ -126,7 +126,7 @@ def _coco(values: dict[str, Any], path: Path, options: Options) -> Table:
         repeated = [i for i, n in Counter(one["id"] for one in values[what]).items() if n > 1]
         if repeated:
             raise DataError(f"{path}: several {what} have the id {repeated[0]!r}.")
-    # By id, as in the tables of the field: files of one benchmark list them in different orders.
+    # By id, so that a training and a validation file have the same columns in whatever order they list.
     categories = sorted(values["categories"], key=lambda category: category["id"])
     names = {category["id"]: str(category["name"]) for category in categories}
     states = _coco_states(values, names, path)

@@ -120,6 +120,7 @@ def merge_duplicates(table: Table, path: Path, images: Path | None) -> tuple[lis
         if not row.image:
             raise DataError(f"{path}, {table.unit} {row.line}: the photo is not named.")
         _join(named, str(Path(row.image)), row, table, path)  # ./a.jpg is a.jpg
+    # Once more by file: a table may name one photo in two ways, and links lead to the same.
     merged: dict[Path, Row] = {}
     photos: dict[Path, Path] = {}
     guessed: set[Path] = set()
@@ -183,6 +184,7 @@ def _find_photos(rows: list[Row], table: Path, images: Path | None) -> list[tupl
             missing.append(row.image)
             continue
         photos.append(found)
+        # What a broken download leaves; named here with all others, before any work.
         if found[0].stat().st_size == 0:
             empty.append(row.image)
     if missing or empty:

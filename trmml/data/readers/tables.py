@@ -79,9 +79,7 @@ def read_dataset(
     options = Options(wanted, label_encoding, unlabeled, split, separator)
     path = HERE if is_frame(table) else with_home(table)
     parsed = read_frame(table, options, format) if is_frame(table) else _read(path, options, format)
-    if not parsed.rows:
-        which = f" with split {split!r}" if split else ""
-        raise DataError(f"{path} has no rows{which}; a table needs at least one photo.")
+    _require_rows(parsed, path, split)
     names = _names(parsed, wanted, path, may_lack_labels)
     rows, photos = merge_duplicates(parsed, path, None if images is None else with_home(images))
     return MultiLabelDataset(
@@ -91,6 +89,12 @@ def read_dataset(
         source=str(path),
         interpretation=parsed.interpretation,
     )
+
+
+def _require_rows(parsed: Table, path: Path, split: str | None) -> None:
+    if not parsed.rows:
+        which = f" with split {split!r}" if split else ""
+        raise DataError(f"{path} has no rows{which}; a table needs at least one photo.")
 
 
 def _names(
@@ -144,6 +148,8 @@ def _read_text(path: Path) -> str:
         data = path.read_bytes()
     except OSError as error:
         raise DataError(f"Cannot read the table {path}: {error.strerror}.") from error
+    # Excel marks both: what it calls Unicode text is UTF-16, and its CSV UTF-8 starts with a mark that
+    # would become a part of the first column's name.
     encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     try:
         text = data.decode(encoding)
