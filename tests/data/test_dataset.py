@@ -39,6 +39,7 @@ def test_hidden_labels_keep_what_was_known() -> None:
     assert (
         hidden.interpretation == "As written. 40 % of the labels kept for an experiment (seed 3)."
     )
+    assert hidden.summary().to_dict()["interpretation"] == hidden.interpretation
     assert dataset.states.tolist() == ROWS
     assert dataset.hidden_states is None
 
@@ -66,7 +67,7 @@ def test_a_subset_follows_its_positions() -> None:
     assert len(chosen) == 2
 
 
-def test_categories_are_chosen_and_ordered() -> None:
+def test_labels_are_chosen_and_ordered() -> None:
     chosen = make().hide_labels(0.4).with_labels(["<b>", "dog"])
     assert chosen.labels == ("<b>", "dog")
     np.testing.assert_array_equal(chosen.states, make().hide_labels(0.4).states[:, [2, 0]])
@@ -74,7 +75,7 @@ def test_categories_are_chosen_and_ordered() -> None:
     assert chosen.hidden_states.tolist() == [[row[2], row[0]] for row in ROWS]
 
 
-def test_a_category_that_does_not_exist_is_answered_with_those_that_do() -> None:
+def test_a_label_that_does_not_exist_is_answered_with_those_that_do() -> None:
     with pytest.raises(DataError, match=r"no label 'dgo'\. Did you mean 'dog'\? Known: dog, 日"):
         make().with_labels(["<b>", "dgo"])
 
@@ -136,7 +137,7 @@ def test_a_data_set_without_photos_can_still_be_summed_up() -> None:
     assert empty.positives == (0, 0, 0)
 
 
-def test_categories_that_are_not_stated_are_unknown_after_alignment() -> None:
+def test_labels_that_are_not_stated_are_unknown_after_alignment() -> None:
     photos = (Path("a.png"), Path("b.png"))
     states = np.array([[POSITIVE, NEGATIVE], [UNKNOWN, POSITIVE]], dtype=np.int8)
     dataset = MultiLabelDataset(photos, states, ("dog", "cat"))

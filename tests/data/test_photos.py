@@ -318,3 +318,21 @@ def test_other_formats_come_whole() -> None:
     picture = Image.fromarray(sample.astronaut())
     assert load_photo(encoded(picture), 20).size == picture.size
     assert load_photo(picture, 20).size == picture.size
+
+
+@pytest.mark.parametrize("kind", ["file", "bytes", "image", "array", "tensor"])
+def test_a_photo_of_too_many_pixels_is_refused_however_it_comes(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trmml.data.photos.MAX_PIXELS", 7 * 5 - 1)
+    pixels = np.zeros((5, 7, 3), dtype=np.uint8)
+    (tmp_path / "a.png").write_bytes(encoded(pixels))
+    source = {
+        "file": tmp_path / "a.png",
+        "bytes": encoded(pixels),
+        "image": Image.fromarray(pixels),
+        "array": pixels,
+        "tensor": torch.from_numpy(pixels).permute(2, 0, 1),
+    }[kind]
+    with pytest.raises(ImageError, match="has 7 × 5 pixels; the most is 34"):
+        load_photo(source)

@@ -15,7 +15,18 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from trmml.cli import complete, data, env, export, learn, models, predict, push
+from trmml.cli import (
+    calibrate,
+    complete,
+    data,
+    env,
+    evaluate,
+    export,
+    finetune,
+    models,
+    predict,
+    push,
+)
 from trmml.cli.exits import DATA, MODEL, USAGE
 from trmml.errors import ConfigError, DataError, ImageError, OutputError, TrmmlError
 from trmml.files import with_home
@@ -48,7 +59,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 for command in (
-    *(predict.predict, learn.finetune, learn.evaluate, learn.calibrate),
+    *(predict.predict, finetune.finetune, evaluate.evaluate, calibrate.calibrate),
     *(complete.complete, export.export, push.push),
 ):
     app.command()(command)

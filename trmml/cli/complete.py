@@ -1,7 +1,7 @@
 """`trmml complete`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,15 +12,24 @@ from trmml.cli.options import (
     Replace,
     Table,
     TableOptions,
-    no_bars,
     require_free,
     require_no_table,
+    shows_progress,
     with_table_options,
     writing,
 )
+from trmml.files import write_text
 from trmml.reports.columns import first_column
 
+if TYPE_CHECKING:
+    from trmml.data.dataset import MultiLabelDataset, Summary
+    from trmml.tasks.completion import Completion
+
 SHOWN_MISTAKES = 5
+CALIBRATED_ON_ITSELF = (
+    "Calibrated on the table's own known labels; if the model was trained on them, name other photos "
+    "with --calibrate-on or --calibrate-split."
+)
 
 
 @with_table_options
@@ -34,10 +43,7 @@ def complete(
     backbone: Moved = None,
     labels: Labels = None,
     precision: Annotated[
-        float,
-        typer.Option(
-            help="Wanted share of right ones among the filled blanks, from 0.5 to below 1."
-        ),
+        float, typer.Option(help="Wanted share of right ones among filled blanks, 0.5 to below 1.")
     ] = 0.9,
     calibrate_on: Annotated[
         Path | None, typer.Option(help="Table of photos that the model was not trained on.")
@@ -63,9 +69,7 @@ def complete(
     dataset = options.read(table, labels)
     reference = options.read_others(table, calibrate_on, calibrate_split, labels)
     from trmml.data.writing import write_dataset
-    from trmml.files import write_text
-    from trmml.labels import POSITIVE
-    from trmml.tasks.completion import complete as run
+    from trmml.tasks import completion
     from trmml.tasks.review import estimates_csv, review_page
     from trmml.zoo.catalog import ZERO_SHOT
     from trmml.zoo.loading import load_model
@@ -73,17 +77,13 @@ def complete(
     names = dataset.labels if model == ZERO_SHOT else None
     matcher = load_model(model, labels=names, backbone=backbone)
     if reference is None:
-        typer.echo(
-            "Calibrated on the table's own known labels; if the model was trained on them, name other "
-            "photos with --calibrate-on or --calibrate-split.",
-            err=True,
-        )
-    found = run(
+        typer.echo(CALIBRATED_ON_ITSELF, err=True)
+    found = completion.complete(
         matcher,
         dataset,
         precision=precision,
         calibrate_on=reference,
-        progress=not no_bars(quiet),
+        progress=shows_progress(quiet),
     )
     write_dataset(found.dataset, output, images=options.images)
     if estimates is not None:
@@ -92,21 +92,37 @@ def complete(
     if html is not None:
         with writing(html):
             write_text(html, review_page(found, dataset, matcher, table.name))
-    before, after = dataset.summary(), found.dataset.summary()
-    head, *names = first_column("label", dataset.labels)
+    _print_completion(found, dataset, output)
+
+
+def _print_completion(found: "Completion", dataset: "MultiLabelDataset", output: Path) -> None:
+    _print_counts(dataset.summary(), found.dataset.summary())
+    _print_mistakes(found, dataset)
+    typer.echo(
+        f"\n{output}: {int(found.decided.sum())} blanks filled, {len(found.mistakes)} known cells "
+        f"contradicted, {len(found.questions)} questions"
+    )
+
+
+def _print_counts(before: "Summary", after: "Summary") -> None:
+    """Print a line per label: its blanks, how many became positive and negative, how many are left."""
+    head, *names = first_column("label", before.labels)
     typer.echo(f"{head}  blanks  positive  negative  left")
     for i, name in enumerate(names):
-        more = after.positives[i] - before.positives[i], after.negatives[i] - before.negatives[i]
+        positives = after.positives[i] - before.positives[i]
+        negatives = after.negatives[i] - before.negatives[i]
         typer.echo(
-            f"{name}  {before.unknown[i]:>6}  {more[0]:>8}  {more[1]:>8}  {after.unknown[i]:>4}"
+            f"{name}  {before.unknown[i]:>6}  {positives:>8}  {negatives:>8}  {after.unknown[i]:>4}"
         )
+
+
+def _print_mistakes(found: "Completion", dataset: "MultiLabelDataset") -> None:
+    """Print the known cells that the estimates contradict most; the page has them all."""
+    from trmml.labels import POSITIVE
+
     for cell in found.mistakes[:SHOWN_MISTAKES]:
         stated = "yes" if dataset.states[cell.row, cell.column] == POSITIVE else "no"
         typer.echo(
             f"check {dataset.photos[cell.row].name}: {dataset.labels[cell.column]}? The table "
             f"says {stated}, the estimate {100 * cell.probability:.0f} %."
         )
-    typer.echo(
-        f"\n{output}: {int(found.decided.sum())} blanks filled, {len(found.mistakes)} known cells "
-        f"contradicted, {len(found.questions)} questions"
-    )

@@ -14,12 +14,13 @@ from trmml.cli.options import (
     Table,
     TableOptions,
     as_json,
-    no_bars,
     require_free,
     require_no_table,
+    shows_progress,
     with_table_options,
     writing,
 )
+from trmml.files import write_text
 
 app = typer.Typer(help="Look at label tables, and convert them.", no_args_is_help=True)
 
@@ -54,11 +55,10 @@ def check(
     dataset = options.read(table, labels)
     held_out = options.read_others(table, val, val_split, labels)
     found = check_dataset(
-        dataset, val=held_out, rules=rule or (), open_photos=photos, progress=not no_bars(quiet)
+        dataset, val=held_out, rules=rule or (), open_photos=photos, progress=shows_progress(quiet)
     )
     if html is not None:
         from trmml.data.check_page import check_page
-        from trmml.files import write_text
 
         with writing(html):
             write_text(html, check_page(found, dataset))

@@ -87,6 +87,7 @@ def download(
     from trmml.zoo.loading import load_model
 
     folder, name = model_folder_of(model, revision)
+    # Which fetches the CLIP, too, and shows that the model works before it is copied.
     loaded = load_model(model, revision=revision, device="cpu")
     copy_folder(folder, to)
     typer.echo(f"{to}: {name}, backbone {loaded.config.backbone.source}")

@@ -5,7 +5,7 @@ import inspect
 import json
 import sys
 import tomllib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from trmml.cli.exits import SOME_FAILED
 from trmml.errors import ConfigError
 from trmml.files import writing_to
 
@@ -103,7 +104,16 @@ class TableOptions:
     def read(
         self, table: Path, labels: str | None = None, *, may_lack_labels: bool = False
     ) -> "MultiLabelDataset":
-        """Read the rows of a table, or the labels named, separated by commas."""
+        """Read a table as the options say.
+
+        Args:
+            table: A file or folder.
+            labels: Names of the labels to read, separated by commas; all if None.
+            may_lack_labels: Whether labels that the table does not have are unknown in it.
+
+        Raises:
+            DataError: If the table or one of its photos cannot be used.
+        """
         from trmml.data.readers.tables import read_dataset
 
         meaning: Literal["unknown", "negative"] | None = None
@@ -131,6 +141,7 @@ class TableOptions:
         """Read further photos: another table, or another split of this one; None if neither is named."""
         if other is None and split is None:
             return None
+        # What this table does not state of a label is unknown; it need not name all that are learned.
         return replace(self, split=split).read(other or table, labels, may_lack_labels=True)
 
 
@@ -138,6 +149,7 @@ def with_table_options(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the options of `TableOptions` where it has the parameter `options`."""
     signature = inspect.signature(command)
     shared = inspect.signature(TableOptions).parameters
+    # By keyword, where the order is free: options, which have defaults, before what has none.
     parameters = [
         parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
         for own in signature.parameters.values()
@@ -192,6 +204,7 @@ def require_no_table(outputs: Iterable[Path | None], *tables: Path | None) -> No
     for output in outputs:
         if output is None or not output.exists():
             continue
+        # By file and not by name: a link leads to it as well.
         if any(output.samefile(table) for table in there):
             raise ConfigError(
                 f"{output} is a table that this command reads; choose another output."
@@ -199,12 +212,16 @@ def require_no_table(outputs: Iterable[Path | None], *tables: Path | None) -> No
 
 
 def names_of(labels: str | None) -> list[str] | None:
-    """Split names at commas."""
+    """Return the names in a text that are separated by commas, without blanks around them."""
     return None if labels is None else [name.strip() for name in labels.split(",") if name.strip()]
 
 
 def assignments_of(texts: list[str]) -> dict[str, Any]:
-    """Read `name=value`; a value is TOML, or else plain text."""
+    """Return settings by name from texts like `name=value`; a value is TOML, or else plain text.
+
+    Raises:
+        ConfigError: If a text has no equals sign.
+    """
     values = {}
     for text in texts:
         name, equals, value = text.partition("=")
@@ -212,15 +229,24 @@ def assignments_of(texts: list[str]) -> dict[str, Any]:
             raise ConfigError(f"--set takes name=value, as training.epochs=5; got {text!r}.")
         values[name.strip()] = value.strip()
         with contextlib.suppress(ValueError, RecursionError):  # it is no TOML, or much of it
+            # A line end in the text must not bring in a second setting.
             found = tomllib.loads(f"value = {value}")
             if found.keys() == {"value"}:
                 values[name.strip()] = found["value"]
     return values
 
 
-def no_bars(quiet: bool) -> bool:
-    """Say whether to leave out progress bars: when told so, or away from a terminal."""
-    return quiet or not sys.stderr.isatty()
+def shows_progress(quiet: bool) -> bool:
+    """Say whether to show progress bars: on a terminal, unless told not to."""
+    return not quiet and sys.stderr.isatty()
+
+
+def exit_if_skipped(reasons: Sequence[str]) -> None:
+    """Name the photos that could not be read, and end the command with exit code 1 if there are any."""
+    for reason in reasons:
+        typer.echo(f"skipped: {reason}", err=True)
+    if reasons:
+        raise typer.Exit(SOME_FAILED)
 
 
 def as_json(values: Any, indent: int | None = 2) -> str:

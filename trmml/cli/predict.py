@@ -19,12 +19,14 @@ from trmml.cli.options import (
     Templates,
     as_json,
     names_of,
-    no_bars,
+    shows_progress,
     writing,
 )
 from trmml.errors import ConfigError
+from trmml.files import is_folder
 
 if TYPE_CHECKING:
+    from trmml.matcher.model import TextRegionMatcher
     from trmml.matcher.prediction import Prediction
 
 
@@ -54,25 +56,14 @@ def predict(
     """
     from tqdm import tqdm
 
-    from trmml.files import is_folder
-    from trmml.tasks.inference import photos_of
     from trmml.zoo.catalog import ZERO_SHOT
     from trmml.zoo.loading import DEFAULT_MODEL, load_model
 
-    # A Path would make one slash of the two of a URL, which then could not be called one.
-    places = [
-        place if "://" in place else Path(place) for text in photos for place in _matching(text)
-    ]
-    paths = [p for place in places for p in (photos_of(place) if is_folder(place) else [place])]
+    paths = _photos_at(photos)
     name = model or (ZERO_SHOT if backbone else DEFAULT_MODEL)
     matcher = load_model(name, labels=names_of(labels), backbone=backbone, templates=templates)
-    if heatmaps is not None and not matcher.matching.has_evidence:
-        raise ConfigError(
-            "This model matches text with the whole photo; heatmaps need a model that matches text "
-            "with regions."
-        )
-    if heatmaps is not None and heatmaps.resolve() in {Path(p).parent.resolve() for p in paths}:
-        raise ConfigError(f"Photos lie in {heatmaps}; choose another folder for their heatmaps.")
+    if heatmaps is not None:
+        _require_heatmaps(matcher, heatmaps, paths)
     predictions = matcher.predict_many(
         paths,
         threshold=threshold,
@@ -82,11 +73,27 @@ def predict(
     )
     if heatmaps is not None:
         predictions = _saving_heatmaps(predictions, heatmaps)
-    bar = tqdm(predictions, total=len(paths), unit="photo", disable=no_bars(quiet))
+    bar = tqdm(predictions, total=len(paths), unit="photo", disable=not shows_progress(quiet))
     failed = _print_predictions(bar, matcher.labels, format, len(paths))
     if failed:
         typer.echo(f"{failed} of {len(paths)} photos could not be read.", err=True)
         raise typer.Exit(SOME_FAILED if failed < len(paths) else DATA)
+
+
+def _photos_at(places: list[str]) -> list[str | Path]:
+    """Return the photos that are named, that match a pattern, and that lie in folders."""
+    from trmml.tasks.inference import photos_of
+
+    photos: list[str | Path] = []
+    for place in (match for text in places for match in _matching(text)):
+        if "://" in place:
+            # A Path would make one slash of the two of a URL, which then could not be called one.
+            photos.append(place)
+        elif is_folder(place):
+            photos += photos_of(place)
+        else:
+            photos.append(Path(place))
+    return photos
 
 
 def _matching(place: str) -> list[str]:
@@ -94,6 +101,21 @@ def _matching(place: str) -> list[str]:
     if os.path.lexists(place) or not glob.has_magic(place):
         return [place]
     return sorted(glob.glob(place)) or [place]  # noqa: PTH207 (Path.glob wants it split in two)
+
+
+def _require_heatmaps(model: "TextRegionMatcher", folder: Path, photos: list[str | Path]) -> None:
+    """Check that a model has heatmaps, and that they would not lie among the photos.
+
+    Raises:
+        ConfigError: If it has none, or if a second run over the folder would tag the heatmaps.
+    """
+    if not model.matching.has_evidence:
+        raise ConfigError(
+            "This model matches text with the whole photo; heatmaps need a model that matches text "
+            "with regions."
+        )
+    if folder.resolve() in {Path(photo).parent.resolve() for photo in photos}:
+        raise ConfigError(f"Photos lie in {folder}; choose another folder for their heatmaps.")
 
 
 def _saving_heatmaps(predictions: "Iterator[Prediction]", folder: Path) -> "Iterator[Prediction]":
@@ -131,9 +153,10 @@ def _print_predictions(
         elif format is Format.csv:
             tags = "|".join(tag.label for tag in prediction.positive)
             writer.writerow([prediction.source, tags, *(f"{s:.6f}" for s in prediction.scores)])
-        else:
+        else:  # JSON is one value; the other formats are printed as they come, in constant memory
             collected.append(prediction.to_dict())
     if format is Format.json:
+        # One photo gives one object, as `trmml.predict` returns one prediction.
         only = num_photos == 1 and len(collected) == 1
         typer.echo(as_json(collected[0] if only else collected))
     return failed

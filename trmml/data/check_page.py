@@ -45,6 +45,7 @@ def _samples(dataset: MultiLabelDataset, label: int, most: int) -> list[dict[str
     positions = np.flatnonzero(dataset.states[:, label] == POSITIVE)
     if most == 0 or len(positions) == 0:
         return []
+    # From the whole table: neighbours are often of one series and look alike.
     chosen = positions[np.linspace(0, len(positions) - 1, min(most, len(positions))).astype(int)]
     samples = []
     for i in chosen:

@@ -29,7 +29,7 @@ _BITS = np.array([bin(byte).count("1") for byte in range(256)], dtype=np.uint8)
 
 
 class Rule(NamedTuple):
-    """What a person knows about two labels."""
+    """A statement about two labels that holds in every photo; `first implies second`, for instance."""
 
     first: str
     kind: Literal["implies", "excludes"]
@@ -56,7 +56,7 @@ class NearDuplicate(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class DataCheck:
-    """Everything that was found.
+    """What is wrong or doubtful in a data set, found before training.
 
     Attributes:
         summary: Counts per label.
@@ -140,7 +140,7 @@ def check_dataset(
     open_photos: bool = True,
     progress: bool = False,
 ) -> DataCheck:
-    """Look for what would spoil training or its measurement.
+    """Look for damaged photos, photos on both sides of a split, doubtful names and broken rules.
 
     Args:
         dataset: Training photos.
@@ -177,6 +177,7 @@ def similar_names(names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
     groups: dict[str, list[str]] = {}
     for name in names:
         words = re.sub(r"[\s_-]+", " ", name.strip().casefold())
+        # Endings only: "glass" stays, and that "bus" becomes "bu" does no harm to a comparison.
         singular = re.sub(r"ies$", "y", words)
         singular = re.sub(r"(?<=[xz])es$|(?<=[sc]h)es$|(?<=[^s])s$", "", singular)
         groups.setdefault(singular, []).append(name)
@@ -190,6 +191,7 @@ def photo_hash(photo: Image.Image) -> UInt8[np.ndarray, "8"] | None:
     picture without contrast, whose bits would say nothing.
     """
     grey = np.asarray(photo.convert("L").resize((9, 8), Image.Resampling.BOX), dtype=np.int16)
+    # Noise of the compression would decide the bits of a plain wall, and make all walls alike.
     if grey.max() - grey.min() < 8:
         return None
     return np.packbits(grey[:, 1:] > grey[:, :-1])
@@ -197,6 +199,7 @@ def photo_hash(photo: Image.Image) -> UInt8[np.ndarray, "8"] | None:
 
 def _split_problem(dataset: MultiLabelDataset, val: MultiLabelDataset | None) -> str | None:
     if val is None:
+        # The very split that finetune makes by default, so that the two cannot disagree.
         defaults = TrainingConfig()
         try:
             split_dataset(dataset, defaults.val_fraction, defaults.seed)
@@ -234,6 +237,7 @@ def _opened(
         except ImageError as error:
             return str(error), None
 
+    # Threads and not processes: Pillow lets go of Python's lock while it decodes.
     with ThreadPoolExecutor() as pool:
         bar = tqdm(pool.map(look, photos), total=len(photos), unit="photo", disable=not progress)
         found = list(bar)
@@ -254,6 +258,7 @@ def _near(
     for photo, bits in zip(val_photos, val_hashes, strict=True):
         if bits is None:
             continue
+        # One row of the table of all pairs at a time: as a whole it would not fit in memory.
         apart = _BITS[known ^ bits].sum(axis=1)
         pairs += [
             NearDuplicate(photos[rows[i]], photo)

@@ -14,6 +14,7 @@ from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN, hide_labels, keep_single_p
 from trmml.reports.columns import first_column
 
 
+# Not compared by value: two arrays have no single answer to ==.
 @dataclass(frozen=True, eq=False)
 class MultiLabelDataset:
     """Photos with partly known labels.
@@ -92,7 +93,10 @@ class MultiLabelDataset:
         )
 
     def aligned_to(self, names: Sequence[str]) -> "MultiLabelDataset":
-        """Return the same photos with exactly these labels; those not stated here are unknown."""
+        """Return the same photos with exactly these labels, in this order.
+
+        Labels that this data set does not have are unknown in all of its photos.
+        """
         refuse_text(names, "names")
         missing = [name for name in names if name not in self.labels]
         blank = np.full((len(self), len(missing)), UNKNOWN, dtype=np.int8)
@@ -106,13 +110,24 @@ class MultiLabelDataset:
         return wider.with_labels(names)
 
     def hide_labels(self, fraction: float, seed: int = 0) -> "MultiLabelDataset":
-        """Keep each label with probability `fraction`, for experiments; see `hide_labels`."""
+        """Keep each known state with probability `fraction`, for experiments on missing labels.
+
+        Args:
+            fraction: Share to keep, in [0, 1].
+            seed: Of the mask; the same seed hides less and less as `fraction` grows.
+
+        Raises:
+            ConfigError: If `fraction` is outside [0, 1].
+        """
         kept = hide_labels(self.states, fraction, seed)
         note = f"{100 * fraction:g} % of the labels kept for an experiment (seed {seed})."
         return self._with_hidden(kept, note)
 
     def keep_single_positive(self, seed: int = 0) -> "MultiLabelDataset":
-        """Keep one positive label per photo, for experiments, as of Cole et al.."""
+        """Keep one positive per photo, drawn by the seed, and make all else unknown.
+
+        For experiments in the setting of Cole et al. (CVPR 2021).
+        """
         kept = keep_single_positive(self.states, seed)
         return self._with_hidden(
             kept, f"One positive kept per photo for an experiment (seed {seed})."
@@ -120,11 +135,12 @@ class MultiLabelDataset:
 
     def _with_hidden(self, kept: Int8[np.ndarray, "image label"], note: str) -> "MultiLabelDataset":
         interpretation = f"{self.interpretation} {note}".strip()
+        # Of labels hidden twice, those that were known first are the truth to measure against.
         before = self.states if self.hidden_states is None else self.hidden_states
         return replace(self, states=kept, hidden_states=before, interpretation=interpretation)
 
     def summary(self) -> "Summary":
-        """Count what is known."""
+        """Count positives, negatives and unknown states per label, and describe three photos."""
         examples = tuple(self._example(i) for i in range(min(3, len(self))))
         return Summary(
             source=self.source,
@@ -152,7 +168,18 @@ class MultiLabelDataset:
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """What a data set knows, per label and in all."""
+    """How much is known in a data set.
+
+    Attributes:
+        source: Where it was read from.
+        num_images: Photos.
+        labels: Names, in the order of the counts.
+        positives: Photos per label in which it is known to be.
+        negatives: Photos per label in which it is known not to be.
+        unknown: The other photos, per label.
+        interpretation: How blanks and absent labels were read.
+        examples: What is known of the first photos, in words.
+    """
 
     source: str
     num_images: int

@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 
 from trmml.data.dataset import MultiLabelDataset
-from trmml.data.readers.csv import guessed_form
+from trmml.data.readers.forms import guessed_form
 from trmml.data.readers.rows import Options
 from trmml.errors import DataError
 from trmml.files import with_home, write_text, writing_to
@@ -62,10 +62,12 @@ def relative_name(photo: Path, base: Path) -> str:
 
 
 def _wide(dataset: MultiLabelDataset, names: list[str]) -> str:
+    # Reading takes blanks off names, and takes columns of these two names for what they are called.
     for name in dataset.labels:
         if not name or name != name.strip() or name.lower() in ("image", "split"):
             raise DataError(f"The label {name!r} cannot be a column of a wide CSV; write .jsonl.")
     header = ["image", *dataset.labels]
+    # With a label "tags" or "class" the columns would be those of another form.
     form = guessed_form(header, list(range(1, len(header))), [], Options())
     if form != "wide":
         raise DataError(

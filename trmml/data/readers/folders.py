@@ -33,6 +33,7 @@ def _voc(folder: Path, annotations: Path, options: Options) -> Table:
     if options.split is not None:
         listed = folder / "ImageSets" / "Main" / f"{options.split}.txt"
         if not os.path.isfile(listed):  # noqa: PTH113 (says no, too, to a name that no file can have)
+            # The others are lists of one class, as dog_train.txt.
             known = sorted(
                 path.stem for path in listed.parent.glob("*.txt") if "_" not in path.stem
             )
@@ -82,9 +83,10 @@ def _parsed(file: Path) -> ElementTree.Element:
         raise DataError(f"Cannot read {file}: {error.strerror}.") from error
     if len(content) > MAX_XML_BYTES:
         raise DataError(f"{file} is larger than {MAX_XML_BYTES >> 20} MiB; it is not read.")
-    # Entities can grow without bound, and annotations have none.
+    # In UTF-16 the search for entities below would find nothing.
     if b"\0" in content:
         raise DataError(f"{file} is not UTF-8, nor another encoding that has ASCII in it.")
+    # Entities can grow without bound, and annotations have none.
     if b"<!DOCTYPE" in content or b"<!ENTITY" in content:
         raise DataError(f"{file} has a document type or entities; such XML is not read.")
     try:
@@ -102,6 +104,7 @@ def _label_folders(folder: Path, options: Options) -> Table:
     rows: dict[tuple[str, str], Row] = {}
     for label in labels:
         for photo in find_photos(label):
+            # By content as well: cameras give the same names in every folder.
             digest = hashlib.sha256(photo.read_bytes()).hexdigest()
             place = str(photo.relative_to(folder))
             row = rows.setdefault((photo.name, digest), Row(len(rows) + 1, place, {}))

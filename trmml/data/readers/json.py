@@ -122,41 +122,19 @@ def _coco(values: dict[str, Any], path: Path, options: Options) -> Table:
     LVIS lists for every photo which categories are known to be absent; what neither has a box nor is
     listed is unknown there.
     """
-    categories = sorted(values["categories"], key=lambda category: category["id"])
     for what in ("images", "categories"):
         repeated = [i for i, n in Counter(one["id"] for one in values[what]).items() if n > 1]
         if repeated:
             raise DataError(f"{path}: several {what} have the id {repeated[0]!r}.")
+    # By id, so that a training and a validation file have the same columns in whatever order they list.
+    categories = sorted(values["categories"], key=lambda category: category["id"])
     names = {category["id"]: str(category["name"]) for category in categories}
-    states: dict[Any, dict[str, int]] = {image["id"]: {} for image in values["images"]}
-    lists_negatives = any("neg_category_ids" in image for image in values["images"])
-    for image in values["images"]:
-        for category in image.get("neg_category_ids", ()):
-            states[image["id"]][names[category]] = NEGATIVE
-    for annotation in values.get("annotations", ()):
-        if annotation["image_id"] not in states:
-            raise DataError(
-                f"{path}: annotation {annotation.get('id')} is of image {annotation['image_id']}, "
-                "which is not listed."
-            )
-        if annotation["category_id"] not in names:
-            raise DataError(
-                f"{path}: annotation {annotation.get('id')} is of category "
-                f"{annotation['category_id']}, which is not listed."
-            )
-        stated, name = states[annotation["image_id"]], names[annotation["category_id"]]
-        if stated.get(name) == NEGATIVE:
-            raise DataError(
-                f"{path}: image {annotation['image_id']} has a box of {name!r} and lists it as absent."
-            )
-        stated[name] = POSITIVE
-    rows = []
-    for number, image in enumerate(values["images"], start=1):
-        place = image.get("file_name") or urlsplit(image["coco_url"]).path
-        # LVIS names photos by their address, of which the folder and the file are kept.
-        name = place if image.get("file_name") else "/".join(Path(place).parts[-2:])
-        rows.append(Row(number, name, states[image["id"]], other_names=(Path(name).name,)))
-    if lists_negatives:
+    states = _coco_states(values, names, path)
+    rows = [
+        _coco_row(number, image, states[image["id"]])
+        for number, image in enumerate(values["images"], start=1)
+    ]
+    if any("neg_category_ids" in image for image in values["images"]):
         if options.unlabeled is not None:
             raise DataError(
                 f"{path} lists the categories that are absent (LVIS); `unlabeled` does not apply."
@@ -166,6 +144,39 @@ def _coco(values: dict[str, Any], path: Path, options: Options) -> Table:
     unmentioned = unmentioned_state(options.unlabeled, path)
     meaning = f"COCO: a box is positive; a category without one is {options.unlabeled}."
     return Table(rows, list(names.values()), meaning, unmentioned, unit="image")
+
+
+def _coco_states(
+    values: dict[str, Any], names: dict[Any, str], path: Path
+) -> dict[Any, dict[str, int]]:
+    """Return by the id of the photo what boxes and, in LVIS, lists of absent categories state."""
+    states: dict[Any, dict[str, int]] = {
+        image["id"]: {names[absent]: NEGATIVE for absent in image.get("neg_category_ids", ())}
+        for image in values["images"]
+    }
+    for box in values.get("annotations", ()):
+        image, category = box["image_id"], box["category_id"]
+        if image not in states:
+            raise DataError(
+                f"{path}: annotation {box.get('id')} is of image {image}, which is not listed."
+            )
+        if category not in names:
+            raise DataError(
+                f"{path}: annotation {box.get('id')} is of category {category}, "
+                "which is not listed."
+            )
+        name = names[category]
+        if states[image].get(name) == NEGATIVE:
+            raise DataError(f"{path}: image {image} has a box of {name!r} and lists it as absent.")
+        states[image][name] = POSITIVE
+    return states
+
+
+def _coco_row(number: int, image: dict[str, Any], states: dict[str, int]) -> Row:
+    # LVIS names photos by their address, of which the folder and the file are kept.
+    address = Path(image.get("file_name") or urlsplit(image["coco_url"]).path)
+    place = image.get("file_name") or "/".join(address.parts[-2:])
+    return Row(number, place, states, other_names=(address.name,))
 
 
 def _label_studio(tasks: list[dict[str, Any]], path: Path, options: Options) -> Table:

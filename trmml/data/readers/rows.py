@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from trmml.errors import DataError
-from trmml.files import is_folder, with_home
+from trmml.files import is_folder
 from trmml.labels import NEGATIVE, UNKNOWN
 
 MAX_NAMED = 10
@@ -100,9 +100,7 @@ def refuse_encoding(options: Options, path: Path, form: str) -> None:
         raise DataError(f"{path} {form}; `label_encoding` does not apply.")
 
 
-def merge_duplicates(
-    table: Table, path: Path, images: str | Path | None
-) -> tuple[list[Row], list[Path]]:
+def merge_duplicates(table: Table, path: Path, images: Path | None) -> tuple[list[Row], list[Path]]:
     """Find the photos, and join the rows of each; two that state different things are an error.
 
     Args:
@@ -122,6 +120,7 @@ def merge_duplicates(
         if not row.image:
             raise DataError(f"{path}, {table.unit} {row.line}: the photo is not named.")
         _join(named, str(Path(row.image)), row, table, path)  # ./a.jpg is a.jpg
+    # Once more by file: a table may name one photo in two ways, and links lead to the same.
     merged: dict[Path, Row] = {}
     photos: dict[Path, Path] = {}
     guessed: set[Path] = set()
@@ -171,13 +170,11 @@ def _join(merged: dict[Any, Row], key: Any, row: Row, table: Table, path: Path) 
         merged[key] = replace(earlier, unmentioned=rest(row))
 
 
-def _find_photos(
-    rows: list[Row], table: Path, images: str | Path | None
-) -> list[tuple[Path, bool]]:
+def _find_photos(rows: list[Row], table: Path, images: Path | None) -> list[tuple[Path, bool]]:
     """Find each row's photo, as `_found` does; all that are missing or empty are named in one error."""
     folders = [table if table.is_dir() else table.parent]
     if images is not None:
-        folders.insert(0, with_home(images))
+        folders.insert(0, images)
         if not is_folder(folders[0]):
             raise DataError(f"The photo folder {folders[0]} does not exist.")
     photos, missing, empty = [], [], []
@@ -187,6 +184,7 @@ def _find_photos(
             missing.append(row.image)
             continue
         photos.append(found)
+        # What a broken download leaves; named here with all others, before any work.
         if found[0].stat().st_size == 0:
             empty.append(row.image)
     if missing or empty:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
+from jaxtyping import Int8
 
 from trmml.data.dataset import MultiLabelDataset
 from trmml.data.readers.csv import read_csv
@@ -17,6 +18,7 @@ from trmml.data.readers.frames import HERE, is_frame, read_frame
 from trmml.data.readers.json import read_json, read_jsonl
 from trmml.data.readers.rows import (
     Options,
+    Row,
     Table,
     TableFormat,
     Unlabeled,
@@ -73,37 +75,56 @@ def read_dataset(
     if format is not None and format not in get_args(TableFormat):
         raise DataError(f"No format {format!r}. {nearest(format, get_args(TableFormat))}")
     refuse_text(labels, "labels")
-    chosen = None if labels is None else tuple(labels)
-    options = Options(chosen, label_encoding, unlabeled, split, separator)
+    wanted = None if labels is None else tuple(labels)
+    options = Options(wanted, label_encoding, unlabeled, split, separator)
     path = HERE if is_frame(table) else with_home(table)
     parsed = read_frame(table, options, format) if is_frame(table) else _read(path, options, format)
+    _require_rows(parsed, path, split)
+    names = _names(parsed, wanted, path, may_lack_labels)
+    rows, photos = merge_duplicates(parsed, path, None if images is None else with_home(images))
+    return MultiLabelDataset(
+        photos=tuple(photos),
+        states=_states(rows, parsed, names),
+        labels=names,
+        source=str(path),
+        interpretation=parsed.interpretation,
+    )
+
+
+def _require_rows(parsed: Table, path: Path, split: str | None) -> None:
     if not parsed.rows:
         which = f" with split {split!r}" if split else ""
         raise DataError(f"{path} has no rows{which}; a table needs at least one photo.")
-    names = list(parsed.labels)
-    lacking = [name for name in labels or () if name not in names]
-    if lacking and not may_lack_labels:
-        raise DataError(f"{path} has no label {lacking[0]!r}. {nearest(lacking[0], names)}")
-    names = names if labels is None else list(labels)
+
+
+def _names(
+    parsed: Table, wanted: tuple[str, ...] | None, path: Path, may_lack_labels: bool
+) -> tuple[str, ...]:
+    """Return the labels to read: those wanted, or else all of the table."""
+    names = tuple(parsed.labels) if wanted is None else wanted
     if not names:
         raise DataError(f"{path} names no label; a wide table has one column per label.")
-    merged, photos = merge_duplicates(parsed, path, images)
-    array = np.full((len(merged), len(names)), parsed.unmentioned, dtype=np.int8)
+    lacking = [name for name in names if name not in parsed.labels]
+    if lacking and not may_lack_labels:
+        raise DataError(f"{path} has no label {lacking[0]!r}. {nearest(lacking[0], parsed.labels)}")
+    return names
+
+
+def _states(
+    rows: Sequence[Row], parsed: Table, names: tuple[str, ...]
+) -> Int8[np.ndarray, "image label"]:
+    """Return the state of each label, for those that a row mentions and for all others."""
+    states = np.full((len(rows), len(names)), parsed.unmentioned, dtype=np.int8)
     column = {name: i for i, name in enumerate(names)}
-    for cells, row in zip(array, merged, strict=True):
+    for cells, row in zip(states, rows, strict=True):
         if row.unmentioned is not None:
             cells[:] = row.unmentioned
         for name, state in row.states.items():
             if name in column:
                 cells[column[name]] = state
-    array[:, [column[name] for name in lacking]] = UNKNOWN
-    return MultiLabelDataset(
-        photos=tuple(photos),
-        states=array,
-        labels=tuple(names),
-        source=str(path),
-        interpretation=parsed.interpretation,
-    )
+    # Whoever made the table did not look for what it has no place for, even if its blanks are negative.
+    states[:, [column[name] for name in set(names) - set(parsed.labels)]] = UNKNOWN
+    return states
 
 
 def _read(path: Path, options: Options, form: str | None) -> Table:
@@ -127,6 +148,8 @@ def _read_text(path: Path) -> str:
         data = path.read_bytes()
     except OSError as error:
         raise DataError(f"Cannot read the table {path}: {error.strerror}.") from error
+    # Excel marks both: what it calls Unicode text is UTF-16, and its CSV UTF-8 starts with a mark that
+    # would become a part of the first column's name.
     encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     try:
         text = data.decode(encoding)

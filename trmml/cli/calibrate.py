@@ -1,0 +1,145 @@
+"""`trmml calibrate`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from trmml.cli.options import (
+    GoalKind,
+    Labels,
+    Moved,
+    Quiet,
+    Table,
+    TableOptions,
+    exit_if_skipped,
+    require_no_table,
+    shows_progress,
+    with_table_options,
+    writing,
+)
+from trmml.errors import ConfigError, DataError
+from trmml.files import write_atomically
+from trmml.reports.columns import first_column
+
+if TYPE_CHECKING:
+    from trmml.evaluation.reliability import Reliability
+    from trmml.matcher.thresholds import Calibration
+
+
+@with_table_options
+def calibrate(
+    model: Annotated[Path, typer.Argument(help="Model folder; its thresholds are replaced.")],
+    table: Table,
+    options: TableOptions,
+    backbone: Moved = None,
+    labels: Labels = None,
+    goal: Annotated[GoalKind, typer.Option(help="What a threshold is to reach.")] = GoalKind.f1,
+    target: Annotated[
+        float,
+        typer.Option(help="For precision and recall: what is wanted, above 0 and below 1."),
+    ] = 0.9,
+    false_positive_cost: Annotated[float, typer.Option(min=0, help="For cost.")] = 1.0,
+    false_negative_cost: Annotated[float, typer.Option(min=0, help="For cost.")] = 1.0,
+    plot: Annotated[Path | None, typer.Option(help="Reliability diagram, as PNG.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Choose a model's thresholds anew, on known labels of photos that it was not trained on.
+
+    Example: trmml calibrate runs/shop val.csv --goal precision --target 0.95 --plot reliability.png
+    """
+    require_no_table((plot,), table)
+    if plot is not None and plot.suffix.lower() != ".png":
+        raise ConfigError(f"The diagram is a PNG; name it so, as {plot.with_suffix('.png')}.")
+    from trmml.evaluation import calibration, measuring
+    from trmml.evaluation.reliability import reliability
+    from trmml.zoo.folder import replace_calibration
+    from trmml.zoo.loading import load_model
+
+    wanted = calibration.Goal(
+        kind=goal.value,
+        target=target,
+        false_positive_cost=false_positive_cost,
+        false_negative_cost=false_negative_cost,
+    )
+    _require_folder(model, backbone)
+    matcher = load_model(model, backbone=backbone)
+    dataset = options.read(table, labels)
+    measured = measuring.evaluate(matcher, dataset, progress=shows_progress(quiet))
+    states = dataset.states[list(measured.readable)]
+    made = calibration.calibrate(measured.scores, states, dataset.labels, wanted)
+    never = _labels_never_predicted(made, dataset.labels)
+    if len(never) == len(dataset.labels):
+        raise DataError(
+            f"No label reaches a {wanted} on these {measured.num_images} photos, so nothing was "
+            "changed. Lower --target, or give more known positives: a handful proves little."
+        )
+    replace_calibration(model, matcher.calibration.updated(matcher.labels, dataset.labels, made))
+    bins = reliability(measured.scores, states)
+    if plot is not None:
+        _write_diagram(plot, bins, f"{model.name}: scores against {table.name}")
+    _print_thresholds(made, dataset.labels)
+    typer.echo(f"\n{made.method}; expected calibration error {100 * bins.expected_error:.1f} %")
+    if never:
+        typer.echo(f"No score reaches that for {', '.join(never)}: never predicted from now on.")
+    kept = len(matcher.labels) - len(dataset.labels)
+    if kept:
+        typer.echo(
+            f"The table does not state {kept} of the model's labels; they keep what they had."
+        )
+    exit_if_skipped(measured.skipped)
+
+
+def _require_folder(model: Path, backbone: str | None) -> None:
+    """Check that a model's thresholds can be replaced, which those of a published model cannot.
+
+    Raises:
+        ConfigError: If the model is no folder.
+    """
+    if model.is_dir():
+        return
+    from trmml.zoo.loading import load_model
+
+    load_model(str(model), backbone=backbone)  # says what is wrong with a name that is none
+    raise ConfigError(
+        f"{model} is no folder, and only a folder's thresholds can be replaced: first "
+        f"`trmml models download {model} --to FOLDER`."
+    )
+
+
+def _labels_never_predicted(made: "Calibration", labels: tuple[str, ...]) -> list[str]:
+    """Return the labels for which no score reaches what was wanted."""
+    from trmml.matcher.thresholds import NEVER
+
+    limits = zip(labels, made.thresholds, strict=True)
+    return [name for name, limit in limits if limit >= NEVER]
+
+
+def _write_diagram(plot: Path, bins: "Reliability", title: str) -> None:
+    from trmml.evaluation.reliability import reliability_diagram
+
+    picture = reliability_diagram(bins, title)
+    with writing(plot):
+        # The format is told, as the temporary file that is written to ends otherwise.
+        write_atomically(plot, lambda path: picture.save(path, "PNG"))
+
+
+def _print_thresholds(made: "Calibration", labels: tuple[str, ...]) -> None:
+    """Print a line per label: threshold, precision and recall with 95 % intervals, and positives."""
+    never = _labels_never_predicted(made, labels)
+    head, *names = first_column("label", labels)
+    typer.echo(f"{head}  threshold  precision (95 %)      recall (95 %)         known positives")
+    for label, name, threshold, count in zip(
+        labels, names, made.thresholds, made.known_positives, strict=True
+    ):
+        limit = "never" if label in never else f"{threshold:.3f}"
+        precision, recall = (_interval(made.evidence[label][of]) for of in ("precision", "recall"))
+        typer.echo(f"{name}  {limit:>9}  {precision:<20}  {recall:<20}  {count:>15}")
+
+
+def _interval(values: list[float] | None) -> str:
+    """Return a share and the ends of its interval, all in [0, 1], in per cent."""
+    if values is None:
+        return "nothing to count"
+    value, low, high = (100 * part for part in values)
+    return f"{value:5.1f} ({low:.1f} – {high:.1f})"

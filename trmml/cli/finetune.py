@@ -1,0 +1,123 @@
+"""`trmml finetune`."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from trmml.cli.options import (
+    Backbone,
+    Labels,
+    Quiet,
+    Table,
+    TableOptions,
+    assignments_of,
+    shows_progress,
+    with_table_options,
+)
+from trmml.config.groups import FinetuneConfig
+from trmml.errors import DataError
+
+if TYPE_CHECKING:
+    from trmml.data.dataset import MultiLabelDataset
+
+
+@with_table_options
+def finetune(
+    table: Table,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the model; new.")],
+    options: TableOptions,
+    backbone: Backbone = None,
+    model: Annotated[str | None, typer.Option(help="Or a trained model to start from.")] = None,
+    labels: Labels = None,
+    val: Annotated[Path | None, typer.Option(help="Table of validation photos.")] = None,
+    val_split: Annotated[
+        str | None, typer.Option(help="Validation rows by column 'split'.")
+    ] = None,
+    recipe: Annotated[Path | None, typer.Option("--config", "-c", help="Recipe in TOML.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="A setting, as training.epochs=5.")
+    ] = None,
+    resume: Annotated[bool, typer.Option(help="Go on with an unfinished run.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Learn the labels of a table in which most cells may be blank.
+
+    Example: trmml finetune labels.csv --images photos/ --backbone ViT-B-16-quickgelu/openai -o runs/shop
+
+    On several GPUs: torchrun --nproc-per-node 4 -m trmml finetune …
+    """
+    settings = FinetuneConfig.from_toml(recipe) if recipe else FinetuneConfig()
+    settings = settings.changed(assignments_of(set_ or []))
+    dataset = options.read(table, labels)
+    held_out = options.read_others(table, val, val_split, labels)
+    if held_out is not None:
+        _refuse_shared_photos(dataset, held_out)
+    # Not before: torch takes seconds to load, and a wrong table is to be named at once.
+    from trmml.training import distributed, finetuning
+
+    with distributed.joined():
+        is_first = distributed.is_first()
+        if is_first:
+            typer.echo(dataset.summary(), err=True)
+        with _hint_to_resume(output, is_first):
+            trained = finetuning.finetune(
+                dataset,
+                model=model,
+                backbone=backbone,
+                val=held_out,
+                config=settings,
+                output=output,
+                resume=resume,
+                progress=shows_progress(quiet),
+            )
+    if is_first:
+        assert trained.report is not None  # every model that finetune returns has one
+        scores = _validation_scores(trained.report)
+        typer.echo(f"{trained.source}: {len(trained.labels)} labels, {scores}")
+
+
+def _refuse_shared_photos(train: "MultiLabelDataset", val: "MultiLabelDataset") -> None:
+    """Check that no photo is trained on and validated with.
+
+    Raises:
+        DataError: If one is; with the way to name the parts of one table.
+    """
+    from trmml.data.splits import photos_in_both
+
+    shared = photos_in_both(train, val)
+    if shared:
+        raise DataError(
+            f"{shared} photos are for training and for validation, where a model would be rated by "
+            "what it learned by heart. Of a table with a column 'split' name both parts: "
+            "--split train --val-split val."
+        )
+
+
+@contextlib.contextmanager
+def _hint_to_resume(output: Path, is_first: bool) -> Iterator[None]:
+    """Say, when somebody stops the training, that it can go on; once for all processes."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        working = output.with_name(f"{output.name}.run")
+        if is_first and working.exists():
+            typer.echo(f"Stopped; {working} holds what was learned, --resume goes on.", err=True)
+        raise
+
+
+def _validation_scores(report: dict[str, dict[str, Any]]) -> str:
+    """Return mAP on the validation photos, in per cent, and what it was without the training."""
+    best = report["metrics"]["validation"]["mAP"]
+    shown = "not measurable" if best is None else f"{100 * best:.2f}"
+    compared = [
+        f"{what} {100 * value:.2f}"
+        for what, value in (
+            ("before training", report["finetune"]["start_validation_mAP"]),
+            ("its CLIP alone, zero-shot", report["finetune"]["zero_shot_validation_mAP"]),
+        )
+        if value is not None
+    ]
+    return f"validation mAP {shown}" + (f" ({'; '.join(compared)})" if compared else "")
