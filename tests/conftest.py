@@ -149,8 +149,8 @@ def make_dataset(tmp_path: Path) -> Callable[..., MultiLabelDataset]:
 
 def trained_like(backbone: FrozenCLIP, **settings: Any) -> TextRegionMatcher:
     """Return a model as after training: no tensor is even or zero, and it has thresholds."""
-    matcher = MatchingConfig(num_context_tokens=3, **settings)
-    model = TextRegionMatcher(make_config(backbone, CATEGORIES, matcher), backbone)
+    matching = MatchingConfig(num_context_tokens=3, **settings)
+    model = TextRegionMatcher(make_config(backbone, CATEGORIES, matching), backbone)
     model.start_from_text(seed=1)
     generator = torch.Generator().manual_seed(2)
     for tensor in model.learned_state().values():

@@ -169,16 +169,18 @@ class Bench:
         return scores["val"][best], scores["test"][best], {"C": STRENGTHS[best]}
 
     def _matching(self, run: Run) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
-        config = {"model.matching": run.method, "training.seed": run.seed}
+        config = {"matching.way": run.method, "training.seed": run.seed}
         if run.method != "text-region":
             config |= MATCHING_ALONE
         config |= {"training.features": "cached"} | self.settings | run.changes
         train = self.partial(run.setting, run.seed)
         if config.pop(PROMPTS_FIRST, False):
-            first, _ = self._finetune(train, config | {"model.matching": "text-image"})
+            first, _ = self._finetune(train, config | {"matching.way": "text-image"})
             start = self._on_prompts_of(first, FinetuneConfig().changed(config))
             model, history = self._finetune(
-                train, config | {"training.train_prompts": False, "loss.own_teacher": False}, start
+                train,
+                config | {"training.train_prompts": False, "loss.self_distillation": False},
+                start,
             )
         else:
             model, history = self._finetune(train, config)

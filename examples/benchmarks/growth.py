@@ -76,7 +76,7 @@ def _time_and_peak(run: Callable[[], object], repeats: int) -> tuple[float, floa
     return statistics.median(taken), peak
 
 
-ONE_EPOCH = {"training.epochs": 1, "model.num_heads": 2, "training.train_prompts": False}
+ONE_EPOCH = {"training.epochs": 1, "matching.num_heads": 2, "training.train_prompts": False}
 TINY = {"layers": 1, "width": 64, "head_width": 32, "patch_size": 16, "image_size": 64}
 
 

@@ -21,7 +21,7 @@ from provenance import provenance
 
 import trmml
 from trmml.data.dataset import MultiLabelDataset
-from trmml.evaluation.calibration import Goal, calibrate, share
+from trmml.evaluation.calibration import Goal, calibrate, proportion
 from trmml.evaluation.measuring import measure
 from trmml.files import write_json
 from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
@@ -73,7 +73,11 @@ class Tables:
             right = int((truth[:, column][chosen] == state).sum())
             there = int((blank[:, column] & (truth[:, column] == state)).sum())
             count = int(chosen.sum())
-            return {"filled": count, "precision": _rounded(share(right, count)), "there": there}
+            return {
+                "filled": count,
+                "precision": _rounded(proportion(right, count)),
+                "there": there,
+            }
 
         names = partial.labels
         states = (("positive", POSITIVE), ("negative", NEGATIVE))
@@ -128,10 +132,10 @@ class Tables:
                 chosen = test >= np.array(limits)
                 hits = chosen & truth
                 found[name]["precision"][str(wanted)] = {
-                    "all": _rounded(share(int(hits.sum()), int(chosen.sum()))),
+                    "all": _rounded(proportion(int(hits.sum()), int(chosen.sum()))),
                     "found": int(chosen.sum()),
                     "labels": {
-                        n: [*_rounded(share(int(h), int(k))), int(k)]
+                        n: [*_rounded(proportion(int(h), int(k))), int(k)]
                         for n, h, k in zip(names, hits.sum(0), chosen.sum(0), strict=True)
                         if k
                     },

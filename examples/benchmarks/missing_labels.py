@@ -4,7 +4,7 @@
     python examples/benchmarks/missing_labels.py --data coco18 --output runs/missing_labels \
         --part ablations
 
-Frozen features are computed once and shared. The matching methods differ in `model.matching` alone;
+Frozen features are computed once and shared. The matching methods differ in `matching.way` alone;
 each takes its learning rates and loss from the same small grid, and text–pixel its sharpness too,
 chosen on validation photos at 10 and 50 % known labels (`--part choose`). Every run is written to
 `results.json` as it ends, and what is there is not run again; with `--jobs 2`, two runs at a time share
@@ -44,18 +44,18 @@ GRID: dict[str, dict[str, Any]] = {
     for name, loss in (("cross-entropy", CROSS_ENTROPY), ("asymmetric", ASYMMETRIC))
 }
 SHARPNESS: dict[str, dict[str, Any]] = {
-    f"sharpness {scale:g}": {"model.spatial_scale": scale} for scale in (1.0, 5.0, 20.0)
+    f"sharpness {scale:g}": {"matching.spatial_scale": scale} for scale in (1.0, 5.0, 20.0)
 }
 NO_REGIONS = "text–pixel, all else the same"
 """The ablation that needs the settings chosen for text–pixel."""
 ABLATIONS: dict[str, dict[str, Any]] = {
-    "without the MLP": {"model.region_mlp": False},
-    "one prompt": {"model.negative_prompt": False},
-    "own contexts": {"model.label_specific_context": True},
+    "without the MLP": {"matching.region_mlp": False},
+    "one prompt": {"matching.negative_prompt": False},
+    "own contexts": {"matching.label_specific_context": True},
     "hand-written prompts": {
-        "model.context_init": "a photo of a",
+        "matching.context_init": "a photo of a",
         "training.train_prompts": False,
-        "model.negative_prompt": False,
+        "matching.negative_prompt": False,
     },
     "prompts first": {PROMPTS_FIRST: True},
     "without distillation": {"loss.distillation": 0.0},
@@ -65,10 +65,10 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 }
 PSEUDO_LABELS: dict[str, dict[str, Any]] = {
     "without pseudo labels": {"pseudo_labels.enabled": False},
-    "visual prototypes only": {"pseudo_labels.text": False},
-    "text prototypes only": {"pseudo_labels.visual": False},
-    "intra-category only": {"pseudo_labels.inter_category": False},
-    "inter-category only": {"pseudo_labels.intra_category": False},
+    "visual prototypes only": {"pseudo_labels.modalities": "visual"},
+    "text prototypes only": {"pseudo_labels.modalities": "text"},
+    "intra-category only": {"pseudo_labels.relations": "intra"},
+    "inter-category only": {"pseudo_labels.relations": "inter"},
     "thresholds 0.9 and 0.1": {
         "pseudo_labels.positive_threshold": 0.9,
         "pseudo_labels.negative_threshold": 0.1,
@@ -207,7 +207,7 @@ def main() -> None:
     methods = ("text-pixel", "text-region") if args.part == "ablations" else args.methods
     results.choose(methods)
     if args.part == "ablations":
-        no_regions = results.chosen("text-pixel") | {"model.matching": "text-pixel"}
+        no_regions = results.chosen("text-pixel") | {"matching.way": "text-pixel"}
         everywhere = {NO_REGIONS: no_regions, **ABLATIONS}
         of_setting = {"10 %": everywhere | PSEUDO_LABELS, "single positive": everywhere}
         results.add(

@@ -22,7 +22,7 @@ from trmml.zoo.loading import make_config
 Maker = Callable[..., MultiLabelDataset]
 QUICK = [
     *("--set", "training.epochs=1", "--set", "training.batch_size=5"),
-    *("--set", "model.num_context_tokens=2", "--set", "model.num_heads=2"),
+    *("--set", "matching.num_context_tokens=2", "--set", "matching.num_heads=2"),
 ]
 
 
@@ -176,7 +176,7 @@ def test_heatmaps_get_a_number_where_photos_share_a_name(
 def test_heatmaps_need_regions(
     backbone_source: str, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    out, matching = tmp_path / "out", 'model.matching="text-image"'
+    out, matching = tmp_path / "out", 'matching.way="text-image"'
     options = ("--backbone", backbone_source, "-o", out, *QUICK, "--set", matching)
     assert run("finetune", table, *options) == 0
     assert run("predict", table.parent, "--model", out, "--heatmaps", tmp_path / "h") == 2

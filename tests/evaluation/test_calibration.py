@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from trmml.errors import ArtifactError, ConfigError
-from trmml.evaluation.calibration import SHRINKAGE, Goal, best_threshold, calibrate, share
+from trmml.evaluation.calibration import SHRINKAGE, Goal, best_threshold, calibrate, proportion
 from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
 from trmml.matcher.thresholds import NEVER, Calibration
 
@@ -165,9 +165,9 @@ def test_no_threshold_costs_less(false_positive: float, false_negative: float) -
 
 def test_an_interval_is_wilsons() -> None:
     # Worked by hand: 8 of 10 at 95 %.
-    assert share(8, 10) == pytest.approx((0.8, 0.4902, 0.9433), abs=1e-4)
-    assert share(0, 5).low == 0
-    assert np.isnan(share(0, 0).value)
+    assert proportion(8, 10) == pytest.approx((0.8, 0.4902, 0.9433), abs=1e-4)
+    assert proportion(0, 5).low == 0
+    assert np.isnan(proportion(0, 0).value)
 
 
 def test_evidence_says_what_the_thresholds_reach() -> None:

@@ -211,7 +211,7 @@ def test_a_table_of_the_paper_is_made_and_goes_on_where_it_stopped(
     tmp_path: Path, backbone_source: str
 ) -> None:
     many_of_voc(tmp_path, 30, 10)
-    place, heads = (tmp_path, backbone_source, tmp_path / "out"), ("--set", "model.num_heads=2")
+    place, heads = (tmp_path, backbone_source, tmp_path / "out"), ("--set", "matching.num_heads=2")
     first = make_table(*place, *heads, "--shares", "0.9")
     assert list(first["runs"]) == ["90 %"]
     both = make_table(*place, *heads, "--shares", "0.9", "0.5")
@@ -245,4 +245,4 @@ def test_the_recipe_of_the_papers_tables_runs_on_a_resnet_101(tmp_path: Path) ->
 def test_a_recipe_holds_valid_settings(recipe: Path) -> None:
     from trmml.config.groups import FinetuneConfig
 
-    assert FinetuneConfig.from_toml(recipe).model.matching == "text-region"
+    assert FinetuneConfig.from_toml(recipe).matching.way == "text-region"

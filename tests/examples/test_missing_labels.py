@@ -42,10 +42,13 @@ def test_every_method_runs_once_and_is_reported(
         load_example("benchmarks/missing_labels.py"),
         load_example("benchmarks/missing_labels_report.py"),
     )
-    quick = {"training.epochs": 1, "model.num_heads": 2, "model.num_context_tokens": 2}
+    quick = {"training.epochs": 1, "matching.num_heads": 2, "matching.num_context_tokens": 2}
     slow = {**quick, "training.learning_rate": 1e-9, "training.prompt_learning_rate": 1e-9}
     monkeypatch.setattr(bench_module, "GRID", {"quick": quick, "still": slow})
-    sharpness = {"blunt": {"model.spatial_scale": 1.0}, "sharp": {"model.spatial_scale": 99.0}}
+    sharpness = {
+        "blunt": {"matching.spatial_scale": 1.0},
+        "sharp": {"matching.spatial_scale": 99.0},
+    }
     monkeypatch.setattr(bench_module, "SHARPNESS", sharpness)
     facts = {"backbone": backbone_source, "settings": {}}
     bench = (data, backbone_source, None)
@@ -62,7 +65,7 @@ def test_every_method_runs_once_and_is_reported(
         return sum(results.content["runs"][key]["val_mAP"] for key in keys)
 
     best = max(sharpness, key=val)
-    assert results.chosen("text-pixel")["model.spatial_scale"] == {"blunt": 1, "sharp": 99}[best]
+    assert results.chosen("text-pixel")["matching.spatial_scale"] == {"blunt": 1, "sharp": 99}[best]
     runs = [
         bench_module.Run(method, setting, 0, results.chosen(method), "grid")
         for method in bench_module.METHODS
@@ -190,15 +193,15 @@ def test_prompts_learned_first_stay_while_the_rest_learns(
         return models[-1]
 
     monkeypatch.setattr(bench, "_finetune", watched)
-    quick = {"training.batch_size": 8, "model.num_heads": 2, "model.num_context_tokens": 2}
+    quick = {"training.batch_size": 8, "matching.num_heads": 2, "matching.num_context_tokens": 2}
     bench.run(
         bench_module.Run(
             "text-region", "50 %", 0, quick | {bench_module.PROMPTS_FIRST: True}, "two steps"
         )
     )
     (first, _), (second, _) = models
-    assert first.config.matcher.matching == "text-image"
-    assert second.config.matcher.matching == "text-region"
+    assert first.config.matching.way == "text-image"
+    assert second.config.matching.way == "text-region"
     before, after = first.learned_state(), second.learned_state()
     prompts = [name for name in before if "context" in name]
     assert prompts
@@ -214,7 +217,7 @@ def test_tools_for_tables_are_measured_against_the_hidden_labels(
     monkeypatch.setattr(module, "KNOWN", 0.8)
     monkeypatch.setattr(module, "FLIPPED", 0.2)
     bench = load_example("benchmarks/bench.py").Bench(data, backbone_source, None)
-    quick = {"training.epochs": 1, "model.num_heads": 2, "model.num_context_tokens": 2}
+    quick = {"training.epochs": 1, "matching.num_heads": 2, "matching.num_context_tokens": 2}
     tables = module.Tables(bench, quick)
     done = tables.complete(0)
     assert done["blank"] == (bench.train.hide_labels(0.8, 0).states == UNKNOWN).sum()

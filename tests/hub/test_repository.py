@@ -32,7 +32,7 @@ from trmml.zoo import catalog
 from trmml.zoo.catalog import model_info
 
 Maker = Callable[..., MultiLabelDataset]
-QUICK = {"training.epochs": 1, "model.num_heads": 2, "model.num_context_tokens": 2}
+QUICK = {"training.epochs": 1, "matching.num_heads": 2, "matching.num_context_tokens": 2}
 WEIGHTS = "model.safetensors"
 NAME = "acme/shop"
 
@@ -350,8 +350,8 @@ def test_a_cache_that_cannot_be_written_to_can_be_read(
 
 
 HOSTILE: list[tuple[str, Callable[[dict], Any], str]] = [
-    ("a billion labels", lambda c: c.update(dim=10**9), "dim must be in 1"),
-    ("negative", lambda c: c["photo"].update(image_size=-1), "image_size must be in 16"),
+    ("a billion labels", lambda c: c.update(dim=10**9), r"dim must be in \[1"),
+    ("negative", lambda c: c["photo"].update(image_size=-1), r"image_size must be in \[16"),
     ("unknown key", lambda c: c.update(run="me"), "run"),
     ("wrong type", lambda c: c.update(labels=3), "labels"),
     ("path", lambda c: c["backbone"].update(file="../../etc/x"), "backbone.file must be the name"),

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from trmml.backbone.clip import FrozenCLIP, ImageFeatures
-from trmml.config.groups import Matching, MatchingConfig
+from trmml.config.groups import MatchingConfig, Way
 from trmml.data.tensors import photo_tensor
 from trmml.errors import ConfigError
 from trmml.matcher.model import TextRegionMatcher, require_loaded
@@ -35,73 +35,64 @@ def random_features(dim: int) -> ImageFeatures:
     return ImageFeatures(torch.randn(BATCH, PATCHES, dim), torch.randn(BATCH, dim))
 
 
-ALL_WAYS = pytest.mark.parametrize("matching", get_args(Matching))
+ALL_WAYS = pytest.mark.parametrize("way", get_args(Way))
 
 
 @ALL_WAYS
 @pytest.mark.parametrize("negative_prompt", [True, False])
 def test_logits_equal_their_definition(
-    backbone: FrozenCLIP, matching: str, negative_prompt: bool
+    backbone: FrozenCLIP, way: str, negative_prompt: bool
 ) -> None:
-    model = matcher_of(backbone, matching=matching, negative_prompt=negative_prompt)
+    model = matcher_of(backbone, way=way, negative_prompt=negative_prompt)
     with torch.no_grad():
         model.image_center.normal_()
         model.patch_center.normal_()
     features = random_features(backbone.dim)
     output = model.match(features, model.stored_text())
     patches = features.patch_features - model.patch_center
-    direction = model.text_features - (model.negative_text_features if negative_prompt else 0)
+    direction = model.present.text_features - (model.absent.text_features if negative_prompt else 0)
     # One of so few patches; in units of the root mean square of their lengths.
     best = (patches @ direction.T).amax(dim=1) / patches.norm(dim=-1).square().mean(dim=1).sqrt()[
         :, None
     ]
     for b in range(BATCH):
         for c in range(len(CATEGORIES)):
-            text = model.text_features[c]
-            if matching == "text-region":
-                region = model.regions(patches)[0][b, c]
-            elif matching == "text-pixel":
+            text = model.present.text_features[c]
+            if way == "text-region":
+                region = model.matching.regions(patches)[b, c]
+            elif way == "text-pixel":
                 unit = F.normalize(patches[b], dim=-1)
-                weights = (model.log_spatial_scale.exp() * unit @ text).softmax(dim=0)
+                weights = (model.matching.log_spatial_scale.exp() * unit @ text).softmax(dim=0)
                 region = weights @ unit
             else:
                 region = F.normalize(features.image_features[b] - model.image_center, dim=0)
             cosine = region @ text
             if negative_prompt:
-                cosine = cosine - region @ model.negative_text_features[c]
-            if matching == "zero-shot":
+                cosine = cosine - region @ model.absent.text_features[c]
+            if way == "zero-shot":
                 cosine = (cosine + best[b, c] - best[b].mean()) / 2
             expected = model.logit_scale * cosine + model.logit_bias[c]
             torch.testing.assert_close(output.logits[b, c], expected, rtol=1e-4, atol=1e-4)
 
 
 @ALL_WAYS
-def test_region_attention_sums_to_one_where_there_are_regions(
-    backbone: FrozenCLIP, matching: str
-) -> None:
-    model = matcher_of(backbone, matching=matching)
-    attention = model.match(random_features(backbone.dim), model.stored_text()).region_attention
-    if matching in ("text-image", "zero-shot"):
-        assert attention is None
-    else:
-        torch.testing.assert_close(attention.sum(dim=-1), torch.ones(BATCH, len(CATEGORIES)))
+def test_a_way_of_matching_says_whether_it_has_evidence(backbone: FrozenCLIP, way: str) -> None:
+    model, features = matcher_of(backbone, way=way), random_features(backbone.dim)
+    evidence = model.evidence(features, model.stored_text())
+    assert model.matching.has_evidence == (evidence is not None)
 
 
 @ALL_WAYS
-def test_evidence_is_what_is_matched_patch_by_patch(backbone: FrozenCLIP, matching: str) -> None:
-    model, features = matcher_of(backbone, matching=matching), random_features(backbone.dim)
+def test_evidence_is_what_is_matched_patch_by_patch(backbone: FrozenCLIP, way: str) -> None:
+    model, features = matcher_of(backbone, way=way), random_features(backbone.dim)
     text = model.stored_text()
     evidence, output = model.evidence(features, text), model.match(features, text)
-    if matching == "text-image":
-        assert evidence is None
-    else:
-        assert evidence.shape == (BATCH, len(CATEGORIES), PATCHES)
-    if matching == "text-pixel":
+    if way == "text-pixel":
         expected = (output.logits - model.logit_bias) / model.logit_scale
         torch.testing.assert_close(evidence.sum(dim=-1), expected)
-    if matching == "zero-shot":
+    if way == "zero-shot":
         best = evidence.amax(dim=-1)
-        image = model.centered(features.image_features) @ text.direction.T
+        image = model.centered(features).image @ text.direction.T
         expected = 2 * (output.logits - model.logit_bias) / model.logit_scale - image
         torch.testing.assert_close(best - best.mean(dim=1, keepdim=True), expected)
 
@@ -112,7 +103,7 @@ def test_gradients_reach_every_learned_parameter(backbone: FrozenCLIP, specific:
     features = random_features(backbone.dim)
     model.match(features, model.encode_text()).logits.square().sum().backward()
     # They shift the similarity of all patches alike, which the softmax ignores.
-    unseen = ("regions.key_map.bias", "regions.patch_norm.bias")
+    unseen = ("matching.regions.key_map.bias", "matching.regions.patch_norm.bias")
     for name, parameter in model.named_parameters():
         if name.startswith("backbone."):
             assert parameter.grad is None, name
@@ -124,24 +115,22 @@ def test_gradients_reach_every_learned_parameter(backbone: FrozenCLIP, specific:
 def test_stored_text_is_what_the_prompts_say(backbone: FrozenCLIP) -> None:
     model = matcher_of(backbone)
     text = model.encode_text()
-    assert torch.equal(model.text_features, text.positive)
-    assert torch.equal(model.negative_text_features, text.negative)
+    assert torch.equal(model.present.text_features, text.present)
+    assert torch.equal(model.absent.text_features, text.absent)
 
 
 def test_hand_written_context_gives_the_hand_written_text(backbone: FrozenCLIP) -> None:
-    matching = MatchingConfig(
-        matching="text-image", context_init="a photo of a", negative_prompt=False
-    )
+    matching = MatchingConfig(way="text-image", context_init="a photo of a", negative_prompt=False)
     model = TextRegionMatcher(make_config(backbone, CATEGORIES, matching), backbone)
     model.start_from_text()
-    torch.testing.assert_close(model.text_features, model.hand_written_text())
+    torch.testing.assert_close(model.present.text_features, model.hand_written_text())
 
 
 def test_queries_start_as_hand_written_text(backbone: FrozenCLIP) -> None:
     config = make_config(backbone, CATEGORIES, MatchingConfig(num_heads=2))
     model = TextRegionMatcher(config, backbone)
     model.start_from_text()
-    assert torch.equal(model.regions.queries, model.hand_written_text())
+    assert torch.equal(model.matching.regions.queries, model.hand_written_text())
     assert config.prompt_names == ("cat", "fire hydrant", "stop sign")
 
 
@@ -151,17 +140,21 @@ def test_the_same_seed_starts_the_same_model(backbone: FrozenCLIP) -> None:
     for seed in (3, 3, 4):
         model = TextRegionMatcher(config, backbone)
         model.start_from_text(seed)
-        contexts.append(model.prompts.context.detach().clone())
+        contexts.append(model.present.prompts.context.detach().clone())
     assert torch.equal(contexts[0], contexts[1])
     assert not torch.equal(contexts[0], contexts[2])
-    assert not torch.equal(model.prompts.context, model.negative_prompts.context)
+    assert not torch.equal(model.present.prompts.context, model.absent.prompts.context)
 
 
 def test_the_learned_state_holds_nothing_of_the_backbone(backbone: FrozenCLIP) -> None:
     model = matcher_of(backbone)
     state = model.learned_state()
     assert not [name for name in state if "backbone" in name or "tower" in name]
-    assert {"prompts.context", "regions.queries", "prototypes.visual"} <= set(state)
+    assert {
+        "present.prompts.context",
+        "matching.regions.queries",
+        "absent.prototypes.visual",
+    } <= set(state)
 
 
 def test_the_scale_is_never_above_one_hundred(backbone: FrozenCLIP) -> None:
@@ -175,7 +168,7 @@ def test_a_backbone_of_another_width_is_refused(backbone: FrozenCLIP) -> None:
     config = make_config(backbone, CATEGORIES, MatchingConfig(num_heads=2))
     with pytest.raises(ConfigError, match="dim is 18, but the backbone's joint space has 16"):
         TextRegionMatcher(dataclasses.replace(config, dim=18), backbone)
-    odd = dataclasses.replace(config, matcher=MatchingConfig(num_heads=3))
+    odd = dataclasses.replace(config, matching=MatchingConfig(num_heads=3))
     with pytest.raises(ConfigError, match="num_heads \\(3\\) must divide"):
         TextRegionMatcher(odd, backbone)
 

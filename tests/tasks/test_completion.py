@@ -45,7 +45,7 @@ def learned(
     )
     config = {
         "training.epochs": 30, "training.batch_size": 16, "training.learning_rate": 3e-3,
-        "model.num_heads": 2, "model.num_context_tokens": 2,
+        "matching.num_heads": 2, "matching.num_context_tokens": 2,
     }  # fmt: skip
     return trmml.finetune(data, backbone=f"local-dir:{clip_folders['vit']}", config=config)
 

@@ -26,7 +26,7 @@ LABELS = ("red", "green", "日本語")
 
 
 def model_of(backbone: FrozenCLIP, matching: Any = "text-region") -> TextRegionMatcher:
-    config = make_config(backbone, LABELS, MatchingConfig(matching=matching, num_heads=2))
+    config = make_config(backbone, LABELS, MatchingConfig(way=matching, num_heads=2))
     model = TextRegionMatcher(config, backbone)
     model.start_from_text()
     with torch.no_grad():  # as after training: nothing is even or zero any more

@@ -33,7 +33,7 @@ def model(backbone: FrozenCLIP) -> TextRegionMatcher:
     model.start_from_text()
     with torch.no_grad():  # a fresh model attends to all patches alike
         generator = torch.Generator().manual_seed(0)
-        torch.nn.init.normal_(model.regions.query_map.weight, generator=generator)
+        torch.nn.init.normal_(model.matching.regions.query_map.weight, generator=generator)
     return model
 
 

@@ -7,6 +7,8 @@ from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
 from trmml.training.losses import asymmetric_loss, contrastive_loss, distillation_loss
 
 BATCH, CATEGORIES, DIM = 5, 3, 7
+AUTHORS = {"gamma_positive": 1.0, "gamma_negative": 2.0, "clip": 0.05}
+"""Of the same first author's public code for partial labels."""
 
 
 def random_labels(seed: int) -> torch.Tensor:
@@ -27,19 +29,21 @@ def test_asymmetric_loss_by_its_formula() -> None:
     states = torch.tensor([[POSITIVE, NEGATIVE, UNKNOWN]], dtype=torch.int8)
     p, q = torch.sigmoid(torch.tensor(0.3)), torch.sigmoid(torch.tensor(-1.2)) - 0.05
     expected = (-(1 - p) * p.log() - q**2 * (1 - q).log()) / 2
-    torch.testing.assert_close(asymmetric_loss(logits, states), expected)
+    torch.testing.assert_close(asymmetric_loss(logits, states, **AUTHORS), expected)
 
 
 def test_unknown_labels_do_not_touch_the_loss() -> None:
     logits = torch.randn(2, CATEGORIES, requires_grad=True)
     states = torch.tensor([[POSITIVE, NEGATIVE, UNKNOWN], [UNKNOWN] * 3], dtype=torch.int8)
-    asymmetric_loss(logits, states).backward()
+    asymmetric_loss(logits, states, **AUTHORS).backward()
     assert torch.equal(logits.grad != 0, states != UNKNOWN)
 
 
 def test_a_batch_of_unknown_labels_costs_nothing() -> None:
     logits = torch.randn(BATCH, CATEGORIES, requires_grad=True)
-    loss = asymmetric_loss(logits, torch.full((BATCH, CATEGORIES), UNKNOWN, dtype=torch.int8))
+    loss = asymmetric_loss(
+        logits, torch.full((BATCH, CATEGORIES), UNKNOWN, dtype=torch.int8), **AUTHORS
+    )
     loss.backward()
     assert loss.item() == 0
     assert not logits.grad.any()
@@ -49,7 +53,8 @@ def test_the_scale_does_not_depend_on_how_many_labels_are_known() -> None:
     logits, states = torch.randn(BATCH, CATEGORIES), random_labels(1)
     twice = torch.cat([states, torch.full_like(states, UNKNOWN)])
     torch.testing.assert_close(
-        asymmetric_loss(logits, states), asymmetric_loss(logits.repeat(2, 1), twice)
+        asymmetric_loss(logits, states, **AUTHORS),
+        asymmetric_loss(logits.repeat(2, 1), twice, **AUTHORS),
     )
 
 
@@ -58,20 +63,22 @@ def test_weights_average() -> None:
     weights = torch.rand(BATCH, CATEGORIES)
     single = torch.stack(
         [
-            asymmetric_loss(logits[b : b + 1, c : c + 1], states[b : b + 1, c : c + 1])
+            asymmetric_loss(logits[b : b + 1, c : c + 1], states[b : b + 1, c : c + 1], **AUTHORS)
             for b in range(BATCH)
             for c in range(CATEGORIES)
         ]
     )
     expected = (single * weights.flatten()).sum() / weights.sum()
-    torch.testing.assert_close(asymmetric_loss(logits, states, weights=weights), expected)
+    torch.testing.assert_close(
+        asymmetric_loss(logits, states, weights=weights, **AUTHORS), expected
+    )
 
 
 @pytest.mark.parametrize("size", [40.0, 200.0])
 def test_extreme_logits_stay_finite(size: float) -> None:
     logits = torch.tensor([[size, -size, size, -size]], requires_grad=True)
     states = torch.tensor([[POSITIVE, POSITIVE, NEGATIVE, NEGATIVE]], dtype=torch.int8)
-    loss = asymmetric_loss(logits, states)
+    loss = asymmetric_loss(logits, states, **AUTHORS)
     loss.backward()
     assert torch.isfinite(loss)
     assert torch.isfinite(logits.grad).all()

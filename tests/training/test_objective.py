@@ -8,6 +8,7 @@ from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
 from trmml.matcher.matching import MatcherOutput
 from trmml.matcher.model import TextRegionMatcher
 from trmml.training.objective import Objective, StepLoss
+from trmml.training.pseudo_labels import START_EPOCH
 from trmml.zoo.loading import make_config
 
 BATCH, PATCHES = 2, 5
@@ -74,18 +75,19 @@ def test_without_known_negatives_an_unknown_label_is_a_weak_negative(
 
 @pytest.mark.parametrize("has_none", [HAS_NONE, ALL_HAVE])
 def test_an_assumed_negative_moves_the_prototype_of_absence(
-    model: TextRegionMatcher, has_none: torch.Tensor
+    model: TextRegionMatcher, has_none: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = FinetuneConfig().changed({"pseudo_labels.confidence": 0.0})
+    monkeypatch.setattr("trmml.training.objective.CONFIDENCE", 0.0)
+    config = FinetuneConfig()
     features = ImageFeatures(
         torch.randn(BATCH, PATCHES, model.backbone.dim), torch.randn(BATCH, model.backbone.dim)
     )
     text = model.encode_text()
     output = model.match(features, text)
-    assert model.negative_prototypes is not None
-    before = model.negative_prototypes.visual.clone()
+    assert model.absent is not None
+    before = model.absent.prototypes.visual.clone()
     Objective(model, config, training_labels(has_none)).update_prototypes(output, text, LABELS)
-    moved = (model.negative_prototypes.visual != before).any(dim=-1)
+    moved = (model.absent.prototypes.visual != before).any(dim=-1)
     # The first label never has a negative label; the second has a known one.
     assert moved.tolist() == [False, True, bool(has_none[2])]
 
@@ -107,7 +109,7 @@ def test_half_of_distillation_is_by_the_photo_and_half_by_its_patches(
     logits, text = torch.randn(4, 3), model.encode_text()
 
     def distillation(whole: torch.Tensor, patches: torch.Tensor) -> float:
-        output = MatcherOutput(logits, torch.randn(4, 3, model.backbone.dim), None)
+        output = MatcherOutput(logits, torch.randn(4, 3, model.backbone.dim))
         scores = torch.stack([whole, patches], dim=1)
         return objective(output, text, unknown, scores).parts["distillation"]
 
@@ -126,7 +128,7 @@ def test_the_teacher_says_more_where_few_labels_are_known(
     )
     objective = Objective(model, config, training_labels(ALL_HAVE))  # six are known of each
     logits, text = torch.randn(4, 3), model.encode_text()
-    output = MatcherOutput(logits, torch.randn(4, 3, model.backbone.dim), None)
+    output = MatcherOutput(logits, torch.randn(4, 3, model.backbone.dim))
     scores = -logits[:, None].expand(-1, 2, -1)
     for state, weight in ((UNKNOWN, 1 + extra), (POSITIVE, extra)):
         states = torch.full((4, 3), state, dtype=torch.int8)
@@ -138,7 +140,7 @@ def test_where_no_negative_is_known_all_labels_count(model: TextRegionMatcher) -
     config = FinetuneConfig().changed(OFF | {"loss.distillation": 1.0, "loss.few_labels": 5})
     objective = Objective(model, config, training_labels(HAS_NONE))
     # Of six photos: six known labels, six, and four with two assumed to be negative.
-    assert objective.extra_lessons.tolist() == [0, 0, 0]
+    assert objective.teacher_boost.tolist() == [0, 0, 0]
 
 
 def test_the_total_is_the_sum_of_its_weighted_parts(model: TextRegionMatcher) -> None:
@@ -156,14 +158,13 @@ def test_pseudo_labels_wait_for_their_epoch_and_weigh_what_they_are_told(
 ) -> None:
     settings = {
         "pseudo_labels__enabled": True,
-        "pseudo_labels__start_epoch": 3,
         "pseudo_labels__weight": 0.5,
         "pseudo_labels__positive_threshold": 1.0,
         "pseudo_labels__negative_threshold": 0.999999,
     }
-    early, _ = step(model, ALL_HAVE, epoch=2, **settings)
+    early, _ = step(model, ALL_HAVE, epoch=START_EPOCH - 1, **settings)
     assert torch.equal(early.estimated, LABELS)
-    late, gradient = step(model, ALL_HAVE, epoch=3, **settings)
+    late, gradient = step(model, ALL_HAVE, epoch=START_EPOCH, **settings)
     known = LABELS != UNKNOWN
     assert torch.equal(late.estimated[known], LABELS[known])
     decided = late.estimated != UNKNOWN
@@ -184,10 +185,10 @@ def test_where_no_negative_is_known_nothing_is_estimated(model: TextRegionMatche
     model.logit_bias.data.copy_(torch.tensor([9.0, -9.0, 9.0]))
     settings = {
         "pseudo_labels__enabled": True,
-        "pseudo_labels__inter_category": False,
+        "pseudo_labels__relations": "intra",
         "pseudo_labels__positive_budget": 9.0,
     }
-    loss, gradient = step(model, HAS_NONE, pseudo_labels__start_epoch=0, **settings)
+    loss, gradient = step(model, HAS_NONE, epoch=START_EPOCH, **settings)
     unknown = LABELS == UNKNOWN
     assert torch.equal(loss.estimated == UNKNOWN, unknown & HAS_NONE)
     # They stay the weak negatives that they were.
@@ -198,11 +199,12 @@ def test_the_known_labels_limit_how_many_positives_are_estimated(model: TextRegi
     model.logit_bias.data.fill_(30.0)
     settings = {
         "pseudo_labels__enabled": True,
-        "pseudo_labels__inter_category": False,
-        "pseudo_labels__start_epoch": 0,
+        "pseudo_labels__relations": "intra",
     }
     # Four positives and two negatives are known, so of one unknown label (4 + 1) / (6 + 2) is expected.
     for budget, expected in ((1.0, 0), (8 / 5, 1)):
-        loss, _ = step(model, ALL_HAVE, pseudo_labels__positive_budget=budget, **settings)
+        loss, _ = step(
+            model, ALL_HAVE, epoch=START_EPOCH, pseudo_labels__positive_budget=budget, **settings
+        )
         estimated = (LABELS == UNKNOWN) & (loss.estimated == POSITIVE)
         assert estimated.sum(dim=0).tolist() == [expected] * 3

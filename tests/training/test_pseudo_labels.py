@@ -8,11 +8,16 @@ import torch.nn.functional as F
 from trmml.config.groups import PseudoLabelConfig
 from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
 from trmml.matcher.prototypes import Prototypes
-from trmml.training.pseudo_labels import PositiveBudget, presence_probability, pseudo_labels
+from trmml.training.pseudo_labels import (
+    NEAREST_LABELS,
+    PositiveBudget,
+    presence_probability,
+    pseudo_labels,
+)
 
 BATCH, CATEGORIES, DIM = 2, 5, 7
 UNLIMITED = torch.full((CATEGORIES,), float("inf"))
-ALONE = PseudoLabelConfig(inter_category=False)
+ALONE = PseudoLabelConfig(relations="intra")
 """What a label's own prototypes say, without a look at the others."""
 SCALE, BIAS = torch.tensor(10.0), torch.linspace(-1, 1, CATEGORIES)
 
@@ -31,7 +36,7 @@ def plainly(
     regions: torch.Tensor, present: Prototypes, absent: Prototypes | None, config: PseudoLabelConfig
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The definition in plain loops."""
-    kinds = [kind for kind in ("visual", "text") if getattr(config, kind)]
+    kinds = config.modalities.split("+")
     probability = torch.zeros(BATCH, CATEGORIES)
     allowed = torch.ones(BATCH, CATEGORIES).bool()
     for b in range(BATCH):
@@ -41,11 +46,11 @@ def plainly(
                 table = getattr(present, kind)
                 cosines = [float(regions[b, c] @ table[j]) for j in range(CATEGORIES)]
                 rank = sum(cosine > cosines[c] for cosine in cosines)
-                allowed[b, c] &= rank < config.top_labels or not config.inter_category
+                allowed[b, c] &= rank < NEAREST_LABELS or "inter" not in config.relations
                 shares.append((cosines[c] - max(cosines)) / 0.01)
                 against = 0.0 if absent is None else float(regions[b, c] @ getattr(absent, kind)[c])
                 margins.append(cosines[c] - against)
-            if config.intra_category:
+            if "intra" in config.relations:
                 logit = float(SCALE) * sum(margins) / len(margins) + float(BIAS[c])
                 probability[b, c] = 1 / (1 + math.exp(-logit))
             else:
@@ -57,11 +62,10 @@ def plainly(
     "change",
     [
         {},
-        {"visual": False},
-        {"text": False},
-        {"inter_category": False},
-        {"intra_category": False},
-        {"top_labels": 1},
+        {"modalities": "text"},
+        {"modalities": "visual"},
+        {"relations": "intra"},
+        {"relations": "inter"},
     ],
 )
 @pytest.mark.parametrize("with_absence", [True, False])

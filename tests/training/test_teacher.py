@@ -25,7 +25,7 @@ def test_what_was_learned_is_taught_by_the_model_as_it_was(model: TextRegionMatc
     teacher = Teacher(model, learned=("cat", "cow"))
     zero_shot = Teacher(model)(features)
     with torch.no_grad():
-        for parameter in model.regions.parameters():
+        for parameter in model.matching.regions.parameters():
             parameter.add_(torch.randn_like(parameter))
     model.train()
     scores = teacher(features)

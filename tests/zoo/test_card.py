@@ -24,7 +24,7 @@ def made(**changes: Any) -> CardFacts:
         "config": {
             "trmml_version": "0.1.0",
             "labels": LABELS,
-            "matcher": {"matching": "text-region"},
+            "matching": {"way": "text-region"},
             "photo": {"image_size": 224},
             "backbone": {"source": "small-clip", "sha256": "0" * 64},
         },

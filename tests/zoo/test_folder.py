@@ -13,7 +13,7 @@ from conftest import CATEGORIES, trained_like
 from safetensors.torch import load_file, save_file
 
 from trmml.backbone.clip import FrozenCLIP
-from trmml.config.groups import Matching
+from trmml.config.groups import Way
 from trmml.errors import ArtifactError, ConfigError, ModelNotFoundError, OutputError
 from trmml.matcher.model import TextRegionMatcher
 from trmml.zoo.catalog import model_info
@@ -50,12 +50,12 @@ def change_tensors(folder: Path, change: Callable[[dict[str, torch.Tensor]], Any
     save_file(tensors, folder / "model.safetensors")
 
 
-@pytest.mark.parametrize("matching", get_args(Matching))
+@pytest.mark.parametrize("way", get_args(Way))
 @pytest.mark.parametrize("negative_prompt", [True, False])
 def test_a_model_comes_back_with_the_same_logits_and_without_its_text_tower(
-    backbone: FrozenCLIP, tmp_path: Path, matching: str, negative_prompt: bool
+    backbone: FrozenCLIP, tmp_path: Path, way: str, negative_prompt: bool
 ) -> None:
-    model = trained_like(backbone, matching=matching, negative_prompt=negative_prompt)
+    model = trained_like(backbone, way=way, negative_prompt=negative_prompt)
     loaded = load_folder(save_model(model, tmp_path / "model"))
     assert loaded.backbone.text_tower is None
     assert (loaded.config, loaded.calibration) == (model.config, model.calibration)
@@ -71,8 +71,9 @@ def test_with_its_text_tower_a_model_encodes_the_text_it_stores(
     model: TextRegionMatcher, folder: Path
 ) -> None:
     text = load_folder(folder, text=True).encode_text()
-    torch.testing.assert_close(text.positive, model.text_features)
-    torch.testing.assert_close(text.negative, model.negative_text_features)
+    torch.testing.assert_close(text.present, model.present.text_features)
+    stored = None if model.absent is None else model.absent.text_features
+    torch.testing.assert_close(text.absent, stored)
 
 
 def test_the_files_hold_what_was_learned_and_nothing_of_the_backbone(
@@ -189,13 +190,13 @@ def test_huge_weights_are_not_even_opened(folder: Path) -> None:
         ({"labels": ["red", "red", "blue"]}, "all different"),
         ({"labels": []}, "1 to 100000 names"),
         ({"prompt_names": ["red"]}, "prompt_names must be as many as labels"),
-        ({"dim": -16}, r"dim must be in 1 … 16384, got -16"),
+        ({"dim": -16}, r"dim must be in \[1, 16384\], got -16"),
         ({"dim": "16"}, "dim must be of type int"),
         ({"dim": 8}, "dim is 8, but the backbone's joint space has 16"),
-        ({"text_width": 0}, "text_width must be in 1"),
+        ({"text_width": 0}, r"text_width must be in \[1"),
         ({"text_width": 25}, r"prompts.context has the shape \(3, 24\)"),
-        ({"matcher": {"num_heads": 3}}, r"num_heads \(3\) must divide"),
-        ({"matcher": {"num_context_tokens": -1}}, "num_context_tokens must be in 1"),
+        ({"matching": {"num_heads": 3}}, r"num_heads \(3\) must divide"),
+        ({"matching": {"num_context_tokens": -1}}, r"num_context_tokens must be in \[1"),
         ({"backbone": None}, "backbone must be a table"),
         ({"photo": {"image_size": 10**9}}, "Missing setting photo.mean"),
     ],
@@ -209,8 +210,8 @@ def test_a_wrong_configuration_is_refused(folder: Path, changes: dict, message: 
 def test_sizes_that_no_model_has_are_refused_before_they_are_allocated(folder: Path) -> None:
     names, path = [f"label {i}" for i in range(100_000)], folder / "config.json"
     change_json(path, labels=names, prompt_names=names)
-    matcher = {"num_context_tokens": 64, "label_specific_context": True}
-    change_json(path, text_width=16384, matcher=matcher)
+    matching = {"num_context_tokens": 64, "label_specific_context": True}
+    change_json(path, text_width=16384, matching=matching)
     with pytest.raises(ArtifactError, match="contexts of more than 4 GiB"):
         load_folder(folder)
 

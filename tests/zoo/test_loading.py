@@ -19,7 +19,7 @@ from trmml.matcher.model import TextRegionMatcher
 from trmml.matcher.thresholds import Calibration
 from trmml.zoo.catalog import list_models, verify_model
 from trmml.zoo.folder import add_metrics, save_model
-from trmml.zoo.loading import load_for_training, load_model, make_config, with_labels
+from trmml.zoo.loading import load_for_training, load_model, make_config
 
 NEW = ("traffic_light", "dog")
 
@@ -205,11 +205,11 @@ def test_new_labels_leave_the_known_ones_as_they_are(
 ) -> None:
     model = trained_like(
         backbone,
-        matching=matching,
+        way=matching,
         label_specific_context=label_specific_context,
         negative_prompt=negative_prompt,
     )
-    changed = with_labels(model, [NEW[0], *CATEGORIES, NEW[1]])
+    changed = model.relabelled([NEW[0], *CATEGORIES, NEW[1]])
     assert changed.labels == (NEW[0], *CATEGORIES, NEW[1])
     assert_same_scores(scores(changed)[:, 1:4], scores(model))
     assert scores(changed).isfinite().all()
@@ -220,8 +220,10 @@ def test_new_labels_leave_the_known_ones_as_they_are(
         kept = after[name] if after[name].shape == tensor.shape else after[name][1:4]
         assert torch.equal(kept, tensor), name
     text = changed.encode_text()
-    torch.testing.assert_close(text.positive, changed.text_features)
-    torch.testing.assert_close(text.negative, changed.negative_text_features)
+    torch.testing.assert_close(text.present, changed.present.text_features)
+    assert (text.absent is None) == (changed.absent is None) == (not negative_prompt)
+    if text.absent is not None:
+        torch.testing.assert_close(text.absent, changed.absent.text_features)
 
 
 @CONTEXTS
@@ -229,21 +231,21 @@ def test_new_labels_start_from_text_and_what_all_have_learned(
     backbone: FrozenCLIP, label_specific_context: bool
 ) -> None:
     model = trained_like(backbone, label_specific_context=label_specific_context)
-    changed = with_labels(model, [*CATEGORIES, *NEW])
+    changed = model.relabelled([*CATEGORIES, *NEW])
     torch.testing.assert_close(changed.logit_bias[3:], model.logit_bias.mean().expand(2))
     if label_specific_context:
-        mean = model.prompts.context.mean(dim=0)
-        torch.testing.assert_close(changed.prompts.context[3:], mean.expand(2, -1, -1))
+        mean = model.present.prompts.context.mean(dim=0)
+        torch.testing.assert_close(changed.present.prompts.context[3:], mean.expand(2, -1, -1))
     by_hand = changed.hand_written_text()[3:]
-    torch.testing.assert_close(changed.regions.queries[3:], by_hand)
+    torch.testing.assert_close(changed.matching.regions.queries[3:], by_hand)
     text = changed.encode_text()
     for prototypes, expected in (
-        (changed.prototypes, text.positive),
-        (changed.negative_prototypes, text.negative),
+        (changed.present.prototypes, text.present),
+        (changed.absent.prototypes, text.absent),
     ):
         torch.testing.assert_close(prototypes.text[3:], expected[3:])
         torch.testing.assert_close(prototypes.visual[3:], expected[3:])
-    torch.testing.assert_close(changed.text_features.norm(dim=1)[3:], torch.ones(2))
+    torch.testing.assert_close(changed.present.text_features.norm(dim=1)[3:], torch.ones(2))
     assert changed.config.prompt_names[3:] == ("traffic light", "dog")
 
 
@@ -251,12 +253,12 @@ def test_thresholds_move_with_their_labels_and_new_ones_get_the_global_one(
     backbone: FrozenCLIP,
 ) -> None:
     model = trained_like(backbone)
-    calibration = with_labels(model, ["blue", "dog", "red"]).calibration
+    calibration = model.relabelled(["blue", "dog", "red"]).calibration
     assert calibration.thresholds == (0.6, 0.3, 0.2)
     assert calibration.known_positives == (7, 0, 5)
     assert (calibration.global_threshold, calibration.method) == (0.3, "test")
     model.calibration = Calibration.uncalibrated(3)
-    assert with_labels(model, ["blue", "dog"]).calibration.thresholds == (0.5, 0.5)
+    assert model.relabelled(["blue", "dog"]).calibration.thresholds == (0.5, 0.5)
 
 
 @WAYS
@@ -264,9 +266,9 @@ def test_thresholds_move_with_their_labels_and_new_ones_get_the_global_one(
 def test_reordered_labels_reorder_the_scores(
     backbone: FrozenCLIP, matching: str, label_specific_context: bool
 ) -> None:
-    model = trained_like(backbone, matching=matching, label_specific_context=label_specific_context)
+    model = trained_like(backbone, way=matching, label_specific_context=label_specific_context)
     order = [2, 0, 1]
-    changed = with_labels(model, [CATEGORIES[i] for i in order])
+    changed = model.relabelled([CATEGORIES[i] for i in order])
     assert_same_scores(scores(changed), scores(model)[:, order])
 
 
@@ -274,14 +276,14 @@ def test_a_known_label_keeps_its_prompt_name(backbone: FrozenCLIP) -> None:
     model = trained_like(backbone)
     names = ("bright red", "green", "blue")
     model.config = dataclasses.replace(model.config, prompt_names=names)
-    assert with_labels(model, ["dog", "red"]).config.prompt_names == ("dog", "bright red")
+    assert model.relabelled(["dog", "red"]).config.prompt_names == ("dog", "bright red")
 
 
 def test_other_labels_need_the_text_tower(backbone_source: str, backbone: FrozenCLIP) -> None:
     model = trained_like(backbone)
     model.backbone = FrozenCLIP.load(backbone_source, text=False)
     with pytest.raises(ConfigError, match="text tower"):
-        with_labels(model, NEW)
+        model.relabelled(NEW)
 
 
 def test_a_model_for_training_has_its_text_tower(backbone: FrozenCLIP, tmp_path: Path) -> None:
@@ -294,15 +296,15 @@ def test_a_model_for_training_has_its_text_tower(backbone: FrozenCLIP, tmp_path:
     folder = save_model(model, tmp_path / "model")
     for source in (folder, str(folder), load_model(folder, device="cpu")):
         again = load_for_training(source)
-        torch.testing.assert_close(again.encode_text().positive, model.text_features)
+        torch.testing.assert_close(again.encode_text().present, model.present.text_features)
     model.backbone.text_tower = None
     with pytest.raises(ConfigError, match="has no text tower; save it"):
         load_for_training(model)
 
 
 def test_the_words_that_start_a_context_fix_its_length(backbone: FrozenCLIP) -> None:
-    matcher = MatchingConfig(context_init="a photo of a small")
-    assert make_config(backbone, CATEGORIES, matcher).matcher.num_context_tokens == 5
+    matching = MatchingConfig(context_init="a photo of a small")
+    assert make_config(backbone, CATEGORIES, matching).matching.num_context_tokens == 5
 
 
 def test_the_bundled_model_is_whole_and_works() -> None:

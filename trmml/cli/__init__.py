@@ -10,7 +10,6 @@ import re
 import sys
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -19,6 +18,7 @@ from typer.core import TyperGroup
 from trmml.cli import complete, data, env, export, learn, models, predict, push
 from trmml.cli.exits import DATA, MODEL, USAGE
 from trmml.errors import ConfigError, DataError, ImageError, OutputError, TrmmlError
+from trmml.files import with_home
 from trmml.version import __version__
 
 MOST_SHOWN = 2000
@@ -29,11 +29,13 @@ class _Commands(TyperGroup):
     """The commands; `~/` is expanded where no shell does, as in `--output=~/shop`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        return super().parse_args(ctx, [_with_home(argument) for argument in args])
-
-
-def _with_home(argument: str) -> str:
-    return re.sub(r"^(--[\w-]+=)?~(?=/)", lambda found: f"{found[1] or ''}{Path.home()}", argument)
+        # Before anything reads them: some commands look at a path that the library never sees.
+        found = [re.fullmatch(r"(--[\w-]+=)?(~/.*)", argument, re.DOTALL) for argument in args]
+        expanded = [
+            argument if home is None else f"{home[1] or ''}{with_home(home[2])}"
+            for argument, home in zip(args, found, strict=True)
+        ]
+        return super().parse_args(ctx, expanded)
 
 
 app = typer.Typer(

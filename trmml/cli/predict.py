@@ -66,7 +66,7 @@ def predict(
     paths = [p for place in places for p in (photos_of(place) if is_folder(place) else [place])]
     name = model or (ZERO_SHOT if backbone else DEFAULT_MODEL)
     matcher = load_model(name, labels=names_of(labels), backbone=backbone, templates=templates)
-    if heatmaps is not None and matcher.config.matcher.matching == "text-image":
+    if heatmaps is not None and not matcher.matching.has_evidence:
         raise ConfigError(
             "This model matches text with the whole photo; heatmaps need a model that matches text "
             "with regions."

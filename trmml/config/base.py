@@ -1,13 +1,18 @@
-"""Groups of settings as frozen dataclasses: to and from plain values of JSON and TOML, strictly."""
+"""Groups of settings as frozen dataclasses: to and from plain values of JSON and TOML, strictly.
+
+The range of a number stands at its field, `epochs: Annotated[int, at_least(1)]`, and is checked here.
+"""
 
 import dataclasses
+import math
 import re
 import sys
 import types
 import typing
 import unicodedata
 from collections.abc import Mapping
-from typing import Any, Literal, TypeVar
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, TypeVar
 
 from trmml.errors import ConfigError, nearest
 
@@ -39,8 +44,58 @@ def is_name(text: str) -> bool:
     return bool(text.strip()) and not steering and not turning
 
 
+@dataclass(frozen=True)
+class Interval:
+    """A range of numbers; `closed` says which of its ends belong to it, as in [low, high)."""
+
+    low: float
+    high: float = math.inf
+    closed: Literal["[]", "[)", "(]", "()"] = "[]"
+
+    def __contains__(self, value: float) -> bool:
+        """Say whether a number lies in the range."""
+        above = value >= self.low if self.closed[0] == "[" else value > self.low
+        below = value <= self.high if self.closed[1] == "]" else value < self.high
+        return above and below
+
+    def __str__(self) -> str:
+        """Return the range in words, as it stands in an error."""
+        if self.high == math.inf:
+            return f"at least {self.low:g}" if self.closed[0] == "[" else f"above {self.low:g}"
+        return f"in {self.closed[0]}{self.low:g}, {self.high:g}{self.closed[1]}"
+
+
+def at_least(low: float) -> Interval:
+    """Return the numbers from `low` on."""
+    return Interval(low)
+
+
+def above(low: float) -> Interval:
+    """Return the numbers greater than `low`."""
+    return Interval(low, closed="()")
+
+
 class Settings:
-    """What all groups of settings share: reading, writing and changing by name."""
+    """What all groups of settings share: checking, reading, writing and changing by name.
+
+    Attributes:
+        group: Name of the group in a recipe, for errors.
+    """
+
+    group: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        """Check the range that stands at each field.
+
+        Raises:
+            ConfigError: If a value is out of it; says the setting, the range and the value.
+        """
+        prefix = f"{self.group}." if self.group else ""
+        for name, hint in typing.get_type_hints(type(self), include_extras=True).items():
+            for rule in getattr(hint, "__metadata__", ()):
+                value = getattr(self, name)
+                if isinstance(rule, Interval):
+                    require(value in rule, f"{prefix}{name}", str(rule), value)
 
     @classmethod
     def from_dict(cls: type[Group], values: Any, where: str = "") -> Group:

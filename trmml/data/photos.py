@@ -25,19 +25,18 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "AVIF", "J
 """Of photos, as far as Pillow has them; HEIF is there once pillow-heif has registered itself. Pillow
 knows others, which start programs (EPS) or take minutes (FITS)."""
 OTHER_SUFFIXES = (".heic", ".heif", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".psd")
-"""Pictures as well, of kinds that are not read."""
+"""Pictures as well, of kinds that are not read; a folder of nothing else should not look empty."""
 MAX_PIXELS = 178_956_970
 """Pillow's own limit of 2²⁷ · 4/3 pixels, above which a file is taken for a decompression bomb."""
+
+REDUCING_GAP = 2
+"""A JPEG may be decoded at a half, quarter or eighth, but to no less than so many times the side that
+it is resized to; Pillow's own advice for a result that can hardly be told from the slow one."""
 
 _RESAMPLING = {
     "bicubic": Image.Resampling.BICUBIC,
     "bilinear": Image.Resampling.BILINEAR,
 }
-
-
-REDUCING_GAP = 2
-"""A JPEG may be decoded at a half, quarter or eighth, but to no less than so many times the side that
-it is resized to; Pillow's own advice for a result that can hardly be told from the slow one."""
 
 _loading = threading.Lock()
 """The same PIL image may come twice, and two threads must not read its file at once."""
@@ -51,18 +50,14 @@ def load_photo(source: Any, image_size: int | None = None) -> Image.Image:
     Args:
         source: A path, the bytes of a file, a PIL image, an HWC uint8 array (H×W for grey), or a
             CHW tensor (uint8, or float in [0, 1]).
-        image_size: The side that it will be resized to. A large JPEG file is then decoded at a
-            part of its size, which is many times faster; by default it comes whole.
+        image_size: The side in pixels that it will be resized to. A large JPEG file is then decoded
+            at a part of its size, which is many times faster; by default it comes whole.
 
     Raises:
         ImageError: If it cannot be read, is too large or is of a kind that is not understood.
     """
     if isinstance(source, Image.Image):
-        with _one_error("The PIL image"):
-            _check_size(source, "The PIL image")
-            with _loading:
-                source.load()
-            return _upright_rgb(source, "The PIL image")
+        return _from_pil(source)
     if isinstance(source, np.ndarray):
         return _from_array(source)
     torch = sys.modules.get("torch")  # whoever has a tensor has loaded it
@@ -72,18 +67,7 @@ def load_photo(source: Any, image_size: int | None = None) -> Image.Image:
         name = f"The photo ({len(source)} bytes)"
         return _decoded(io.BytesIO(source), name, len(source), image_size)
     if isinstance(source, str | Path):
-        if "://" in str(source):
-            raise ImageError(f"{source} is a URL; download the photo and pass its path.")
-        path = with_home(source)
-        try:
-            size = path.stat().st_size
-        except OSError as error:
-            raise ImageError(f"{path}: {_reason(error)}.") from error
-        except ValueError as error:  # a zero byte in the path
-            raise ImageError(f"{str(path)!r}: {error}.") from error
-        if path.is_dir():
-            raise ImageError(f"{path} is a folder, not a photo.")
-        return _decoded(path, str(path), size, image_size)
+        return _from_file(source, image_size)
     raise ImageError(
         f"A photo must be a path, bytes, a PIL image, a uint8 array or a tensor; "
         f"got {type(source).__name__}."
@@ -122,9 +106,39 @@ def refuse_unreadable(reasons: Sequence[str], num_photos: int) -> None:
 
 
 def resized(photo: Image.Image, image_size: int, interpolation: str) -> Image.Image:
-    """Squash a photo to a square."""
+    """Squash a photo to a square of so many pixels a side; nothing is cut off.
+
+    Args:
+        photo: Of any size.
+        image_size: Side of the square.
+        interpolation: `bicubic` or `bilinear`.
+    """
     size = (image_size, image_size)
     return photo if photo.size == size else photo.resize(size, _RESAMPLING[interpolation])
+
+
+def _from_file(source: str | Path, image_size: int | None) -> Image.Image:
+    if "://" in str(source):
+        raise ImageError(f"{source} is a URL; download the photo and pass its path.")
+    path = with_home(source)
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise ImageError(f"{path}: {_reason(error)}.") from error
+    except ValueError as error:  # a zero byte in the path
+        raise ImageError(f"{str(path)!r}: {error}.") from error
+    if path.is_dir():
+        raise ImageError(f"{path} is a folder, not a photo.")
+    return _decoded(path, str(path), size, image_size)
+
+
+def _from_pil(image: Image.Image) -> Image.Image:
+    name = "The PIL image"
+    with _image_errors(name):
+        _refuse_size(image, name)
+        with _loading:
+            image.load()
+        return _upright_rgb(image, name)
 
 
 def _decoded(
@@ -132,8 +146,9 @@ def _decoded(
 ) -> Image.Image:
     if num_bytes == 0:
         raise ImageError(f"{name} is empty (0 bytes).")
-    with _one_error(name), Image.open(file, formats=_formats()) as image:
-        _check_size(image, name)
+    with _image_errors(name), Image.open(file, formats=_formats()) as image:
+        # By the header alone: a bomb is refused before it is decoded, at whatever size it would be.
+        _refuse_size(image, name)
         if image_size is not None:
             side = REDUCING_GAP * image_size
             image.draft(None, (side, side))  # does nothing for other formats than JPEG
@@ -147,7 +162,7 @@ def _formats() -> list[str]:
 
 
 @contextlib.contextmanager
-def _one_error(name: str) -> Iterator[None]:
+def _image_errors(name: str) -> Iterator[None]:
     """Turn whatever Pillow raises for a photo into an `ImageError` that names it."""
     try:
         yield
@@ -164,7 +179,7 @@ def _one_error(name: str) -> Iterator[None]:
         raise ImageError(f"{name} is damaged: {str(error).rstrip('. ')}.") from error
 
 
-def _check_size(image: Image.Image, name: str) -> None:
+def _refuse_size(image: Image.Image, name: str) -> None:
     if not 1 <= image.width * image.height <= MAX_PIXELS:
         raise ImageError(
             f"{name} has {image.width} × {image.height} pixels; the most is {MAX_PIXELS}."
@@ -172,15 +187,18 @@ def _check_size(image: Image.Image, name: str) -> None:
 
 
 def _upright_rgb(image: Image.Image, name: str) -> Image.Image:
-    _check_size(image, name)
+    """Apply orientation and transparency of an image whose size has been checked."""
     image.load()
-    # Pillow scales a grey PGM to 16 bits; the 32 bits of other formats have no known range.
+    # Pillow scales a grey PGM to 16 bits; the 32 bits of other formats have no known range. Asked
+    # here, because an image that has been turned no longer knows its format.
     is_16_bit = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM")
     image = ImageOps.exif_transpose(image)
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if is_16_bit:
-        return _from_array((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
+        grey = (np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8)
+        return Image.fromarray(grey).convert("RGB")
+    # Converted straight to RGB, what is transparent would show whatever colour lies below it.
     if image.mode in ("RGBA", "LA", "PA", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
@@ -201,7 +219,9 @@ def _from_array(array: np.ndarray) -> Image.Image:
         )
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
-    return _upright_rgb(Image.fromarray(np.ascontiguousarray(array)), "The array")
+    image = Image.fromarray(np.ascontiguousarray(array))
+    _refuse_size(image, "The array")
+    return _upright_rgb(image, "The array")
 
 
 def _from_tensor(tensor: Any) -> Image.Image:

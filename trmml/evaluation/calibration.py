@@ -22,7 +22,7 @@ CONFIDENCE = 1.96
 """Standard deviations of a 95 % interval."""
 
 
-class Share(NamedTuple):
+class Proportion(NamedTuple):
     """A measured share with its 95 % interval (Wilson, 1927); NaN where there was nothing to count."""
 
     value: float
@@ -146,8 +146,8 @@ def calibrate(
         if labels:
             found = column >= threshold
             evidence[labels[c]] = {
-                "precision": _plain(share(int((found & positive).sum()), int(found.sum()))),
-                "recall": _plain(share(int((found & positive).sum()), int(count))),
+                "precision": _plain(proportion(int((found & positive).sum()), int(found.sum()))),
+                "recall": _plain(proportion(int((found & positive).sum()), int(count))),
                 "known_labels": int(here.sum()),
             }
     return Calibration(
@@ -159,17 +159,17 @@ def calibrate(
     )
 
 
-def share(hits: int, found: int) -> Share:
+def proportion(hits: int, found: int) -> Proportion:
     """Return hits / found with its 95 % interval by Wilson's formula."""
     if found == 0:
-        return Share(float("nan"), float("nan"), float("nan"))
+        return Proportion(float("nan"), float("nan"), float("nan"))
     value, z2 = hits / found, CONFIDENCE**2
     middle = (value + z2 / (2 * found)) / (1 + z2 / found)
     half = (
         CONFIDENCE * np.sqrt(value * (1 - value) / found + z2 / (4 * found**2)) / (1 + z2 / found)
     )
-    return Share(value, float(max(middle - half, 0.0)), float(min(middle + half, 1.0)))
+    return Proportion(value, float(max(middle - half, 0.0)), float(min(middle + half, 1.0)))
 
 
-def _plain(value: Share) -> list[float] | None:
+def _plain(value: Proportion) -> list[float] | None:
     return None if np.isnan(value.value) else [round(part, 4) for part in value]

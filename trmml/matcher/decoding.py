@@ -1,13 +1,16 @@
-"""Photos made ready for a model in batches, decoded while the model works on the ones before."""
+"""Photos in, predictions out: decoded in batches while the network works on the ones before."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Float, Float32
+from numpy import ndarray
 from PIL import Image
 from torch import Tensor
 
@@ -15,6 +18,7 @@ from trmml.config.groups import PhotoConfig
 from trmml.data.photos import load_photo
 from trmml.data.tensors import load_tensor
 from trmml.errors import ImageError
+from trmml.matcher.prediction import Prediction
 
 NUM_THREADS = 4
 
@@ -33,6 +37,45 @@ class PreparedPhoto(NamedTuple):
     tensor: Float[Tensor, "3 height width"] | None
     photo: Image.Image | None
     error: str | None
+
+
+class PhotoScores(NamedTuple):
+    """What a network says of a batch: scores in [0, 1] and, if asked, the evidence of each patch."""
+
+    scores: Float32[ndarray, "batch label"]
+    evidence: Float[ndarray, "batch label row column"] | None
+
+
+def stream_predictions(
+    images: Iterable[Any],
+    config: PhotoConfig,
+    score: Callable[[Float[Tensor, "batch 3 height width"]], PhotoScores],
+    like: Prediction,
+    *,
+    batch_size: int,
+    keep_photos: bool,
+) -> Iterator[Prediction]:
+    """Yield a prediction for every photo, in order and in constant memory.
+
+    Args:
+        images: Anything that `load_photo` takes.
+        config: How a photo becomes a tensor.
+        score: The network.
+        like: Labels and thresholds; its scores stand for a photo that cannot be read.
+        batch_size: Photos given to the network at a time.
+        keep_photos: Whether a prediction keeps its picture.
+    """
+    for batch in prepared_batches(images, config, batch_size, keep_photos=keep_photos):
+        tensors = [item.tensor for item in batch if item.tensor is not None]
+        found = score(torch.stack(tensors)) if tensors else None
+        row = 0
+        for item in batch:
+            prediction = replace(like, source=item.source, error=item.error, _photo=item.photo)
+            if item.tensor is not None and found is not None:
+                evidence = None if found.evidence is None else found.evidence[row]
+                prediction = replace(prediction, scores=found.scores[row], _evidence=evidence)
+                row += 1
+            yield prediction
 
 
 def prepared_batches(

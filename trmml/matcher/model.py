@@ -1,34 +1,28 @@
-"""The matcher: frozen CLIP, learned prompts, regions and prototypes put together.
+"""The network: frozen CLIP, learned prompts, a way of matching and prototypes put together.
 
-Paper: TRM-ML (text-region matching). Text-pixel matching (as DualCoOp), text-image matching (as CoOp)
-and zero-shot matching are the same model with another way from a photo to its labels.
+Paper: TRM-ML is this with text–region matching; see `trmml.matcher.matching` for the other ways.
 """
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Float32
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from trmml.backbone.clip import FrozenCLIP, ImageFeatures
 from trmml.backbone.text import TextTower
 from trmml.config.groups import ModelConfig
 from trmml.errors import ConfigError
-from trmml.matcher.decoding import PreparedPhoto, prepared_batches
-from trmml.matcher.matching import (
-    MatcherOutput,
-    TextFeatures,
-    patch_similarity,
-    zero_shot_similarity,
-)
+from trmml.matcher.decoding import PhotoScores, stream_predictions
+from trmml.matcher.matching import WAYS, CenteredFeatures, MatcherOutput, TextFeatures
 from trmml.matcher.prediction import Prediction
 from trmml.matcher.prompts import HAND_WRITTEN, TEMPLATES, PromptLearner, random_context
-from trmml.matcher.prototypes import Prototypes
-from trmml.matcher.regions import RegionModule
+from trmml.matcher.sides import Side
 from trmml.matcher.thresholds import Calibration
 
 
@@ -38,12 +32,15 @@ class TextRegionMatcher(nn.Module):
     Attributes:
         config: Everything needed to rebuild the model around its learned tensors.
         backbone: The frozen CLIP.
+        matching: The way in which text meets image.
+        present: Prompts, text features and prototypes of the presence of each label.
+        absent: Those of its absence; None without negative prompts.
         calibration: The thresholds of its labels.
         source: Where it was loaded from; None for a model made in this process.
+        report: What `finetune` measured and did: `metrics` and `finetune`, as in the files of these
+            names; None for a model that was loaded.
     """
 
-    text_features: Float[Tensor, "label dim"]
-    negative_text_features: Float[Tensor, "label dim"] | None
     image_center: Float[Tensor, " dim"]
     patch_center: Float[Tensor, " dim"]
 
@@ -58,40 +55,44 @@ class TextRegionMatcher(nn.Module):
             raise ConfigError(
                 f"dim is {config.dim}, but the backbone's joint space has {backbone.dim}."
             )
-        matcher, num_labels = config.matcher, len(config.labels)
+        matching, num_labels = config.matching, len(config.labels)
         self.config = config
         self.backbone = backbone
         self.calibration = Calibration.uncalibrated(num_labels)
         self.source: str | None = None
-        blank = torch.zeros(num_labels, config.dim)
-        context = torch.zeros(matcher.num_context_tokens, config.text_width)
-        if matcher.label_specific_context:
+        self.report: dict[str, dict[str, Any]] | None = None
+        text_features = torch.zeros(num_labels, config.dim)
+        context = torch.zeros(matching.num_context_tokens, config.text_width)
+        if matching.label_specific_context:
             context = context.expand(num_labels, -1, -1)
-        self.prompts = PromptLearner(context)
-        self.prototypes = Prototypes(blank)
-        self.register_buffer("text_features", blank.clone())
-        self.negative_prompts = self.negative_prototypes = None
-        negative = None
-        if matcher.negative_prompt:
-            self.negative_prompts = PromptLearner(context)
-            self.negative_prototypes = Prototypes(blank)
-            negative = blank.clone()
-        self.register_buffer("negative_text_features", negative)
+        self.present = Side(context, text_features)
+        self.absent = Side(context, text_features) if matching.negative_prompt else None
         self.register_buffer("image_center", torch.zeros(config.dim))
         self.register_buffer("patch_center", torch.zeros(config.dim))
-        self.regions = self.log_spatial_scale = None
-        if matcher.matching == "text-region":
-            self.regions = RegionModule(
-                blank,
-                num_heads=matcher.num_heads,
-                dropout=matcher.attention_dropout,
-                mlp=matcher.region_mlp,
-            )
-        elif matcher.matching == "text-pixel":
-            self.log_spatial_scale = nn.Parameter(torch.tensor(math.log(matcher.spatial_scale)))
-        self.log_scale = nn.Parameter(torch.tensor(math.log(matcher.logit_scale)))
+        self.matching = WAYS[matching.way](num_labels, config.dim, matching)
+        self.log_scale = nn.Parameter(torch.tensor(math.log(matching.logit_scale)))
         self.logit_bias = nn.Parameter(torch.zeros(num_labels))
         self.eval()
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of what is recognised."""
+        return self.config.labels
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model runs."""
+        return self.log_scale.device
+
+    @property
+    def sides(self) -> list[Side]:
+        """Presence and, with negative prompts, absence."""
+        return [self.present] if self.absent is None else [self.present, self.absent]
+
+    @property
+    def tensors_per_label(self) -> dict[str, Literal["text", "mean"]]:
+        """Which tensors have a row per label beside those of the parts; see `relabelled`."""
+        return {"logit_bias": "mean"}
 
     @torch.no_grad()
     def start_from_text(self, seed: int = 0) -> None:
@@ -101,25 +102,20 @@ class TextRegionMatcher(nn.Module):
         `context_init`; the context of absence is always noise, so that it can differ.
 
         Raises:
-            ConfigError: If a label name does not fit the text tower.
+            ConfigError: If a label does not fit the text tower.
         """
-        matcher = self.config.matcher
+        matching = self.config.matching
         generator = torch.Generator().manual_seed(seed)
-        num_labels = len(self.logit_bias) if matcher.label_specific_context else None
-        shape = (matcher.num_context_tokens, self.config.text_width, num_labels)
-        context = random_context(*shape, generator)
-        if matcher.context_init:
-            words = self._text_tower().embed(matcher.context_init).cpu()
-            context = words.expand(context.shape)
-        self.prompts.context.copy_(context)
-        if self.negative_prompts is not None:
-            self.negative_prompts.context.copy_(random_context(*shape, generator))
-        if self.regions is not None:
-            self.regions.start(self.hand_written_text(), generator)
-        self.store_text()
-        self.prototypes.start(self.text_features)
-        if self.negative_prototypes is not None and self.negative_text_features is not None:
-            self.negative_prototypes.start(self.negative_text_features)
+        num_labels = len(self.labels) if matching.label_specific_context else None
+        shape = (matching.num_context_tokens, self.config.text_width, num_labels)
+        for side in self.sides:
+            side.prompts.context.copy_(random_context(*shape, generator))
+        if matching.context_init:
+            words = self._text_tower().embed(matching.context_init)
+            self.present.prompts.context.copy_(words.expand_as(self.present.prompts.context))
+        self.matching.start(self.hand_written_text, generator)
+        for side, features in self._by_side(self.encode_text()):
+            side.restart(features)
 
     @torch.no_grad()
     def start_from_data(self, centers: ImageFeatures, log_odds: Float[Tensor, " label"]) -> None:
@@ -131,11 +127,56 @@ class TextRegionMatcher(nn.Module):
 
         Args:
             centers: Mean patch feature and mean image feature of training photos, one row each.
-            log_odds: Of a positive among the known labels.
+            log_odds: Of a positive among the known states.
         """
         self.patch_center.copy_(centers.patch_features.mean(dim=(0, 1)))
         self.image_center.copy_(centers.image_features.mean(dim=0))
         self.logit_bias.copy_(log_odds)
+
+    def relabelled(self, labels: Sequence[str]) -> "TextRegionMatcher":
+        """Return a model for other labels that keeps what was learned.
+
+        Labels that stay keep all of their tensors and thresholds. New ones share what belongs to no
+        label; their queries, text features and prototypes start from text, their bias (and context,
+        where each label has its own) from the mean of the learned ones, and their threshold is the
+        global one.
+
+        Raises:
+            ConfigError: If the model was loaded without its text tower, labels repeat, or it is
+                zero-shot.
+        """
+        if not self.matching.learns:
+            raise ConfigError(
+                "This model is zero-shot, where each label is compared with all the others; make one "
+                "of the new labels: load_model('zero-shot', labels=…, backbone=…)."
+            )
+        fresh = TextRegionMatcher(self.config.relabelled(labels), self.backbone).to(self.device)
+        fresh.start_from_text()
+        kept = [i for i, label in enumerate(labels) if label in self.labels]
+        rows = [self.labels.index(labels[i]) for i in kept]
+        new = [i for i in range(len(labels)) if i not in set(kept)]
+        learned, starts = self.learned_state(), fresh._starts_per_label()
+        with torch.no_grad():
+            for name, tensor in fresh.learned_state().items():
+                if name not in starts:
+                    tensor.copy_(learned[name])
+                    continue
+                if starts[name] == "mean":
+                    tensor.copy_(learned[name].mean(dim=0).expand_as(tensor))
+                tensor[kept] = learned[name][rows]
+            # Only now, since what their prompts say depends on the learned context.
+            for side, features in fresh._by_side(fresh.encode_text()):
+                side.restart(features, new)
+        fresh.calibration = self.calibration.relabelled(self.labels, labels)
+        return fresh.eval().requires_grad_(False)
+
+    def _starts_per_label(self) -> dict[str, Literal["text", "mean"]]:
+        """Name every tensor with a row per label, and what the row of a new label starts from."""
+        return {
+            f"{prefix}.{name}".lstrip("."): start
+            for prefix, module in self.named_modules()
+            for name, start in getattr(module, "tensors_per_label", {}).items()
+        }
 
     def _text_tower(self) -> TextTower:
         tower = self.backbone.text_tower
@@ -143,15 +184,14 @@ class TextRegionMatcher(nn.Module):
             raise ConfigError("This model was loaded for prediction, without its text tower.")
         return tower
 
+    @torch.no_grad()
     def hand_written_text(self) -> Float[Tensor, "label dim"]:
         """Text features of "a photo of a <name>.", from the frozen tower alone."""
         tower = self._text_tower()
         words = tower.embed(HAND_WRITTEN)
         names, counts = tower.embed_names(self.config.prompt_names, len(words))
-        with torch.no_grad():
-            return tower.encode_with_prefix(
-                PromptLearner(words).prefix(names), names[:, 1:], counts - 1
-            )
+        prefix = PromptLearner(words).prefix(names)
+        return tower.encode_with_prefix(prefix, names[:, 1:], counts - 1)
 
     def zero_shot_text(self, templates: Sequence[str] = TEMPLATES) -> Float[Tensor, "label dim"]:
         """Mean text feature of each label over templates like "a {}", less that of all of them.
@@ -167,86 +207,66 @@ class TextRegionMatcher(nn.Module):
     def encode_text(self) -> TextFeatures:
         """Encode the present prompts; gradients reach the contexts."""
         tower = self._text_tower()
-        num_context_tokens = self.config.matcher.num_context_tokens
+        num_context_tokens = self.config.matching.num_context_tokens
         names, counts = tower.embed_names(self.config.prompt_names, num_context_tokens)
-        if self.prompts.is_shared:
-            learners = [p for p in (self.prompts, self.negative_prompts) if p is not None]
-            encoded = [
-                tower.encode_with_prefix(learner.prefix(names), names[:, 1:], counts - 1)
-                for learner in learners
-            ]
-            return TextFeatures(encoded[0], encoded[1] if len(encoded) > 1 else None)
-        counts = counts + num_context_tokens
-        if self.negative_prompts is None:
-            return TextFeatures(tower(self.prompts(names), counts), None)
-        both = torch.cat([self.prompts(names), self.negative_prompts(names)])
-        positive, negative = tower(both, counts.repeat(2)).chunk(2)
-        return TextFeatures(positive, negative)
+        learners = [side.prompts for side in self.sides]
+        if self.present.prompts.is_shared:
+            return TextFeatures(
+                *(
+                    tower.encode_with_prefix(learner.prefix(names), names[:, 1:], counts - 1)
+                    for learner in learners
+                )
+            )
+        prompts = torch.cat([learner(names) for learner in learners])
+        counts = (counts + num_context_tokens).repeat(len(learners))
+        return TextFeatures(*tower(prompts, counts).chunk(len(learners)))
 
     def stored_text(self) -> TextFeatures:
         """Return the text features kept with the model; they need no text tower."""
-        return TextFeatures(self.text_features, self.negative_text_features)
+        return TextFeatures(*(side.text_features for side in self.sides))
 
     @torch.no_grad()
     def store_text(self) -> None:
         """Encode the prompts once and keep the result for prediction."""
-        text = self.encode_text()
-        self.text_features.copy_(text.positive)
-        if self.negative_text_features is not None and text.negative is not None:
-            self.negative_text_features.copy_(text.negative)
+        for side, features in self._by_side(self.encode_text()):
+            side.text_features.copy_(features)
+
+    def _by_side(self, text: TextFeatures) -> list[tuple[Side, Float[Tensor, "label dim"]]]:
+        """Return each side with its part of the text features."""
+        both = [(self.present, text.present)]
+        if self.absent is not None and text.absent is not None:
+            both.append((self.absent, text.absent))
+        return both
 
     @property
     def logit_scale(self) -> Float[Tensor, ""]:
         """The factor on the cosine difference; at most 100, as in CLIP."""
         return self.log_scale.exp().clamp(max=100)
 
-    def centered(self, image_features: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
-        """Return image features relative to their mean in training, of unit length."""
-        return F.normalize(image_features - self.image_center, dim=-1)
+    def centered(self, features: ImageFeatures) -> CenteredFeatures:
+        """Return features relative to their mean in training."""
+        patches = features.patch_features - self.patch_center
+        return CenteredFeatures(
+            patches, F.normalize(features.image_features - self.image_center, dim=-1)
+        )
 
     def match(self, features: ImageFeatures, text: TextFeatures) -> MatcherOutput:
-        """Match image features with text, label by label.
+        """Match image features with text, label by label: logit = scale · similarity + bias.
 
-        logit = scale · (cos(region, presence) − cos(region, absence)) + bias; without a negative
-        prompt the second cosine is left out. Zero-shot: see `zero_shot_similarity`.
+        The similarity of text–region matching is cos(region, presence) − cos(region, absence).
         """
-        attention = None
-        patches = features.patch_features - self.patch_center
-        if self.regions is not None:
-            regions, attention = self.regions(patches)
-        elif self.log_spatial_scale is not None:
-            patches = F.normalize(patches, dim=-1)
-            similarity = torch.einsum("bpd,cd->bcp", patches, text.positive)
-            attention = (self.log_spatial_scale.exp() * similarity).softmax(dim=-1)
-            regions = torch.einsum("bcp,bpd->bcd", attention, patches)
-        else:
-            image = self.centered(features.image_features)
-            regions = image[:, None].expand(-1, len(text.positive), -1)
-        if self.config.matcher.matching == "zero-shot":
-            cosine = zero_shot_similarity(regions[:, 0], patches, text.direction)
-        else:
-            cosine = torch.einsum("bcd,cd->bc", regions, text.direction)
-        return MatcherOutput(self.logit_scale * cosine + self.logit_bias, regions, attention)
+        similarity, regions = self.matching(self.centered(features), text)
+        return MatcherOutput(self.logit_scale * similarity + self.logit_bias, regions)
 
     def evidence(
         self, features: ImageFeatures, text: TextFeatures
     ) -> Float[Tensor, "batch label patch"] | None:
-        """Return how much each patch speaks for each label; None for text-image matching.
+        """Return how much each patch speaks for each label; None where a way has no evidence.
 
         A region is a sum over the patches, and so is its product with the direction of the text: what
-        each patch adds to that, before MLP and scaling (our choice). Attention alone is no answer to
-        where a label is: much of it lies on patches that say little.
+        each patch adds to that, before MLP and scaling (our choice).
         """
-        patches = features.patch_features - self.patch_center
-        if self.regions is not None:
-            return self.regions.evidence(patches, text.direction)
-        if self.config.matcher.matching == "zero-shot":
-            return patch_similarity(patches, text.direction).transpose(1, 2)
-        attention = self.match(features, text).region_attention
-        if attention is None:
-            return None
-        patches = F.normalize(patches, dim=-1)
-        return attention * torch.einsum("bpd,cd->bcp", patches, text.direction)
+        return self.matching.evidence(self.centered(features), text)
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> MatcherOutput:
         """Match normalized photos with the stored text features."""
@@ -262,18 +282,8 @@ class TextRegionMatcher(nn.Module):
 
     def __repr__(self) -> str:
         """Return what it is, in a line."""
-        matcher, backbone = self.config.matcher.matching, self.config.backbone.source
-        return f"{type(self).__name__}({len(self.labels)} labels, {matcher}, {backbone})"
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """Names of the labels."""
-        return self.config.labels
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model runs."""
-        return self.log_scale.device
+        way, backbone = self.config.matching.way, self.config.backbone.source
+        return f"{type(self).__name__}({len(self.labels)} labels, {way}, {backbone})"
 
     def predict_many(
         self,
@@ -307,50 +317,27 @@ class TextRegionMatcher(nn.Module):
         limits = self.calibration.thresholds
         if threshold is not None or top_k is not None:
             limits = (threshold or 0.0,) * len(self.labels)
-        options = _Options(np.array(limits, dtype=np.float32), top_k, heatmaps)
-        return self._predict_batches(images, options, batch_size)
+        like = Prediction(
+            self.labels,
+            scores=np.full(len(self.labels), np.nan, dtype=np.float32),
+            thresholds=np.array(limits, dtype=np.float32),
+            max_positive=top_k,
+        )
+        score = partial(self._scores, with_evidence=heatmaps)
+        return stream_predictions(
+            images, self.config.photo, score, like, batch_size=batch_size, keep_photos=heatmaps
+        )
 
-    def _predict_batches(
-        self, images: Iterable[Any], options: "_Options", batch_size: int
-    ) -> Iterator[Prediction]:
-        photo, keep = self.config.photo, options.heatmaps
-        for batch in prepared_batches(images, photo, batch_size, keep_photos=keep):
-            yield from self._predict_batch(batch, options)
-
-    def _predict_batch(
-        self, batch: list[PreparedPhoto], options: "_Options"
-    ) -> Iterator[Prediction]:
-        tensors = [item.tensor for item in batch if item.tensor is not None]
-        scores, evidence = np.empty((0, len(self.labels)), dtype=np.float32), None
-        if tensors:
-            with torch.inference_mode():
-                features = self.backbone(torch.stack(tensors).to(self.device))
-                text = self.stored_text()
-                scores = self.match(features, text).scores.cpu().numpy()
-                found = self.evidence(features, text) if options.heatmaps else None
-                if found is not None:
-                    evidence = found.unflatten(-1, self.backbone.grid).float().cpu().numpy()
-        nothing = np.full(len(self.labels), np.nan, dtype=np.float32)
-        row = 0
-        for item in batch:
-            readable = item.error is None
-            yield Prediction(
-                self.labels,
-                scores[row] if readable else nothing,
-                options.thresholds,
-                item.source,
-                item.error,
-                options.top_k,
-                evidence[row] if readable and evidence is not None else None,
-                item.photo,
-            )
-            row += readable
-
-
-class _Options(NamedTuple):
-    thresholds: Float32[np.ndarray, " label"]
-    top_k: int | None
-    heatmaps: bool
+    @torch.inference_mode()
+    def _scores(
+        self, images: Float[Tensor, "batch 3 height width"], *, with_evidence: bool
+    ) -> PhotoScores:
+        features, text = self.backbone(images.to(self.device)), self.stored_text()
+        scores = self.match(features, text).scores.cpu().numpy()
+        evidence = self.evidence(features, text) if with_evidence else None
+        if evidence is None:
+            return PhotoScores(scores, None)
+        return PhotoScores(scores, evidence.unflatten(-1, self.backbone.grid).float().cpu().numpy())
 
 
 def require_loaded(model: object) -> None:

@@ -5,6 +5,8 @@ start, M learned tokens, the name, a full stop, end. Not stated by TRM-ML: M, an
 label has its own context; see `MatchingConfig`.
 """
 
+from typing import Literal
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -54,6 +56,11 @@ class PromptLearner(nn.Module):
     def is_shared(self) -> bool:
         """Whether all labels have the same context."""
         return self.context.ndim == 2
+
+    @property
+    def tensors_per_label(self) -> dict[str, Literal["text", "mean"]]:
+        """The contexts, where each label has its own; that of a new label starts from their mean."""
+        return {} if self.is_shared else {"context": "mean"}
 
     def prefix(
         self, name_embeddings: Float[Tensor, "label token width"]

@@ -5,6 +5,8 @@ inter-category similarities estimate unknown labels. Momentum and confidence gat
 (0.99 and 0.8, seen in the same first author's earlier public code).
 """
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
@@ -26,6 +28,11 @@ class Prototypes(nn.Module):
         super().__init__()
         self.register_buffer("visual", text_features.detach().clone())
         self.register_buffer("text", text_features.detach().clone())
+
+    @property
+    def tensors_per_label(self) -> dict[str, Literal["text", "mean"]]:
+        """All; those of a new label start from its text."""
+        return {"visual": "text", "text": "text"}
 
     @torch.no_grad()
     def start(self, text_features: Float[Tensor, "label dim"]) -> None:

@@ -6,7 +6,7 @@ from the query into the region feature, so that a region stays a mix of what is 
 """
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +28,7 @@ class RegionModule(nn.Module):
         queries: Float[Tensor, "label dim"],
         *,
         num_heads: int = 8,
-        dropout: float = 0.1,
+        dropout: float = 0.0,
         mlp: bool = True,
     ) -> None:
         """Start from queries, usually the text features of the hand-written prompts.
@@ -78,20 +78,28 @@ class RegionModule(nn.Module):
             for values in (first.bias, last.weight, last.bias):
                 nn.init.zeros_(values)
 
+    @property
+    def tensors_per_label(self) -> dict[str, Literal["text", "mean"]]:
+        """A query for each label; a new label's starts from its text."""
+        return {"queries": "text"}
+
     def forward(
         self, patch_features: Float[Tensor, "batch patch dim"]
-    ) -> tuple[Float[Tensor, "batch label dim"], Float[Tensor, "batch label patch"]]:
-        """Return the region features, of unit length, and the region attention.
-
-        The attention is the mean over the heads and sums to 1 over the patches.
-        """
+    ) -> Float[Tensor, "batch label dim"]:
+        """Return the region features, of unit length."""
         values = self._split_heads(self.value_map(patch_features))
-        attention = self._similarity(patch_features).softmax(dim=-1)
-        read = torch.einsum("bhcp,bphd->bchd", self.dropout(attention), values)
+        attention = self.dropout(self.attention(patch_features))
+        read = torch.einsum("bhcp,bphd->bchd", attention, values)
         regions = self.output_map(read.flatten(start_dim=-2))
         if self.mlp is not None and self.region_norm is not None:
             regions = regions + self.mlp(self.region_norm(regions))
-        return F.normalize(regions, dim=-1), attention.mean(dim=1)
+        return F.normalize(regions, dim=-1)
+
+    def attention(
+        self, patch_features: Float[Tensor, "batch patch dim"]
+    ) -> Float[Tensor, "batch head label patch"]:
+        """Return the weights with which each head of a query reads the patches; they sum to 1."""
+        return self._similarity(patch_features).softmax(dim=-1)
 
     def evidence(
         self,
@@ -103,7 +111,7 @@ class RegionModule(nn.Module):
         Attention times what is read from the patch, before the MLP and the normalization; the sum over
         the patches is the product, up to the bias of the output map.
         """
-        attention = self._similarity(patch_features).softmax(dim=-1)
+        attention = self.attention(patch_features)
         values = self._split_heads(self.value_map(patch_features))
         weight = self.output_map.weight.unflatten(1, (self.num_heads, -1))
         read_as = torch.einsum("cd,dhe->che", directions, weight)

@@ -3,6 +3,7 @@
 How they are chosen is the matter of `trmml.evaluation.calibration`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -36,6 +37,19 @@ class Calibration:
     def uncalibrated(cls, num_labels: int) -> "Calibration":
         """Return 0.5 for every label."""
         return cls(thresholds=(UNCALIBRATED,) * num_labels)
+
+    def relabelled(self, labels: Sequence[str], new_labels: Sequence[str]) -> "Calibration":
+        """Return thresholds for other labels: those that stay keep theirs, new ones get the global one.
+
+        Args:
+            labels: Those of this calibration, in its order.
+            new_labels: Those wanted.
+        """
+        counts = self.known_positives or (0,) * len(labels)
+        known = dict(zip(labels, zip(self.thresholds, counts, strict=True), strict=True))
+        rows = [known.get(label, (self.global_threshold, 0)) for label in new_labels]
+        thresholds, known_positives = zip(*rows, strict=True)
+        return replace(self, thresholds=thresholds, known_positives=known_positives)
 
     def updated(
         self, labels: tuple[str, ...], names: tuple[str, ...], made: "Calibration"

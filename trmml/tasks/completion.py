@@ -174,8 +174,8 @@ def _scores(
             output = model.match(features, text)
             probability = presence_probability(
                 output.region_features,
-                model.prototypes,
-                model.negative_prototypes,
+                model.present.prototypes,
+                None if model.absent is None else model.absent.prototypes,
                 model.logit_scale,
                 model.logit_bias,
                 config,

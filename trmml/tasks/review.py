@@ -113,9 +113,8 @@ def review_page(
 def _cards(
     cells: list[Cell], completion: Completion, before: MultiLabelDataset, model: TextRegionMatcher
 ) -> list[dict[str, Any]]:
-    has_regions = model.config.matcher.matching != "text-image"
     photos = [before.photos[cell.row] for cell in cells]
-    if has_regions:
+    if model.matching.has_evidence:
         predictions = model.predict_many(photos, heatmaps=True)
         names = [before.labels[cell.column] for cell in cells]
         pictures = (p.shrunk().overlay(name) for p, name in zip(predictions, names, strict=True))

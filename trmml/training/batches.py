@@ -1,6 +1,6 @@
 """Batches of frozen features for training: from the cache, or from photos augmented anew.
 
-A batch comes as the rows of all of it and the features of this process's share of them.
+A batch comes as the rows of all of it and the features of this process's shard of them.
 """
 
 from collections.abc import Iterator, Sequence
@@ -57,7 +57,7 @@ class CachedFeatures:
         for start in range(0, len(order), batch_size):
             # Sorted within a batch: nothing depends on that order, and the disk likes it.
             chosen = np.sort(order[start : start + batch_size])
-            own = distributed.share(chosen)
+            own = distributed.shard(chosen)
             yield chosen, self.store.read(self.positions[own], views[own])
 
     def centers(self) -> ImageFeatures:
@@ -65,8 +65,8 @@ class CachedFeatures:
         return self.store.read(*_first_views(self.positions[_evenly(len(self.positions), 2048)]))
 
     def in_order(self, batch_size: int) -> Iterator[ImageFeatures]:
-        """Yield the plain view of this process's share of the photos, in order."""
-        own = distributed.share(self.positions)
+        """Yield the plain view of this process's shard of the photos, in order."""
+        own = distributed.shard(self.positions)
         for start in range(0, len(own), batch_size):
             yield self.store.read(*_first_views(own[start : start + batch_size]))
 
@@ -123,7 +123,7 @@ class AugmentedPhotos:
         batches = [positions[i : i + batch_size] for i in range(0, len(order), batch_size)]
         loader = DataLoader(
             views,
-            batch_sampler=[distributed.share(batch).tolist() for batch in batches],
+            batch_sampler=[distributed.shard(batch).tolist() for batch in batches],
             num_workers=self.num_workers,
             pin_memory=device.type == "cuda",
         )
@@ -135,7 +135,7 @@ class AugmentedPhotos:
 
 
 def _require_readable(photos: Sequence[Path], image_size: int, num_threads: int) -> None:
-    """Open every photo once; of several processes each opens its share.
+    """Open every photo once; of several processes each opens its shard.
 
     Raises:
         DataError: If some cannot be read.

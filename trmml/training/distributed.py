@@ -1,6 +1,6 @@
 """Several processes that train one model: `torchrun --nproc-per-node N -m trmml finetune …`.
 
-Every process holds the whole model and the whole label table. It encodes and matches its share of a
+Every process holds the whole model and the whole label table. It encodes and matches its shard of a
 batch; the outputs are put together, with their gradient, so that the loss, the prototypes and the
 validation see the whole batch everywhere. The result is that of one process at the same batch size,
 but for rounding and for what dropout draws. Outside of `joined` every process is alone.
@@ -82,10 +82,10 @@ def wait() -> None:
         dist.barrier()
 
 
-def share(rows: Int64[np.ndarray, " row"]) -> Int64[np.ndarray, " own"]:
+def shard(rows: Int64[np.ndarray, " row"]) -> Int64[np.ndarray, " own"]:
     """Return the rows that are this process's to work on.
 
-    All shares are equally long: where they cannot be, first rows come again at the end, and `gather`
+    All shards are equally long: where they cannot be, first rows come again at the end, and `gather`
     drops what they gave.
     """
     length = -(-len(rows) // count())
@@ -93,7 +93,7 @@ def share(rows: Int64[np.ndarray, " row"]) -> Int64[np.ndarray, " own"]:
 
 
 def gather(own: Float[Tensor, "own ..."], num_rows: int) -> Float[Tensor, "row ..."]:
-    """Put together what the processes computed for their shares of so many rows.
+    """Put together what the processes computed for their shards of so many rows.
 
     The gradient of a row reaches the process that computed it, summed over all processes.
     """

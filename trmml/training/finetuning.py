@@ -1,4 +1,4 @@
-"""Fine-tuning: from a partly labelled data set to a model folder; see `runs` for what it leaves there.
+"""Fine-tuning: from a partly labelled data set to a model folder; see `run_folder` for what lies there.
 
 Under torchrun all processes train one model, and the first one writes; see `trmml.training.distributed`.
 """
@@ -8,7 +8,6 @@ import logging
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +18,7 @@ from trmml.backbone.clip import FrozenCLIP
 from trmml.backbone.loading import SMALL_CLIP
 from trmml.config.groups import FinetuneConfig
 from trmml.data.dataset import MultiLabelDataset
-from trmml.data.readers.tables import Unlabeled, read_dataset
+from trmml.data.readers.tables import read_dataset
 from trmml.data.splits import photos_in_both, split_dataset
 from trmml.errors import ConfigError, DataError
 from trmml.evaluation.calibration import calibrate
@@ -31,12 +30,14 @@ from trmml.training import distributed
 from trmml.training.batches import AugmentedPhotos, CachedFeatures, use_bfloat16
 from trmml.training.features import cache_bytes, compute_features
 from trmml.training.run_folder import Run, check_together, digest_of, facts_of, fingerprint_of
-from trmml.training.trainer import CHECKPOINT, Trainer
-from trmml.zoo.loading import load_for_training, make_config, with_labels
+from trmml.training.trainer import CHECKPOINT, Trainer, TrainingPhotos, ValidationPhotos
+from trmml.zoo.folder import read_facts
+from trmml.zoo.loading import load_for_training, make_config
 
 logger = logging.getLogger(__name__)
 
 FEW_POSITIVES = 5
+"""Of a label among the validation photos: with fewer its threshold is mostly chance."""
 
 
 def finetune(
@@ -47,8 +48,6 @@ def finetune(
     backbone: str | FrozenCLIP | None = None,
     labels: Sequence[str] | None = None,
     val: str | Path | MultiLabelDataset | None = None,
-    label_encoding: str | None = None,
-    unlabeled: Unlabeled | None = None,
     config: FinetuneConfig | Mapping[str, Any] | str | Path | None = None,
     output: str | Path | None = None,
     resume: bool = False,
@@ -57,7 +56,8 @@ def finetune(
     """Learn the labels of a data set in which most cells may be unknown.
 
     Args:
-        data: A label table (see `read_dataset`) or a data set.
+        data: A data set, or the path of a label table. A table that needs more than its path to be read
+            (which split, what an absent label means) goes through `read_dataset` first.
         images: Folder that photo paths of a table are relative to.
         model: A trained matcher to start from: a folder, a name or the model itself. It stays as it
             is where no epoch is better on the validation photos.
@@ -67,8 +67,6 @@ def finetune(
             CLIP is now, if it moved.
         labels: Labels to learn; all of the data set by default.
         val: Validation photos; by default a share of the data is held out.
-        label_encoding: See `read_dataset`.
-        unlabeled: See `read_dataset`.
         config: Settings: a `FinetuneConfig`, changes by dotted name as
             `{"training.epochs": 5}`, or a recipe in TOML.
         output: Folder for the trained model; without one nothing is written, nor can be resumed.
@@ -76,11 +74,13 @@ def finetune(
         progress: Whether to show bars; by default only on a terminal.
 
     Returns:
-        The trained model, in evaluation mode and frozen.
+        The trained model, in evaluation mode and frozen; its `report` says how it was made and what was
+        measured.
 
     Raises:
         DataError: If the data cannot be used; all photos with a problem are named at once.
         ConfigError: If a setting is wrong or the output exists.
+        OutputError: If the output cannot be written; what was trained so far can be resumed.
     """
     started = time.monotonic()
     if model is not None and isinstance(backbone, FrozenCLIP):
@@ -88,45 +88,44 @@ def finetune(
             "A trained `model` has its CLIP; `backbone` can only say where that is now, as a name."
         )
     settings = _resolved(config)
-    read = partial(_dataset, images=images, label_encoding=label_encoding, unlabeled=unlabeled)
+    show = sys.stderr.isatty() if progress is None else progress
     with distributed.joined():
         run = None if output is None else Run(with_home(output), resume)
         distributed.wait()  # all have looked before the first one writes
-        everything = read(data, labels=labels)
-        held_out = None if val is None else read(val, labels=labels, may_lack_labels=True)
-        names = everything.labels
-        matcher, start = _starting_model(model, backbone, names, settings)
+        everything = _dataset(data, images, labels)
+        held_out = None if val is None else _dataset(val, images, labels, may_lack_labels=True)
+        matcher, start = _starting_model(model, backbone, everything.labels, settings)
         train, held_out = _train_and_val(everything, held_out, settings)
         # In the order of the table, so that another split finds the same features.
         photos = list(dict.fromkeys((*everything.photos, *held_out.photos)))
         settings = _settled(settings, matcher, len(photos))
         fingerprint = fingerprint_of(settings, matcher.config, start.digest, train, held_out)
-        if run is not None:
-            finished = run.begin(fingerprint)
-            if finished is not None:
-                return finished.to(distributed.own_device())
-        show = distributed.is_first() and (sys.stderr.isatty() if progress is None else progress)
+        finished = None if run is None else run.begin(fingerprint)
+        if run is not None and finished is not None:
+            finished.report = {
+                part: read_facts(run.output, part) for part in ("metrics", "finetune")
+            }
+            return finished.to(distributed.own_device())
+        show = show and distributed.is_first()
         try:
-            batches = _batches(matcher, settings, photos, train, held_out, show)
+            training, validation = _features(matcher, settings, photos, train, held_out, show)
             if start.labels is None:
-                matcher.start_from_data(batches[0].centers(), known_log_odds(train, settings))
+                centers = training.features.centers()
+                matcher.start_from_data(centers, known_log_odds(train, settings))
             trainer = Trainer(
-                matcher, settings, train, batches[0], held_out, batches[1],
-                fingerprint=fingerprint, learned=start.labels,
-            )  # fmt: skip
+                matcher,
+                settings,
+                training,
+                validation,
+                fingerprint=fingerprint,
+                learned=start.labels,
+            )
             _train(trainer, run, show)
         except BaseException:
             if run is not None:
                 run.leave()
             raise
-        scores = trainer.use_best()
-        matcher.calibration = calibrate(scores, held_out.states, matcher.labels)
-        if run is not None:
-            facts = facts_of(trainer, scores, matcher.calibration.thresholds)
-            facts["finetune"]["seconds"] = round(time.monotonic() - started, 1)
-            run.finish(matcher, facts)
-            matcher.source = str(run.output)
-        return matcher
+        return _finished(trainer, run, started)
 
 
 def _train(trainer: Trainer, run: Run | None, progress: bool) -> None:
@@ -143,6 +142,19 @@ def _train(trainer: Trainer, run: Run | None, progress: bool) -> None:
         )
 
 
+def _finished(trainer: Trainer, run: Run | None, started: float) -> TextRegionMatcher:
+    """Return the best epoch's model with its thresholds and its report, written if there is a run."""
+    model, val = trainer.model, trainer.val_data
+    scores = trainer.use_best()
+    model.calibration = calibrate(scores, val.states, model.labels)
+    model.report = facts_of(trainer, scores, model.calibration.thresholds)
+    model.report["finetune"]["seconds"] = round(time.monotonic() - started, 1)
+    if run is not None:
+        run.finish(model, model.report)
+        model.source = str(run.output)
+    return model
+
+
 def _resolved(config: FinetuneConfig | Mapping[str, Any] | str | Path | None) -> FinetuneConfig:
     if config is None:
         return FinetuneConfig()
@@ -155,22 +167,13 @@ def _resolved(config: FinetuneConfig | Mapping[str, Any] | str | Path | None) ->
 
 def _dataset(
     data: str | Path | MultiLabelDataset,
-    *,
     images: str | Path | None,
     labels: Sequence[str] | None,
-    label_encoding: str | None,
-    unlabeled: Unlabeled | None,
+    *,
     may_lack_labels: bool = False,
 ) -> MultiLabelDataset:
     if not isinstance(data, MultiLabelDataset):
-        return read_dataset(
-            data,
-            images=images,
-            labels=labels,
-            label_encoding=label_encoding,
-            unlabeled=unlabeled,
-            may_lack_labels=may_lack_labels,
-        )
+        return read_dataset(data, images=images, labels=labels, may_lack_labels=may_lack_labels)
     if labels is None:
         return data
     return data.aligned_to(labels) if may_lack_labels else data.with_labels(labels)
@@ -196,13 +199,13 @@ def _starting_model(
         # Before the labels change: what that computes differs in its last bits between machines.
         start = _Start(matcher.labels, digest_of(matcher))
         if matcher.labels != labels:
-            matcher = with_labels(matcher, labels)
+            matcher = matcher.relabelled(labels)
     else:
         if isinstance(backbone, FrozenCLIP):
             _require_size(settings, backbone.photo.image_size, "the CLIP was loaded for")
         else:
             backbone = FrozenCLIP.load(backbone or SMALL_CLIP, image_size=settings.image_size)
-        matcher = TextRegionMatcher(make_config(backbone, labels, settings.model), backbone)
+        matcher = TextRegionMatcher(make_config(backbone, labels, settings.matching), backbone)
         matcher.start_from_text(settings.training.seed)
         start = _Start(None, "")
     device = distributed.own_device()
@@ -242,11 +245,11 @@ def _settled(
     settings: FinetuneConfig, matcher: TextRegionMatcher, num_photos: int
 ) -> FinetuneConfig:
     """Return settings that say what will be done: nothing is left to the model or the machine."""
-    changes: dict[str, Any] = {"model": matcher.config.matcher.to_dict()}
-    if matcher.config.matcher.matching == "zero-shot":
+    changes: dict[str, Any] = {"matching": matcher.config.matching.to_dict()}
+    if not matcher.matching.learns:
         raise ConfigError(
             "Zero-shot matching has nothing to learn. Name its CLIP (backbone=, --backbone) to "
-            "start from, and leave model.matching as it is."
+            "start from, and leave matching.way as it is."
         )
     training = settings.training
     needed = cache_bytes(num_photos, matcher.backbone, training.views)
@@ -309,15 +312,15 @@ def known_log_odds(train: MultiLabelDataset, settings: FinetuneConfig) -> torch.
     return torch.from_numpy(np.log((positives + 1) / (negatives + 1))).float()
 
 
-def _batches(
+def _features(
     model: TextRegionMatcher,
     settings: FinetuneConfig,
     photos: list[Path],
     train: MultiLabelDataset,
     val: MultiLabelDataset,
     progress: bool,
-) -> tuple[CachedFeatures | AugmentedPhotos, CachedFeatures]:
-    """Compute what is to be cached, and return the photos for training and for validation."""
+) -> tuple[TrainingPhotos, ValidationPhotos]:
+    """Compute what is to be cached, and return the photos of both parts with their features."""
     training, frozen = settings.training, model.backbone
     is_cached = training.features == "cached"
     if not is_cached:
@@ -331,10 +334,8 @@ def _batches(
         progress=progress,
     )
 
-    def rows(dataset: MultiLabelDataset) -> np.ndarray:
-        return np.array([position[photo] for photo in dataset.photos])
+    def cached(dataset: MultiLabelDataset) -> CachedFeatures:
+        return CachedFeatures(store, np.array([position[photo] for photo in dataset.photos]))
 
-    val_batches = CachedFeatures(store, rows(val))
-    if is_cached:
-        return CachedFeatures(store, rows(train)), val_batches
-    return AugmentedPhotos(train.photos, frozen, training), val_batches
+    views = cached(train) if is_cached else AugmentedPhotos(train.photos, frozen, training)
+    return TrainingPhotos(train, views), ValidationPhotos(val, cached(val))

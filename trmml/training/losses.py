@@ -12,14 +12,17 @@ from torch import Tensor
 
 from trmml.labels import POSITIVE, UNKNOWN
 
+CONTRASTIVE_TEMPERATURE = 0.07
+"""Usual in supervised contrast (Khosla et al., 2020)."""
+
 
 def asymmetric_loss(
     logits: Float[Tensor, "batch label"],
     states: Int8[Tensor, "batch label"],
     *,
-    gamma_positive: float = 1.0,
-    gamma_negative: float = 2.0,
-    clip: float = 0.05,
+    gamma_positive: float,
+    gamma_negative: float,
+    clip: float,
     weights: Float[Tensor, "batch label"] | None = None,
 ) -> Float[Tensor, ""]:
     """Asymmetric loss, averaged over the labels that are not unknown.
@@ -94,7 +97,7 @@ def contrastive_loss(
     text_features: Float[Tensor, "label dim"],
     visual_prototypes: Float[Tensor, "label dim"],
     *,
-    temperature: float = 0.07,
+    temperature: float = CONTRASTIVE_TEMPERATURE,
     max_regions: int = 2048,
 ) -> Float[Tensor, ""]:
     """Multimodal supervised contrast over the regions of present labels (our form).

@@ -18,11 +18,20 @@ from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
 from trmml.matcher.matching import MatcherOutput, TextFeatures
 from trmml.matcher.model import TextRegionMatcher
 from trmml.training.losses import asymmetric_loss, contrastive_loss, distillation_loss
-from trmml.training.pseudo_labels import PositiveBudget, presence_probability, pseudo_labels
+from trmml.training.pseudo_labels import (
+    START_EPOCH,
+    PositiveBudget,
+    presence_probability,
+    pseudo_labels,
+)
 from trmml.training.teacher import Teacher
 
-MOST_EXTRA_LESSONS = 30
-"""How much more a teacher can say than with many labels: the few that there are must be heard, too."""
+MAX_TEACHER_BOOST = 30
+"""Or a few known states could no longer be learned beside what the teacher says."""
+CONFIDENCE = 0.8
+"""A known state moves its prototype only where the score is surer than this (as in SADCL)."""
+MOMENTUM = 0.99
+"""Share of the old prototype kept in a step (as in SADCL)."""
 
 
 class StepLoss(NamedTuple):
@@ -31,7 +40,7 @@ class StepLoss(NamedTuple):
     total: Float[Tensor, ""]
     parts: dict[str, float]
     estimated: Int8[Tensor, "batch label"]
-    """Labels after pseudo labelling; unknown where nothing was decided."""
+    """States after pseudo labelling; unknown where nothing was decided."""
 
 
 class Objective:
@@ -49,26 +58,25 @@ class Objective:
         Args:
             model: The matcher in training.
             config: Loss weights and pseudo-label settings.
-            states: Of the whole training set. In labels without any known negative, unknown
-                labels count as weak negatives and are not estimated; in the others, the share of
-                positives among the known labels limits how many are estimated. In labels with
-                few labels that count, the teacher says more, and about known labels as well.
-            learned: Labels that the model was trained on before, which it teaches itself.
+            states: Of the whole training set. Where a label has no known negative, its unknown states
+                count as weak negatives and are not estimated; elsewhere the share of positives among
+                the known states limits how many are estimated. A label that is known in n photos is
+                distilled min(max(few_labels / n − 1, 0), 30) times more, in all photos.
+            learned: Labels that the model was trained on before, for self-distillation.
         """
         self.model = model
         self.config = config
         positives, negatives = ((states == s).sum(dim=0) for s in (POSITIVE, NEGATIVE))
         self.without_negatives = (negatives == 0).to(model.device)
         self.can_estimate = config.pseudo_labels.enabled and bool((negatives > 0).any())
-        share = (positives + 1) / (positives + negatives + 2)  # smoothed by one of each
-        self.positives_per_unknown = config.pseudo_labels.positive_budget * share.to(model.device)
+        rate = (positives + 1) / (positives + negatives + 2)  # smoothed by one of each
+        self.positives_per_unknown = config.pseudo_labels.positive_budget * rate.to(model.device)
         loss = config.loss
-        learned = learned if loss.own_teacher else ()
+        learned = learned if loss.self_distillation else ()
         self.teacher = Teacher(model, loss.teacher, learned) if loss.distillation else None
-        counted = torch.where(negatives == 0, len(states), positives + negatives)
-        # The teacher is worth as much as a number of labels is: the fewer there are, the more it says.
-        extra = (loss.few_labels / counted.clamp(min=1) - 1).clamp(0, MOST_EXTRA_LESSONS)
-        self.extra_lessons = extra.to(model.device)
+        known = torch.where(negatives == 0, len(states), positives + negatives)
+        boost = (loss.few_labels / known.clamp(min=1) - 1).clamp(0, MAX_TEACHER_BOOST)
+        self.teacher_boost = boost.to(model.device)
         self.begin_epoch(0)
 
     def begin_epoch(self, epoch: int) -> None:
@@ -76,14 +84,19 @@ class Objective:
         self.epoch = epoch
         self.budget = PositiveBudget(self.positives_per_unknown)
 
+    @property
+    def is_warm(self) -> bool:
+        """Whether prototypes are good enough by now to estimate anything."""
+        return self.epoch >= START_EPOCH
+
     def __call__(
         self,
         output: MatcherOutput,
         text: TextFeatures,
         states: Int8[Tensor, "batch label"],
-        teacher_scores: Float[Tensor, "batch way label"] | None,
+        teacher_scores: Float[Tensor, "batch teacher label"] | None,
     ) -> StepLoss:
-        """Return the loss; pseudo labels take part from `start_epoch` on.
+        """Return the loss; pseudo labels take part from the third epoch on.
 
         Args:
             output: What the matcher made of the photos.
@@ -93,7 +106,7 @@ class Objective:
         """
         loss, pseudo = self.config.loss, self.config.pseudo_labels
         estimated = states
-        if self.can_estimate and self.epoch >= pseudo.start_epoch:
+        if self.can_estimate and self.is_warm:
             estimated = self._estimate(output, states)
         is_estimated = estimated != states
         targets = self.with_assumed_negatives(states).masked_fill(is_estimated, UNKNOWN)
@@ -112,20 +125,20 @@ class Objective:
             only_estimated = estimated.masked_fill(~is_estimated, UNKNOWN)
             parts["pseudo_labels"] = pseudo.weight * per_known * classify(only_estimated)
         if teacher_scores is not None:
-            teacher_weights = (states == UNKNOWN) + self.extra_lessons
-            lessons = [
+            teacher_weights = (states == UNKNOWN) + self.teacher_boost
+            losses = [
                 distillation_loss(output.logits, scores, teacher_weights)
                 for scores in teacher_scores.unbind(dim=1)
             ]
-            parts["distillation"] = loss.distillation * torch.stack(lessons).mean()
-        has_regions = self.model.config.matcher.matching in ("text-region", "text-pixel")
-        if loss.contrastive and has_regions:
+            parts["distillation"] = loss.distillation * torch.stack(losses).mean()
+        if (
+            loss.contrastive and self.model.matching.has_evidence
+        ):  # without regions nothing to contrast
             parts["contrastive"] = loss.contrastive * contrastive_loss(
                 F.normalize(output.region_features, dim=-1),
                 estimated == POSITIVE,
-                text.positive,
-                self.model.prototypes.visual,
-                temperature=loss.contrastive_temperature,
+                text.present,
+                self.model.present.prototypes.visual,
             )
         total = torch.stack(list(parts.values())).sum()
         return StepLoss(total, {name: part.item() for name, part in parts.items()}, estimated)
@@ -141,17 +154,16 @@ class Objective:
     ) -> Int8[Tensor, "batch label"]:
         model, pseudo = self.model, self.config.pseudo_labels
         regions = F.normalize(output.region_features, dim=-1)
+        prototypes = model.present.prototypes
         probability = presence_probability(
             regions,
-            model.prototypes,
-            model.negative_prototypes,
+            prototypes,
+            None if model.absent is None else model.absent.prototypes,
             model.logit_scale,
             model.logit_bias,
             pseudo,
         )
-        estimated = pseudo_labels(
-            states, probability, regions, model.prototypes, self.budget, pseudo
-        )
+        estimated = pseudo_labels(states, probability, regions, prototypes, self.budget, pseudo)
         # Where no negative is known, the unknown labels are weak negatives already, and scores that
         # have never seen a real one are too high: many of the positives they would give are wrong.
         return torch.where(self.without_negatives, states, estimated)
@@ -161,12 +173,12 @@ class Objective:
         self, output: MatcherOutput, text: TextFeatures, states: Int8[Tensor, "batch label"]
     ) -> None:
         """Move the prototypes towards the confidently right labels of a batch, known or assumed."""
-        pseudo, model = self.config.pseudo_labels, self.model
+        model = self.model
         regions = F.normalize(output.region_features.float(), dim=-1)
         scores = output.logits.sigmoid()
-        sure = (states == POSITIVE) & (scores > pseudo.confidence)
-        model.prototypes.update(regions, sure, text.positive, pseudo.momentum)
-        if model.negative_prototypes is not None and text.negative is not None:
-            states = self.with_assumed_negatives(states)
-            absent = (states == NEGATIVE) & (scores < 1 - pseudo.confidence)
-            model.negative_prototypes.update(regions, absent, text.negative, pseudo.momentum)
+        sure = (states == POSITIVE) & (scores > CONFIDENCE)
+        model.present.prototypes.update(regions, sure, text.present, MOMENTUM)
+        if model.absent is not None and text.absent is not None:
+            negative = self.with_assumed_negatives(states) == NEGATIVE
+            sure = negative & (scores < 1 - CONFIDENCE)
+            model.absent.prototypes.update(regions, sure, text.absent, MOMENTUM)

@@ -2,25 +2,22 @@
 
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import (
-    CosineAnnealingLR,
-    LinearLR,
-    LRScheduler,
-    OneCycleLR,
-    SequentialLR,
-)
+from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 
 from trmml.config.groups import TrainingConfig
 from trmml.matcher.model import TextRegionMatcher
 
 WARM_UP_SHARE = 0.2
+"""Of the steps: the rates rise in these, and fall afterwards."""
+MAX_GRADIENT_NORM = 1.0
+"""Longer gradients are cut to this length."""
 STEPS_PER_EPOCH, LEAST_BATCH = 16, 16
 LEAST_CYCLE = 6
 """Of fewer steps OneCycleLR makes no curve: a rise of one step is a division by zero to it."""
 
 
-def photos_per_step(num_photos: int, config: TrainingConfig) -> int:
-    """The batch size, or less for few photos: down to 16 photos, an epoch has at least 16 steps."""
+def effective_batch_size(num_photos: int, config: TrainingConfig) -> int:
+    """Return min(batch_size, max(photos // 16, 16)): few photos, too, make 16 steps an epoch."""
     return min(config.batch_size, max(num_photos // STEPS_PER_EPOCH, LEAST_BATCH))
 
 
@@ -30,11 +27,11 @@ def make_optimizer(model: TextRegionMatcher, config: TrainingConfig) -> torch.op
     for name, parameter in model.named_parameters():
         if name.startswith("backbone."):
             continue
-        if name.startswith(("prompts.", "negative_prompts.")):
+        if ".prompts." in name:
             parameter.requires_grad_(config.train_prompts)
             if config.train_prompts:
                 prompts.append(parameter)
-        elif parameter.ndim < 2 or name.endswith("queries"):
+        elif parameter.ndim < 2 or name.endswith(".queries"):
             vectors.append(parameter)
         else:
             matrices.append(parameter)
@@ -46,23 +43,15 @@ def make_optimizer(model: TextRegionMatcher, config: TrainingConfig) -> torch.op
     return torch.optim.AdamW([group for group in groups if group["params"]])
 
 
-def make_schedule(
-    optimizer: torch.optim.Optimizer, config: TrainingConfig, num_steps: int
-) -> LRScheduler:
-    """Rise to the peak in the first fifth of the steps, then fall; one-cycle or cosine."""
-    if config.schedule == "one-cycle":
-        peaks = [group["lr"] for group in optimizer.param_groups]
-        return OneCycleLR(
-            optimizer,
-            max_lr=peaks,
-            total_steps=max(num_steps, LEAST_CYCLE),
-            pct_start=WARM_UP_SHARE,
-            cycle_momentum=False,
-        )
-    warm_up = max(int(WARM_UP_SHARE * num_steps), 1)
-    rise = LinearLR(optimizer, start_factor=0.01, total_iters=warm_up)
-    fall = CosineAnnealingLR(optimizer, T_max=max(num_steps - warm_up, 1))
-    return SequentialLR(optimizer, [rise, fall], milestones=[warm_up])
+def make_schedule(optimizer: torch.optim.Optimizer, num_steps: int) -> LRScheduler:
+    """Rise to each group's own rate in the first fifth of the steps, then fall to nearly 0."""
+    return OneCycleLR(
+        optimizer,
+        max_lr=[group["lr"] for group in optimizer.param_groups],
+        total_steps=max(num_steps, LEAST_CYCLE),
+        pct_start=WARM_UP_SHARE,
+        cycle_momentum=False,
+    )
 
 
 class AveragedWeights:

@@ -13,6 +13,10 @@ from trmml.config.groups import PseudoLabelConfig
 from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
 from trmml.matcher.prototypes import Prototypes
 
+START_EPOCH = 2
+"""Epoch, from 0, in which estimates begin to count; until then prototypes are means over an epoch."""
+NEAREST_LABELS = 3
+"""A region makes its label positive only if fewer prototypes than this are nearer than its own."""
 INTER_TEMPERATURE = 0.01
 MOST_SIMILARITIES = 2**24
 """Cosines held at a time: all regions with all labels would be photos × labels²."""
@@ -21,8 +25,8 @@ MOST_SIMILARITIES = 2**24
 @torch.no_grad()
 def presence_probability(
     region_features: Float[Tensor, "batch label dim"],
-    prototypes: Prototypes,
-    negative_prototypes: Prototypes | None,
+    present: Prototypes,
+    absent: Prototypes | None,
     logit_scale: Float[Tensor, ""],
     logit_bias: Float[Tensor, " label"],
     config: PseudoLabelConfig,
@@ -35,50 +39,53 @@ def presence_probability(
 
     Args:
         region_features: Of unit length.
-        prototypes: Of the presence of each label.
-        negative_prototypes: Of the absence, if the model has negative prompts.
+        present: Prototypes of the presence of each label.
+        absent: Those of its absence, if the model has negative prompts.
         logit_scale: The model's present scale.
         logit_bias: The model's present bias per label.
         config: Which modalities and relations count.
     """
-    if not config.intra_category:
+    if config.relations == "inter":
         every = torch.ones(region_features.shape[:2], dtype=torch.bool, device=logit_bias.device)
-        behind = [
-            _standing(region_features, every, table)[1] for table in _used(prototypes, config)
-        ]
-        return (-torch.stack(behind).mean(dim=0) / INTER_TEMPERATURE).exp().view(every.shape)
+        gaps = [_rank_and_gap(region_features, every, table)[1] for table in _used(present, config)]
+        return (-torch.stack(gaps).mean(dim=0) / INTER_TEMPERATURE).exp().view(every.shape)
 
     def similarity(own: Prototypes) -> Tensor:
         tables = _used(own, config)
         cosines = [torch.einsum("bcd,cd->bc", region_features, table) for table in tables]
         return torch.stack(cosines).mean(dim=0)
 
-    margin = similarity(prototypes)
-    if negative_prototypes is not None:
-        margin = margin - similarity(negative_prototypes)
+    margin = similarity(present)
+    if absent is not None:
+        margin = margin - similarity(absent)
     return (logit_scale * margin + logit_bias).sigmoid()
 
 
 def _used(prototypes: Prototypes, config: PseudoLabelConfig) -> list[Float[Tensor, "label dim"]]:
-    modalities = ((config.visual, prototypes.visual), (config.text, prototypes.text))
-    return [table for used, table in modalities if used]
+    modalities = {"visual": prototypes.visual, "text": prototypes.text}
+    return [table for name, table in modalities.items() if name in config.modalities]
 
 
-def _standing(
+def _rank_and_gap(
     region_features: Float[Tensor, "batch label dim"],
     chosen: Bool[Tensor, "batch label"],
     table: Float[Tensor, "label dim"],
 ) -> tuple[Int64[Tensor, " region"], Float[Tensor, " region"]]:
-    """Return how many prototypes are nearer to a chosen region than its own, and by how much at most."""
+    """Compare chosen regions with the prototypes of all labels.
+
+    Returns:
+        For each region the rank of its own label's prototype (how many are nearer), and the gap: the
+        largest cosine less that with its own.
+    """
     regions, own = region_features[chosen], chosen.nonzero()[:, 1]
     rows = max(MOST_SIMILARITIES // len(table), 1)
-    nearer, behind = [], []
+    ranks, gaps = [], []
     for some, labels in zip(regions.split(rows), own.split(rows), strict=True):
         similarity = some @ table.T
         of_own = similarity.gather(1, labels[:, None])
-        nearer.append((similarity > of_own).sum(dim=1))
-        behind.append(similarity.amax(dim=1) - of_own[:, 0])
-    return torch.cat(nearer), torch.cat(behind)
+        ranks.append((similarity > of_own).sum(dim=1))
+        gaps.append(similarity.amax(dim=1) - of_own[:, 0])
+    return torch.cat(ranks), torch.cat(gaps)
 
 
 class PositiveBudget:
@@ -127,7 +134,7 @@ def pseudo_labels(
     """Decide the unknown labels that are clear, and leave the others unknown.
 
     Inter-category: a label can become positive only if, for its own region, its label is among the
-    `top_labels` nearest prototypes of every modality.
+    three nearest prototypes of every modality.
 
     Args:
         states: Of each image and label; the known ones come back as they are.
@@ -140,10 +147,10 @@ def pseudo_labels(
     unknown = states == UNKNOWN
     estimated = states.clone()
     wanted = unknown & (probability >= config.positive_threshold)
-    if config.inter_category:
+    if config.relations != "intra":
         for table in _used(prototypes, config):
-            nearer, _ = _standing(region_features, wanted, table)
-            wanted = wanted.masked_scatter(wanted, nearer < config.top_labels)
+            rank, _ = _rank_and_gap(region_features, wanted, table)
+            wanted = wanted.masked_scatter(wanted, rank < NEAREST_LABELS)
     estimated[budget.spend(wanted, probability, unknown)] = POSITIVE
     estimated[unknown & (probability <= config.negative_threshold)] = NEGATIVE
     return estimated

@@ -154,16 +154,16 @@ def facts_of(
     thresholds: Sequence[float],
 ) -> dict[str, dict[str, Any]]:
     """Say how a model was made and what its validation photos say of it."""
-    val = trainer.val
+    val = trainer.val_data
     measured = measure(scores, val.states, val.labels, thresholds)
     return {
         "metrics": {"validation": measured.to_dict()},
         "finetune": {
             "fingerprint": trainer.fingerprint,
             "settings": trainer.config.to_dict(),
-            "data": trainer.train.summary().to_dict(),
+            "data": trainer.train_data.summary().to_dict(),
             "validation": val.summary().to_dict(),
-            "photos_per_step": trainer.batch_size,
+            "effective_batch_size": trainer.batch_size,
             "best_epoch": trainer.best_epoch,
             "start_validation_mAP": trainer.start_map,
             "zero_shot_validation_mAP": trainer.zero_shot_map(),

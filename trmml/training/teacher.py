@@ -1,6 +1,7 @@
-"""The teacher of distillation: what was known about a photo before training.
+"""The teacher of distillation: zero-shot matching or, of labels learned before, the model as it was.
 
-Paper: distillation is "for cross-modal alignment"; who teaches is our choice.
+Paper: distillation is "for cross-modal alignment"; who teaches is our choice. Where training starts
+from a trained model, that is self-distillation: the model must not unlearn what it knew.
 """
 
 import copy
@@ -12,14 +13,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from trmml.backbone.clip import ImageFeatures
-from trmml.matcher.matching import best_patches
+from trmml.matcher.matching import CenteredFeatures, best_patches
 from trmml.matcher.model import TextRegionMatcher
 
 
 class Teacher:
-    """Matches hand-written prompts with a photo, zero-shot; what a model has learned, it says itself.
+    """Scores photos for the student to follow: by zero-shot matching, in two ways.
 
-    All of a photo in one feature and its best patches each know what the other misses.
+    The whole photo and its best patches each know what the other misses: what a photo is of, and what
+    is small in it.
     """
 
     def __init__(
@@ -42,24 +44,25 @@ class Teacher:
             self.before = copy.deepcopy(model, {id(model.backbone): model.backbone}).eval()
             self.is_learned = self.is_learned.to(model.device)
         self.text = model.zero_shot_text()
-        self.ways = {
+        self.scorers = {
             "photo": (self._whole,),
             "patches": (self._best_patches,),
             "both": (self._whole, self._best_patches),
         }[sees]
 
     @torch.no_grad()
-    def __call__(self, features: ImageFeatures) -> Float[Tensor, "batch way label"]:
-        """Score photos in each way; ways and labels have scales of their own."""
-        scores = torch.stack([way(features) for way in self.ways], dim=1)
+    def __call__(self, features: ImageFeatures) -> Float[Tensor, "batch teacher label"]:
+        """Return the scores of each way of zero-shot; every way and label has a scale of its own."""
+        centered = self.model.centered(features)
+        scores = torch.stack([score(centered) for score in self.scorers], dim=1)
         if self.before is None:
             return scores
         own = self.before.match(features, self.before.stored_text()).logits
         return torch.where(self.is_learned, own[:, None].to(scores.dtype), scores)
 
-    def _whole(self, features: ImageFeatures) -> Float[Tensor, "batch label"]:
-        return self.model.centered(features.image_features) @ self.text.T
+    def _whole(self, features: CenteredFeatures) -> Float[Tensor, "batch label"]:
+        return features.image @ self.text.T
 
-    def _best_patches(self, features: ImageFeatures) -> Float[Tensor, "batch label"]:
+    def _best_patches(self, features: CenteredFeatures) -> Float[Tensor, "batch label"]:
         """Patches count with their length, too: what differs most from their mean says most."""
-        return best_patches((features.patch_features - self.model.patch_center) @ self.text.T)
+        return best_patches(features.patches @ self.text.T)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -30,16 +30,31 @@ from trmml.training import distributed
 from trmml.training.batches import AugmentedPhotos, CachedFeatures, use_bfloat16
 from trmml.training.objective import Objective, StepLoss
 from trmml.training.optimization import (
+    MAX_GRADIENT_NORM,
     AveragedWeights,
+    effective_batch_size,
     make_optimizer,
     make_schedule,
-    photos_per_step,
 )
 from trmml.training.pseudo_labels import PseudoLabelCounts
 
 logger = logging.getLogger(__name__)
 
 CHECKPOINT, LOG = "checkpoint.pt", "log.jsonl"
+
+
+class TrainingPhotos(NamedTuple):
+    """What is known of photos, and their features as they come in training."""
+
+    dataset: MultiLabelDataset
+    features: CachedFeatures | AugmentedPhotos
+
+
+class ValidationPhotos(NamedTuple):
+    """What is known of photos, and their features."""
+
+    dataset: MultiLabelDataset
+    features: CachedFeatures
 
 
 class Trainer:
@@ -59,10 +74,8 @@ class Trainer:
         self,
         model: TextRegionMatcher,
         config: FinetuneConfig,
-        train: MultiLabelDataset,
-        train_batches: CachedFeatures | AugmentedPhotos,
-        val: MultiLabelDataset,
-        val_batches: CachedFeatures,
+        train: TrainingPhotos,
+        val: ValidationPhotos,
         *,
         fingerprint: str,
         learned: Collection[str] | None = None,
@@ -81,20 +94,20 @@ class Trainer:
                 it knows of them, and stays if no epoch is better.
         """
         self.model, self.config = model, config
-        self.train, self.val = train, val
-        self.train_batches, self.val_batches = train_batches, val_batches
+        self.train_data, self.train_features = train
+        self.val_data, self.val_features = val
         self.fingerprint = fingerprint
         self.is_trained = learned is not None
-        self.states = torch.from_numpy(train.states)
+        self.states = torch.from_numpy(self.train_data.states)
         self.objective = Objective(model, config, self.states, learned or ())
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(not name.startswith("backbone."))
         training = config.training
         self.optimizer = make_optimizer(model, training)
-        self.batch_size = photos_per_step(len(train), training)
-        self.steps_per_epoch = math.ceil(len(train) / self.batch_size)
-        num_steps = self.steps_per_epoch * training.epochs
-        self.schedule = make_schedule(self.optimizer, training, num_steps)
+        num_photos = len(self.train_data)
+        self.batch_size = effective_batch_size(num_photos, training)
+        self.steps_per_epoch = math.ceil(num_photos / self.batch_size)
+        self.schedule = make_schedule(self.optimizer, self.steps_per_epoch * training.epochs)
         self.average = AveragedWeights(model, training.ema_decay)
         self.history: list[dict[str, Any]] = []
         self.start_map: float | None = None
@@ -158,7 +171,7 @@ class Trainer:
             torch.manual_seed((training.seed << 20) + epoch + (distributed.rank() << 40))
             self.model.train()
             self.objective.begin_epoch(epoch)
-            batches = self.train_batches.shuffled(self.batch_size, training.seed, epoch)
+            batches = self.train_features.shuffled(self.batch_size, training.seed, epoch)
             name = f"epoch {epoch + 1}/{training.epochs}"
             for rows, features in tqdm(
                 batches, total=self.steps_per_epoch, desc=name, unit="batch", disable=not progress
@@ -170,8 +183,8 @@ class Trainer:
                 for part, value in step.parts.items():
                     sums[part] = sums.get(part, 0.0) + value / self.steps_per_epoch
             self.model.eval()
-        if epoch < self.config.pseudo_labels.start_epoch:
-            # Until pseudo labels begin, prototypes are plain means over the training photos.
+        if not self.objective.is_warm:
+            # Until then prototypes are plain means over the training photos, which settle faster.
             regions.into_prototypes()
         with self._averaged():
             val_map = self._val_map()
@@ -188,7 +201,7 @@ class Trainer:
     def _step(
         self, features: ImageFeatures, states: Int8[Tensor, "batch label"]
     ) -> tuple[StepLoss, MatcherOutput]:
-        """Learn from a batch: the features of this process's share, the labels of all of it."""
+        """Learn from a batch: the features of this process's shard, the labels of all of it."""
         device, num_photos = self.model.device, len(states)
         features = ImageFeatures(*(f.to(device, non_blocking=True) for f in features))
         half = use_bfloat16(self.config.training, device)
@@ -197,11 +210,7 @@ class Trainer:
             learns = self.config.training.train_prompts
             text = self.model.encode_text() if learns else self.model.stored_text()
             output = self.model.match(features, text)
-        output = MatcherOutput(
-            distributed.gather(output.logits.float(), num_photos),
-            distributed.gather(output.region_features.float(), num_photos),
-            None,  # nothing is learned from where a region lies
-        )
+        output = MatcherOutput(*(distributed.gather(part.float(), num_photos) for part in output))
         teacher, teacher_scores = self.objective.teacher, None
         if teacher is not None:
             teacher_scores = distributed.gather(teacher(features), num_photos)
@@ -215,7 +224,7 @@ class Trainer:
         step.total.backward()
         parameters = list(self.average.parameters.values())
         distributed.average_gradients(parameters)
-        torch.nn.utils.clip_grad_norm_(parameters, self.config.training.max_gradient_norm)
+        torch.nn.utils.clip_grad_norm_(parameters, MAX_GRADIENT_NORM)
         self.optimizer.step()
         self.schedule.step()
         self.average.update()
@@ -223,7 +232,7 @@ class Trainer:
         return step, output
 
     def _hidden(self, rows: np.ndarray) -> np.ndarray | None:
-        hidden = self.train.hidden_states
+        hidden = self.train_data.hidden_states
         return None if hidden is None else hidden[rows]
 
     @contextmanager
@@ -235,7 +244,7 @@ class Trainer:
         self.average.swap()
 
     def _val_map(self) -> float | None:
-        value = mean_average_precision(self._val_scores(), self.val.states)
+        value = mean_average_precision(self._val_scores(), self.val_data.states)
         return None if math.isnan(value) else round(value, 6)
 
     def zero_shot_map(self) -> float | None:
@@ -243,15 +252,10 @@ class Trainer:
         if len(self.model.labels) < 2:
             return None
         text = self.model.zero_shot_text()
-        model = self.model
         scores = self._over_val(
-            lambda features: zero_shot_similarity(
-                model.centered(features.image_features),
-                features.patch_features - model.patch_center,
-                text,
-            )
+            lambda features: zero_shot_similarity(self.model.centered(features), text)
         )
-        value = mean_average_precision(scores, self.val.states)
+        value = mean_average_precision(scores, self.val_data.states)
         return None if math.isnan(value) else round(value, 6)
 
     def _val_scores(self) -> Float32[np.ndarray, "image label"]:
@@ -263,9 +267,9 @@ class Trainer:
     ) -> Float32[np.ndarray, "image label"]:
         rows = []
         with torch.inference_mode():
-            for features in self.val_batches.in_order(self.config.training.batch_size):
+            for features in self.val_features.in_order(self.config.training.batch_size):
                 rows.append(score(ImageFeatures(*(f.to(self.model.device) for f in features))))
-            return distributed.gather(torch.cat(rows), len(self.val)).cpu().numpy()
+            return distributed.gather(torch.cat(rows), len(self.val_data)).cpu().numpy()
 
     def state(self) -> dict[str, Any]:
         """Return everything a resumed run needs: tensors and plain values only."""
@@ -315,20 +319,20 @@ class Trainer:
 
 
 class _RegionSums:
-    """Sums of region features over the labels of an epoch, to start prototypes from."""
+    """Sums of region features over an epoch's known states, to start prototypes from."""
 
     def __init__(self, model: TextRegionMatcher) -> None:
-        self.model = model
-        self.present = torch.zeros_like(model.prototypes.visual)
-        self.absent = torch.zeros_like(model.prototypes.visual)
+        self.sides = dict(zip((POSITIVE, NEGATIVE), model.sides, strict=False))
+        self.sums = {
+            state: torch.zeros_like(side.prototypes.visual) for state, side in self.sides.items()
+        }
 
     @torch.no_grad()
     def add(self, output: MatcherOutput, states: Int8[Tensor, "batch label"]) -> None:
         regions = F.normalize(output.region_features, dim=-1)
-        self.present += torch.einsum("bc,bcd->cd", (states == POSITIVE).float(), regions)
-        self.absent += torch.einsum("bc,bcd->cd", (states == NEGATIVE).float(), regions)
+        for state, total in self.sums.items():
+            total += torch.einsum("bc,bcd->cd", (states == state).float(), regions)
 
     def into_prototypes(self) -> None:
-        self.model.prototypes.replace_visual(self.present)
-        if self.model.negative_prototypes is not None:
-            self.model.negative_prototypes.replace_visual(self.absent)
+        for state, side in self.sides.items():
+            side.prototypes.replace_visual(self.sums[state])

@@ -89,7 +89,7 @@ def model_info(
         labels=config.labels,
         backbone=config.backbone.source,
         image_size=config.photo.image_size,
-        matching=config.matcher.matching,
+        matching=config.matching.way,
         license=about.get("license"),
         validation_map=_map_of(metrics, "validation", folder),
         test_map=_map_of(metrics, "test", folder),

@@ -203,8 +203,8 @@ def read_config(folder: Path) -> ModelConfig:
         config = ModelConfig.from_dict(values)
     except ConfigError as error:
         raise ArtifactError(f"{path}: {error}") from error
-    contexts = len(config.labels) if config.matcher.label_specific_context else 1
-    if 4 * contexts * config.matcher.num_context_tokens * config.text_width > MAX_WEIGHTS_BYTES:
+    contexts = len(config.labels) if config.matching.label_specific_context else 1
+    if 4 * contexts * config.matching.num_context_tokens * config.text_width > MAX_WEIGHTS_BYTES:
         raise ArtifactError(
             f"{path} describes contexts of more than {MAX_WEIGHTS_BYTES >> 30} GiB; they are not made."
         )

@@ -10,7 +10,7 @@ import torch
 
 from trmml.backbone.clip import FrozenCLIP
 from trmml.backbone.loading import SMALL_CLIP
-from trmml.config.groups import MatchingConfig, ModelConfig
+from trmml.config.groups import MatchingConfig, ModelConfig, prompt_name
 from trmml.errors import ConfigError, nearest, refuse_text
 from trmml.files import with_home
 from trmml.hub.repository import Access
@@ -91,7 +91,7 @@ def load_model(
                     "%r was not learned, and is scored by its name alone. %s",
                     label, nearest(label, model.labels),
                 )  # fmt: skip
-        model = with_labels(model, labels)
+        model = model.relabelled(labels)
     return model.to(place)
 
 
@@ -125,25 +125,27 @@ def load_for_training(
 
 
 def make_config(
-    backbone: FrozenCLIP,
-    labels: Sequence[str],
-    matcher: MatchingConfig,
+    backbone: FrozenCLIP, labels: Sequence[str], matching: MatchingConfig
 ) -> ModelConfig:
-    """Describe a new model on a backbone; prompts call a label by its name without underscores."""
+    """Describe a new model on a backbone.
+
+    Raises:
+        ConfigError: If the backbone has no text tower, or a label cannot be one.
+    """
     tower = backbone.text_tower
     if tower is None:
         raise ConfigError("A new model needs a backbone with its text tower.")
-    if matcher.context_init:
-        length = len(tower.tokenize(matcher.context_init))
-        matcher = dataclasses.replace(matcher, num_context_tokens=length)
+    if matching.context_init:
+        length = len(tower.tokenize(matching.context_init))
+        matching = dataclasses.replace(matching, num_context_tokens=length)
     return ModelConfig(
         labels=tuple(labels),
-        prompt_names=tuple(name.replace("_", " ").strip() for name in labels),
+        prompt_names=tuple(prompt_name(label) for label in labels),
         backbone=backbone.config,
         photo=backbone.photo,
         dim=backbone.dim,
         text_width=tower.width,
-        matcher=matcher,
+        matching=matching,
     )
 
 
@@ -170,94 +172,13 @@ def zero_shot_model(
             )
     if len(labels) < 2:
         raise ConfigError("Zero-shot compares labels with one another; give at least two.")
-    matcher = MatchingConfig(
-        matching="zero-shot",
+    matching = MatchingConfig(
+        way="zero-shot",
         context_init=HAND_WRITTEN,
-        label_specific_context=False,
         negative_prompt=False,
         logit_scale=min(max(backbone.logit_scale, 1.0), 100.0),
     )
-    model = TextRegionMatcher(make_config(backbone, labels, matcher), backbone)
+    model = TextRegionMatcher(make_config(backbone, labels, matching), backbone)
     model.start_from_text()
-    model.text_features.copy_(model.zero_shot_text(templates))
+    model.present.text_features.copy_(model.zero_shot_text(templates))
     return model.eval().requires_grad_(False)
-
-
-def with_labels(model: TextRegionMatcher, labels: Sequence[str]) -> TextRegionMatcher:
-    """Return a model for other labels that keeps what was learned.
-
-    Known labels keep all of their tensors. New ones share the context (or, where each label
-    has its own, get the mean of the learned ones) and the region module, and start their queries and
-    prototypes from text. Thresholds of new labels are the global one.
-
-    Raises:
-        ConfigError: If the model was loaded without its text tower, labels repeat, or it is zero-shot.
-    """
-    old = model.config
-    if old.matcher.matching == "zero-shot":
-        raise ConfigError(
-            "This model is zero-shot, where each label is compared with all the others; make one of "
-            "the new labels: load_model('zero-shot', labels=…, backbone=…)."
-        )
-    fresh_config = make_config(model.backbone, labels, old.matcher)
-    known = {name: i for i, name in enumerate(old.labels)}
-    names = dict(zip(old.labels, old.prompt_names, strict=True))
-    prompt_names = zip(fresh_config.labels, fresh_config.prompt_names, strict=True)
-    fresh_config = dataclasses.replace(
-        fresh_config, prompt_names=tuple(names.get(name, prompt) for name, prompt in prompt_names)
-    )
-    fresh = TextRegionMatcher(fresh_config, model.backbone).to(model.device)
-    fresh.start_from_text()
-    kept = [(i, known[name]) for i, name in enumerate(fresh.labels) if name in known]
-    to, of = [i for i, _ in kept], [j for _, j in kept]
-    learned, count = model.learned_state(), len(old.labels)
-    with torch.no_grad():
-        for name, tensor in fresh.learned_state().items():
-            per_label = name in _PER_CATEGORY or (
-                name.endswith("prompts.context") and old.matcher.label_specific_context
-            )
-            if not per_label:
-                tensor.copy_(learned[name])
-                continue
-            assert len(learned[name]) == count
-            if name.endswith("prompts.context") or name == "logit_bias":
-                tensor.copy_(learned[name].mean(dim=0).expand_as(tensor))
-            tensor[to] = learned[name][of]
-        text = fresh.encode_text()
-        new = [i for i in range(len(fresh.labels)) if i not in set(to)]
-        fresh.text_features[new] = text.positive[new]
-        fresh.prototypes.visual[new] = fresh.prototypes.text[new] = text.positive[new]
-        if text.negative is not None and fresh.negative_text_features is not None:
-            assert fresh.negative_prototypes is not None
-            fresh.negative_text_features[new] = text.negative[new]
-            fresh.negative_prototypes.visual[new] = text.negative[new]
-            fresh.negative_prototypes.text[new] = text.negative[new]
-    old_thresholds = model.calibration
-    fresh.calibration = dataclasses.replace(
-        old_thresholds,
-        thresholds=tuple(
-            old_thresholds.thresholds[known[n]] if n in known else old_thresholds.global_threshold
-            for n in fresh.labels
-        ),
-        known_positives=tuple(
-            old_thresholds.known_positives[known[n]]
-            if n in known and old_thresholds.known_positives
-            else 0
-            for n in fresh.labels
-        ),
-    )
-    return fresh.eval().requires_grad_(False)
-
-
-_PER_CATEGORY = frozenset(
-    {
-        "logit_bias",
-        "text_features",
-        "negative_text_features",
-        "prototypes.visual",
-        "prototypes.text",
-        "negative_prototypes.visual",
-        "negative_prototypes.text",
-        "regions.queries",
-    }
-)

@@ -1,0 +1,47 @@
+"""Presence and absence: what a model holds, twice if it has negative prompts, about every label."""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from trmml.matcher.prompts import PromptLearner
+from trmml.matcher.prototypes import Prototypes
+
+
+class Side(nn.Module):
+    """Prompts, their text features and the prototypes of the presence (or of the absence) of labels.
+
+    Attributes:
+        prompts: Learned contexts.
+        prototypes: Visual and text ones.
+        text_features: What the prompts say, of unit length; kept so that prediction needs no text tower.
+    """
+
+    text_features: Float[Tensor, "label dim"]
+
+    def __init__(
+        self,
+        context: Float[Tensor, "context width"] | Float[Tensor, "label context width"],
+        text_features: Float[Tensor, "label dim"],
+    ) -> None:
+        """Start from a context and text features, which may be empty until they are filled."""
+        super().__init__()
+        self.prompts = PromptLearner(context)
+        self.prototypes = Prototypes(text_features)
+        self.register_buffer("text_features", text_features.clone())
+
+    @property
+    def tensors_per_label(self) -> dict[str, Literal["text", "mean"]]:
+        """The text features; those of a new label come from its prompt."""
+        return {"text_features": "text"}
+
+    @torch.no_grad()
+    def restart(
+        self, text_features: Float[Tensor, "label dim"], which: list[int] | slice = slice(None)
+    ) -> None:
+        """Start text features and prototypes of some labels from what their prompts say."""
+        self.text_features[which] = text_features[which]
+        self.prototypes.visual[which] = text_features[which]
+        self.prototypes.text[which] = text_features[which]
