@@ -19,6 +19,7 @@ _HOME = {
     "export": "tasks.exporting",
     "finetune": "training.finetuning",
     "list_models": "zoo.catalog",
+    "load_exported": "tasks.exporting",
     "load_model": "zoo.loading",
     "predict": "tasks.inference",
     "push_to_hub": "zoo.publishing",
@@ -65,7 +66,7 @@ if TYPE_CHECKING:
     from trmml.matcher.model import TextRegionMatcher
     from trmml.matcher.prediction import Prediction
     from trmml.tasks.completion import complete
-    from trmml.tasks.exporting import export
+    from trmml.tasks.exporting import export, load_exported
     from trmml.tasks.inference import predict
     from trmml.training.finetuning import finetune
     from trmml.zoo.catalog import list_models

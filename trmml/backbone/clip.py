@@ -94,12 +94,7 @@ class FrozenCLIP(nn.Module):
         access: Access | None = None,
     ) -> "FrozenCLIP":
         """Load by name; see `trmml.backbone.loading.load_clip` for sources and errors."""
-        loaded = load_clip(
-            source,
-            text=text,
-            expected=expected,
-            access=access,
-        )
+        loaded = load_clip(source, text=text, expected=expected, access=access)
         return cls(loaded, image_size=image_size, text=text)
 
     def train(self, mode: bool = True) -> "FrozenCLIP":

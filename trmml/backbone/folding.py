@@ -17,8 +17,8 @@ TOLERANCE = 1e-4
 
 
 @torch.no_grad()
-def fold_batch_norms(tower: nn.Module, image_size: int) -> int:
-    """Fold what can be folded, in place, and return how many batch norms went away.
+def fold_batch_norms(tower: nn.Module, image_size: int) -> None:
+    """Fold what can be folded, in place.
 
     A batch norm is taken to read the convolution registered before it in the same module. That is a
     guess about the code of the tower, so the result is checked on a photo of noise, and all is put
@@ -30,7 +30,7 @@ def fold_batch_norms(tower: nn.Module, image_size: int) -> int:
     """
     pairs = list(_pairs(tower))
     if not pairs:
-        return 0
+        return
     noise = torch.randn(1, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
     before = tower(noise)
     originals = []
@@ -40,11 +40,10 @@ def fold_batch_norms(tower: nn.Module, image_size: int) -> int:
         setattr(parent, conv_name, fuse_conv_bn_eval(conv, norm))
         setattr(parent, norm_name, _without_norm(norm))
     if _agree(before, tower(noise)):
-        return len(pairs)
+        return
     for parent, modules in originals:
         for name, module in modules.items():
             setattr(parent, name, module)
-    return 0
 
 
 def _without_norm(norm: Any) -> nn.Module:
