@@ -31,6 +31,7 @@ def fold_batch_norms(tower: nn.Module, image_size: int) -> None:
     pairs = list(_pairs(tower))
     if not pairs:
         return
+    # Noise, since an even photo would show little of what a convolution does.
     noise = torch.randn(1, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
     before = tower(noise)
     originals = []
@@ -41,6 +42,7 @@ def fold_batch_norms(tower: nn.Module, image_size: int) -> None:
         setattr(parent, norm_name, _without_norm(norm))
     if _agree(before, tower(noise)):
         return
+    # One wrong pair spoils them all: the order of registration is not the order of the forward pass.
     for parent, modules in originals:
         for name, module in modules.items():
             setattr(parent, name, module)
@@ -58,6 +60,7 @@ def _pairs(tower: nn.Module) -> Iterator[tuple[nn.Module, str, str]]:
     for parent in tower.modules():
         children = list(parent.named_children())
         for (conv_name, conv), (norm_name, norm) in pairwise(children):
+            # Exact types: what derives from them may compute something else.
             if (
                 type(conv) is nn.Conv2d
                 and type(norm) in (nn.BatchNorm2d, BatchNormAct2d)

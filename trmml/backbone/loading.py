@@ -130,6 +130,7 @@ def _check_is_expected(
 
 def _hub_folder(name: str, pinned: BackboneConfig | None, access: Access) -> _Found:
     repository, revision = split_name(name)
+    # A model is used with the very commit that it was trained on, whatever `main` means by now.
     if pinned is not None and pinned.revision is not None:
         revision = pinned.revision
     limits = {CONFIG_NAME: MAX_JSON_BYTES, WEIGHTS_NAME: MAX_WEIGHTS_BYTES}
@@ -267,6 +268,7 @@ def _built(settings: dict[str, Any], text: bool, source: str) -> open_clip.CLIP:
 
 
 def _load_weights(clip: open_clip.CLIP, weights: Path, text: bool) -> None:
+    """Load every tensor of the towers that are wanted, or fail: none is left at random."""
     try:
         if text:
             load_checkpoint(clip, str(weights), strict=True)

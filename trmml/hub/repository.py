@@ -107,6 +107,7 @@ def fetch_files(
     with hub_errors(repository, revision):
         cached = _from_cache(repository, revision, access, required, wanted)
     is_offline = access.local_files_only or constants.HF_HUB_OFFLINE
+    # A commit never changes: what the cache has of one needs no network.
     if cached is not None and (is_offline or COMMIT.fullmatch(revision or "")):
         return _checked(cached)
     with hub_errors(repository, revision):
@@ -125,6 +126,7 @@ def fetch_files(
             return _checked(cached)
         names = _to_fetch(info, repository, required, wanted)
         fetched = [_fetch(repository, name, str(info.sha), revision, access) for name in names]
+    # Whatever the header of a card holds is in there, and a card is anybody's.
     stated = getattr(info.card_data, "license", None)
     license = stated if isinstance(stated, str) else None
     return _checked([file._replace(license=license) for file in fetched])
@@ -134,6 +136,7 @@ def _to_fetch(
     info: ModelInfo, repository: str, required: Mapping[str, int], wanted: Mapping[str, int]
 ) -> list[str]:
     """Return which of the wanted files a commit has, once it is sure that they may be fetched."""
+    # The commit becomes a part of paths in the cache, so a server must not choose it freely.
     if not COMMIT.fullmatch(str(info.sha)):
         raise ArtifactError(
             f"The Hub names no commit for {repository}, but {str(info.sha)[:80]!r}."
@@ -208,8 +211,10 @@ def _from_cache(
 
 
 def _checked(files: list[RepositoryFile]) -> list[RepositoryFile]:
+    """Return files whose bytes are those of their checksums; remove one that is damaged."""
     for file in files:
         if not has_its_checksum(file.path):
+            # The link and what it leads to, or the next download would find the damaged bytes.
             blob = file.path.resolve()
             with contextlib.suppress(OSError):
                 file.path.unlink()
@@ -231,6 +236,7 @@ def has_its_checksum(path: Path) -> bool:
     if re.fullmatch(r"[0-9a-f]{64}", blob.name):
         return sha256_of(blob) == blob.name
     if COMMIT.fullmatch(blob.name):
+        # Git hashes a header with the size in front of the content.
         content = blob.read_bytes()
         head = b"blob %d\0" % len(content)
         return hashlib.sha1(head + content, usedforsecurity=False).hexdigest() == blob.name
@@ -272,6 +278,7 @@ def upload_files(
             CommitOperationAdd(path_in_repo=name, path_or_fileobj=path)
             for name, path in files.items()
         ]
+        # The Hub refuses a commit that deletes what is not there.
         operations += [
             CommitOperationDelete(path_in_repo=name)
             for name in replaced

@@ -212,7 +212,7 @@ def _scores(model: TextRegionMatcher, dataset: MultiLabelDataset, progress: bool
 
 def _log_odds(*sources: Float[np.ndarray, "image label"]) -> Float[np.ndarray, "..."]:
     """Return the log-odds of each source, one after the other along a last axis."""
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore"):  # a score of 0 or 1 comes to the limit below
         odds = [np.log(p.astype(np.float64)) - np.log1p(-p.astype(np.float64)) for p in sources]
     return np.stack(odds, axis=-1).clip(-_LIMIT, _LIMIT)
 
@@ -223,6 +223,7 @@ def _fit(
     """Fit a logistic regression on the sources' log-odds by Newton's method, with a slight ridge."""
     inputs = np.column_stack([log_odds, np.ones(len(log_odds))])
     weights = np.zeros(inputs.shape[1])
+    # The ridge keeps the weights finite where the sources tell positives and negatives apart.
     for _ in range(30):
         p = 1 / (1 + np.exp(-inputs @ weights))
         gradient = inputs.T @ (p - positive) + 1e-3 * weights
@@ -254,7 +255,7 @@ def _offsets(
     """
     known, positive = states != UNKNOWN, states == POSITIVE
     low, high = (np.full(states.shape[1], end) for end in (-2 * _LIMIT, 2 * _LIMIT))
-    for _ in range(50):
+    for _ in range(50):  # until the halves are below rounding
         middle = (low + high) / 2
         p = 1 / (1 + np.exp(-(log_odds + middle)))
         too_low = ((positive - p) * known).sum(axis=0) > middle
@@ -329,8 +330,10 @@ def _questions(
 ) -> list[Cell]:
     """Rank open blanks by their uncertainty, more where few positives are known."""
     positives = (before == POSITIVE).sum(axis=0)
+    # 4·p·(1 − p) is 1 where p is one half.
     uncertainty = 4 * probability * (1 - probability) / np.sqrt(positives + 1)
     uncertainty = np.where(after == UNKNOWN, uncertainty, -1.0)
+    # One a photo: a person who has it open sees the rest.
     best = uncertainty.argmax(axis=1)
     value = uncertainty[np.arange(len(best)), best]
     order = [i for i in np.argsort(-value, kind="stable") if value[i] > 0]

@@ -70,6 +70,7 @@ def list_models() -> list[ModelInfo]:
 
 def _listed(name: str) -> ModelInfo:
     try:
+        # A list must not wait for a network.
         return model_info(name, access=Access(local_files_only=True))
     except OfflineError:
         return ModelInfo(name=name, summary="On the Hub, not fetched yet.")
@@ -126,6 +127,7 @@ def verify_model(source: str | Path, *, access: Access | None = None) -> list[Fi
         ModelNotFoundError: If there is no such model.
     """
     if str(source) in _bundled():
+        # A bundled model says nothing without the CLIP that it was trained on.
         names, registry = (str(source), SMALL_CLIP), _registry()
         return [
             FileCheck(f"{name}/{file}", _has_sha256(BUNDLED / name / file, digest))

@@ -76,6 +76,7 @@ def load_model(
     if templates is not None:
         raise ConfigError("templates are for zero-shot; a trained model has learned its prompts.")
     folder, name = model_folder_of(source, revision, access)
+    # The folder holds the text features of its labels, so only other labels need the text tower.
     model = load_folder(folder, backbone=backbone, text=labels is not None, access=access)
     model.source = name
     return (model if labels is None else _for_labels(model, labels)).to(place)
