@@ -121,36 +121,42 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> HubServer:
     return HUB
 
 
+def painted(folder: Path, num_photos: int, seed: int = 0) -> MultiLabelDataset:
+    """Paint photos with squares of known colours on grey into a folder."""
+    generator = np.random.default_rng(seed)
+    folder.mkdir(exist_ok=True)
+    states = np.full((num_photos, len(CATEGORIES)), NEGATIVE, dtype=np.int8)
+    photos = []
+    for row in range(num_photos):
+        pixels = np.full((48, 48, 3), 128, dtype=np.uint8)
+        for column, colour in enumerate(COLOURS.values()):
+            # Every label is in about half of the photos, and in the first ones for sure.
+            if row % len(CATEGORIES) == column or generator.random() < 0.3:
+                states[row, column] = POSITIVE
+                top, left = generator.integers(0, 32, size=2)
+                pixels[top : top + 16, left : left + 16] = colour
+        photo = folder / f"{row:03}.png"
+        Image.fromarray(pixels).save(photo)
+        photos.append(photo)
+    return MultiLabelDataset(tuple(photos), states, CATEGORIES, source="toy")
+
+
 @pytest.fixture
 def make_dataset(tmp_path: Path) -> Callable[..., MultiLabelDataset]:
-    """Return a maker of photos with squares of known colours on grey."""
+    """Return a maker of painted photos."""
 
     def make(num_photos: int = 8, seed: int = 0) -> MultiLabelDataset:
-        generator = np.random.default_rng(seed)
-        folder = tmp_path / f"photos-{seed}"
-        folder.mkdir(exist_ok=True)
-        states = np.full((num_photos, len(CATEGORIES)), NEGATIVE, dtype=np.int8)
-        photos = []
-        for row in range(num_photos):
-            pixels = np.full((48, 48, 3), 128, dtype=np.uint8)
-            for column, colour in enumerate(COLOURS.values()):
-                # Every label is in about half of the photos, and in the first ones for sure.
-                if row % len(CATEGORIES) == column or generator.random() < 0.3:
-                    states[row, column] = POSITIVE
-                    top, left = generator.integers(0, 32, size=2)
-                    pixels[top : top + 16, left : left + 16] = colour
-            photo = folder / f"{row:03}.png"
-            Image.fromarray(pixels).save(photo)
-            photos.append(photo)
-        return MultiLabelDataset(tuple(photos), states, CATEGORIES, source="toy")
+        return painted(tmp_path / f"photos-{seed}", num_photos, seed)
 
     return make
 
 
-def trained_like(backbone: FrozenCLIP, **settings: Any) -> TextRegionMatcher:
+def trained_like(
+    backbone: FrozenCLIP, labels: tuple[str, str, str] = CATEGORIES, **settings: Any
+) -> TextRegionMatcher:
     """Return a model as after training: no tensor is even or zero, and it has thresholds."""
     matching = MatchingConfig(num_context_tokens=3, **settings)
-    model = TextRegionMatcher(make_config(backbone, CATEGORIES, matching), backbone)
+    model = TextRegionMatcher(make_config(backbone, labels, matching), backbone)
     model.start_from_text(seed=1)
     generator = torch.Generator().manual_seed(2)
     for tensor in model.learned_state().values():
