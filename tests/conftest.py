@@ -121,8 +121,8 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> HubServer:
     return HUB
 
 
-def painted(folder: Path, num_photos: int, seed: int = 0) -> MultiLabelDataset:
-    """Paint photos with squares of known colours on grey into a folder."""
+def colour_squares(folder: Path, num_photos: int, seed: int = 0) -> MultiLabelDataset:
+    """Draw photos with squares of known colours on grey."""
     generator = np.random.default_rng(seed)
     folder.mkdir(exist_ok=True)
     states = np.full((num_photos, len(CATEGORIES)), NEGATIVE, dtype=np.int8)
@@ -143,12 +143,22 @@ def painted(folder: Path, num_photos: int, seed: int = 0) -> MultiLabelDataset:
 
 @pytest.fixture
 def make_dataset(tmp_path: Path) -> Callable[..., MultiLabelDataset]:
-    """Return a maker of painted photos."""
+    """Return a maker of photos with squares of known colours."""
 
     def make(num_photos: int = 8, seed: int = 0) -> MultiLabelDataset:
-        return painted(tmp_path / f"photos-{seed}", num_photos, seed)
+        return colour_squares(tmp_path / f"photos-{seed}", num_photos, seed)
 
     return make
+
+
+def untrained(
+    backbone: FrozenCLIP, labels: tuple[str, ...] = ("a", "b", "c"), **settings: Any
+) -> TextRegionMatcher:
+    """Return a model as before training: of two heads, started from text."""
+    matching = MatchingConfig(**{"num_heads": 2, **settings})
+    model = TextRegionMatcher(make_config(backbone, labels, matching), backbone)
+    model.start_from_text()
+    return model
 
 
 def trained_like(

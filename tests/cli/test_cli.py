@@ -97,14 +97,14 @@ def test_settings_come_from_a_recipe_and_are_overruled_on_the_command_line(
     table: Path, backbone_source: str, tmp_path: Path
 ) -> None:
     recipe = tmp_path / "recipe.toml"
-    recipe.write_text('[training]\nepochs = 2\nbatch_size = 7\n[model]\nmatching = "text-image"\n')
+    recipe.write_text('[training]\nepochs = 2\nbatch_size = 7\n[matching]\nway = "text-image"\n')
     out = tmp_path / "out"
     arguments = ["--backbone", backbone_source, "-o", out, "-c", recipe]
     assert run("finetune", table, *arguments, "--set", "training.epochs=1") == 0
     settings = json.loads((out / "finetune.json").read_text())["settings"]
     assert settings["training"]["epochs"] == 1
     assert settings["training"]["batch_size"] == 7
-    assert settings["model"]["matching"] == "text-image"
+    assert settings["matching"]["way"] == "text-image"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names of files must be UTF-8")

@@ -2,14 +2,15 @@
 
 import csv
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
-from conftest import load_example
+from conftest import colour_squares, load_example
 from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
@@ -21,9 +22,8 @@ from trmml.labels import POSITIVE, UNKNOWN
 Maker = Callable[..., MultiLabelDataset]
 
 
-@pytest.fixture
-def data(make_dataset: Maker) -> Path:
-    dataset = make_dataset(72)
+def write_splits(dataset: MultiLabelDataset) -> Path:
+    """Write the table that the benchmarks read: 40 photos to train on, 16 for validation, the others."""
     folder = dataset.photos[0].parent
     with (folder / "labels.csv").open("w", newline="") as file:
         writer = csv.writer(file)
@@ -35,67 +35,98 @@ def data(make_dataset: Maker) -> Path:
     return folder
 
 
-def test_every_method_runs_once_and_is_reported(
-    data: Path, backbone_source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    bench_module, report = (
-        load_example("benchmarks/missing_labels.py"),
-        load_example("benchmarks/missing_labels_report.py"),
-    )
-    quick = {"training.epochs": 1, "matching.num_heads": 2, "matching.num_context_tokens": 2}
-    slow = {**quick, "training.learning_rate": 1e-9, "training.prompt_learning_rate": 1e-9}
-    monkeypatch.setattr(bench_module, "GRID", {"quick": quick, "still": slow})
-    sharpness = {
-        "blunt": {"matching.spatial_scale": 1.0},
-        "sharp": {"matching.spatial_scale": 99.0},
-    }
-    monkeypatch.setattr(bench_module, "SHARPNESS", sharpness)
-    facts = {"backbone": backbone_source, "settings": {}}
-    bench = (data, backbone_source, None)
-    path = tmp_path / "results.json"
-    results = bench_module.Results(path, facts, bench, 1)
-    results.choose(bench_module.METHODS)
-    assert results.chosen("text-region") in (quick, slow)
+@pytest.fixture
+def data(make_dataset: Maker) -> Path:
+    return write_splits(make_dataset(72))
+
+
+QUICK = {"training.epochs": 1, "matching.num_heads": 2, "matching.num_context_tokens": 2}
+STILL = {**QUICK, "training.learning_rate": 1e-9, "training.prompt_learning_rate": 1e-9}
+SHARPNESS = {"blunt": {"matching.spatial_scale": 1.0}, "sharp": {"matching.spatial_scale": 99.0}}
+
+
+class Measured(NamedTuple):
+    module: ModuleType
+    path: Path
+    results: Any
+    runs: list[Any]
+    arguments: tuple[Any, ...]
+
+
+@pytest.fixture(scope="module")
+def measured(
+    clip_folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Measured]:
+    """Every method, chosen and run in two settings."""
+    place = tmp_path_factory.mktemp("benchmark")
+    source = f"local-dir:{clip_folders['vit']}"
+    module = load_example("benchmarks/missing_labels.py")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRMML_CACHE", str(place / "cache"))
+        patch.setattr(module, "GRID", {"quick": QUICK, "still": STILL})
+        patch.setattr(module, "SHARPNESS", SHARPNESS)
+        bench = (write_splits(colour_squares(place / "photos", 72)), source, None)
+        facts, path = {"backbone": source, "settings": {}}, place / "results.json"
+        results = module.Results(path, facts, bench, 1)
+        results.choose(module.METHODS)
+        runs = [
+            module.Run(method, setting, 0, results.chosen(method), "grid")
+            for method in module.METHODS
+            for setting in ("50 %", "single positive")
+        ]
+        results.add(runs)
+        yield Measured(module, path, results, runs, (facts, bench))
+
+
+def test_what_is_chosen_is_best_on_validation_photos(measured: Measured) -> None:
+    results = measured.results
+    assert results.chosen("text-region") in (QUICK, STILL)
     assert results.chosen("linear-probe") == {}
-    assert len(results.content["runs"]) == 4 * 4
     assert len(results.content["chosen"]["text-pixel"]) == 2
 
     def val(name: str) -> float:
         keys = [f"text-pixel | {setting} | seed 0 | {name}" for setting in ("10 %", "50 %")]
         return sum(results.content["runs"][key]["val_mAP"] for key in keys)
 
-    best = max(sharpness, key=val)
+    best = max(SHARPNESS, key=val)
     assert results.chosen("text-pixel")["matching.spatial_scale"] == {"blunt": 1, "sharp": 99}[best]
-    runs = [
-        bench_module.Run(method, setting, 0, results.chosen(method), "grid")
-        for method in bench_module.METHODS
-        for setting in ("50 %", "single positive")
-    ]
-    results.add(runs)
-    found = json.loads(path.read_text())
-    assert len(found["runs"]) == 16 + 10
+
+
+def test_every_method_runs_once(measured: Measured) -> None:
+    found = json.loads(measured.path.read_text())
+    assert len(found["runs"]) == 4 * 4 + 10
     assert found["facts"]["images"] == {"train": 40, "val": 16, "test": 16}
     one = found["runs"]["text-region | 50 % | seed 0 | grid"]
     assert 0 < one["mAP"] <= 1
     assert len(one["epochs"]) == 1
 
-    again = bench_module.Results(path, facts, bench, 1)
-    before = path.stat().st_mtime_ns
-    again.add(runs)
-    assert path.stat().st_mtime_ns == before
-    with pytest.raises(SystemExit, match="choose another output"):
-        bench_module.Results(path, facts | {"settings": {"loss.clip": 0.1}}, bench, 1)
 
-    # Two at a time, each in a process of its own, find the same.
-    monkeypatch.syspath_prepend(str(Path(bench_module.__file__).parent))
-    parallel = bench_module.Results(tmp_path / "parallel.json", facts, bench, 2)
-    chosen = [run for run in runs if run.method in ("text-pixel", "linear-probe")]
+def test_what_was_measured_is_not_measured_again(measured: Measured) -> None:
+    module, (facts, bench) = measured.module, measured.arguments
+    before = measured.path.stat().st_mtime_ns
+    module.Results(measured.path, facts, bench, 1).add(measured.runs)
+    assert measured.path.stat().st_mtime_ns == before
+    with pytest.raises(SystemExit, match="choose another output"):
+        module.Results(measured.path, facts | {"settings": {"loss.clip": 0.1}}, bench, 1)
+
+
+def test_two_processes_at_a_time_find_the_same(
+    measured: Measured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, (facts, bench) = measured.module, measured.arguments
+    monkeypatch.syspath_prepend(str(Path(module.__file__).parent))
+    parallel = module.Results(tmp_path / "parallel.json", facts, bench, 2)
+    chosen = [run for run in measured.runs if run.method in ("text-pixel", "linear-probe")]
     parallel.add(chosen)
     for run in chosen:
-        alone, beside = found["runs"][run.key], parallel.content["runs"][run.key]
+        alone, beside = (r.content["runs"][run.key] for r in (measured.results, parallel))
         assert beside["mAP"] == pytest.approx(alone["mAP"], abs=1e-6)
 
-    report.main(str(tmp_path / "results.json"), str(tmp_path / "report"))
+
+def test_runs_are_reported_as_a_table_and_a_picture(measured: Measured, tmp_path: Path) -> None:
+    report = load_example("benchmarks/missing_labels_report.py")
+    report.main(str(measured.path), str(tmp_path / "report"))
+    one = measured.results.content["runs"]["text-region | 50 % | seed 0 | grid"]
     table = (tmp_path / "report.md").read_text()
     assert f"| text–region (TRM-ML) | {100 * one['mAP']:.1f} |" in table
     with Image.open(tmp_path / "report.png") as drawn:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import painted, run_command
+from conftest import colour_squares, run_command
 from sklearn.linear_model import LogisticRegression
 
 import trmml
@@ -26,7 +26,7 @@ def learned(
     clip_folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> TextRegionMatcher:
     """A model that tells colours apart, from other photos than those of `make_dataset`."""
-    data = painted(tmp_path_factory.mktemp("learn"), 96, seed=9)
+    data = colour_squares(tmp_path_factory.mktemp("learn"), 96, seed=9)
     config = {
         "training.epochs": 30, "training.batch_size": 16, "training.learning_rate": 3e-3,
         "matching.num_heads": 2, "matching.num_context_tokens": 2,

@@ -1,15 +1,15 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import untrained
 
 from trmml.backbone.clip import FrozenCLIP, ImageFeatures
-from trmml.config.groups import FinetuneConfig, MatchingConfig
+from trmml.config.groups import FinetuneConfig
 from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
 from trmml.matcher.matching import MatcherOutput
 from trmml.matcher.model import TextRegionMatcher
 from trmml.training.objective import Objective, StepLoss
 from trmml.training.pseudo_labels import START_EPOCH
-from trmml.zoo.loading import make_config
 
 BATCH, PATCHES = 2, 5
 LABELS = torch.tensor([[POSITIVE, NEGATIVE, UNKNOWN], [UNKNOWN, UNKNOWN, POSITIVE]]).to(torch.int8)
@@ -27,10 +27,7 @@ def training_labels(without_negatives: torch.Tensor) -> torch.Tensor:
 
 @pytest.fixture
 def model(backbone: FrozenCLIP) -> TextRegionMatcher:
-    config = make_config(backbone, ("a", "b", "c"), MatchingConfig(num_heads=2))
-    model = TextRegionMatcher(config, backbone)
-    model.start_from_text()
-    return model
+    return untrained(backbone)
 
 
 def step(

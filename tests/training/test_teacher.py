@@ -1,21 +1,18 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import untrained
 
 from trmml.backbone.clip import FrozenCLIP, ImageFeatures
-from trmml.config.groups import MatchingConfig
 from trmml.matcher.model import TextRegionMatcher
 from trmml.training.teacher import Teacher
-from trmml.zoo.loading import make_config
 
 BATCH, NAMES = 4, ("dog", "cat", "bus")
 
 
 @pytest.fixture
 def model(backbone: FrozenCLIP) -> TextRegionMatcher:
-    model = TextRegionMatcher(make_config(backbone, NAMES, MatchingConfig(num_heads=2)), backbone)
-    model.start_from_text()
-    return model
+    return untrained(backbone, NAMES)
 
 
 def test_what_was_learned_is_taught_by_the_model_as_it_was(model: TextRegionMatcher) -> None:

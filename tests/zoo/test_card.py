@@ -16,7 +16,6 @@ def made(**changes: Any) -> CardFacts:
     metrics = {
         "images": 7,
         "mAP": 0.123456,
-        "mAP_without_person": None,
         "at_thresholds": {"label_f1": 0.5, "overall_f1": 0.25},
         "per_label": {"dog": {"AP": 0.75, "known_positives": 3}},
     }

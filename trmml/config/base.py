@@ -145,23 +145,31 @@ def _converted(value: Any, wanted: Any, name: str) -> Any:
         inner = next(kind for kind in typing.get_args(wanted) if kind is not type(None))
         return None if value is None else _converted(value, inner, name)
     if origin is tuple:
-        if not isinstance(value, list | tuple):
-            raise ConfigError(f"{name} must be a list, got {value!r}.")
-        kinds = typing.get_args(wanted)
-        if Ellipsis in kinds:
-            if len(value) > MAX_ITEMS:
-                raise ConfigError(f"{name} has {len(value)} items; the most is {MAX_ITEMS}.")
-            kinds = (kinds[0],) * len(value)
-        if len(kinds) != len(value):
-            raise ConfigError(f"{name} must have {len(kinds)} items, got {len(value)}.")
-        items = zip(value, kinds, strict=True)
-        return tuple(_converted(item, kind, f"{name}[{i}]") for i, (item, kind) in enumerate(items))
-    if wanted is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return _converted_list(value, typing.get_args(wanted), name)
+    return _converted_single(value, wanted, name)
+
+
+def _converted_list(value: Any, kinds: tuple[Any, ...], name: str) -> tuple[Any, ...]:
+    if not isinstance(value, list | tuple):
+        raise ConfigError(f"{name} must be a list, got {value!r}.")
+    if Ellipsis in kinds:
+        # Before a message is made of each item: the list may come from a stranger's file.
+        if len(value) > MAX_ITEMS:
+            raise ConfigError(f"{name} has {len(value)} items; the most is {MAX_ITEMS}.")
+        kinds = (kinds[0],) * len(value)
+    if len(kinds) != len(value):
+        raise ConfigError(f"{name} must have {len(kinds)} items, got {len(value)}.")
+    items = zip(value, kinds, strict=True)
+    return tuple(_converted(item, kind, f"{name}[{i}]") for i, (item, kind) in enumerate(items))
+
+
+def _converted_single(value: Any, wanted: type, name: str) -> Any:
+    # To Python True is a whole number; to who wrote `epochs = true` it is a mistake.
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if is_number and wanted is float:
         require(abs(value) <= sys.float_info.max, name, "a finite number", value)
-        require(abs(value) <= LARGEST, name, f"at most {LARGEST:g}", value)
-        return float(value)
-    if not isinstance(value, wanted) or (wanted is not bool and isinstance(value, bool)):
+    elif not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
         raise ConfigError(f"{name} must be of type {wanted.__name__}, got {value!r}.")
-    if isinstance(value, int):
+    if is_number:
         require(abs(value) <= LARGEST, name, f"at most {LARGEST:g}", value)
-    return value
+    return float(value) if wanted is float else value

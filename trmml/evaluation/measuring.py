@@ -21,8 +21,6 @@ from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN, known_mask
 from trmml.matcher.model import TextRegionMatcher, require_loaded
 from trmml.reports.columns import first_column
 
-PERSON = "person"
-
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
@@ -70,11 +68,6 @@ class Evaluation:
         """Labels with a known positive and a known negative."""
         return int((~np.isnan(self.average_precision)).sum())
 
-    def mean_average_precision_without(self, name: str) -> float:
-        """Mean AP with one label left out."""
-        keep = [i for i, label in enumerate(self.labels) if label != name]
-        return _mean(self.average_precision[keep])
-
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON; NaN becomes null."""
         rows = zip(
@@ -92,10 +85,6 @@ class Evaluation:
             "labels_scored": self.num_scored,
             "labels_left_out": len(self.labels) - self.num_scored,
         }
-        if PERSON in self.labels:
-            # It is in most photos of everyday scenes and would hide the other labels.
-            without = self.mean_average_precision_without(PERSON)
-            values["mAP_without_person"] = _plain(without)
         return values | {
             "at_0.5": _plain_f1(self.at_half),
             "at_thresholds": _plain_f1(self.at_thresholds),

@@ -33,6 +33,7 @@ def average_precision(
         return float("nan")
     order = np.argsort(-scores, kind="stable")
     scores, positive = scores[order], positive[order]
+    # Tied scores are one threshold: in whatever order they come, the result is the same.
     last_of_tie = np.append(np.diff(scores) != 0, True)
     hits = np.cumsum(positive)[last_of_tie].astype(np.float64)
     precision = hits / (np.flatnonzero(last_of_tie) + 1)
@@ -86,6 +87,7 @@ def f1(predicted: Bool[np.ndarray, "image label"], states: Int8[np.ndarray, "ima
     hits = (predicted & (states == POSITIVE)).sum(axis=0).astype(np.float64)
     wrong = (predicted & (states == NEGATIVE)).sum(axis=0)
     positives = (states == POSITIVE).sum(axis=0)
+    # A recall of nothing would be 0 or 1 by convention, and either would move the mean.
     counted = positives > 0
     precision, recall = _share(hits, hits + wrong)[counted], _share(hits, positives)[counted]
     overall_precision = float(_share(hits.sum(), (hits + wrong).sum()))

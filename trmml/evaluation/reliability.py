@@ -38,6 +38,7 @@ def reliability(
     """
     known = states != UNKNOWN
     values, positive = scores[known].astype(np.float64), states[known] == POSITIVE
+    # A score of exactly 1 belongs to the last bin.
     which = np.minimum((values * NUM_BINS).astype(int), NUM_BINS - 1)
     bins = [
         Bin(float(values[here].mean()), float(positive[here].mean()), int(here.sum()))

@@ -166,6 +166,7 @@ class TextPixel(WayOfMatching):
     def _attention(
         self, patches: Float[Tensor, "batch patch dim"], text: TextFeatures
     ) -> Float[Tensor, "batch label patch"]:
+        # By presence alone: what speaks for absence would draw the label to where it is not.
         cosines = torch.einsum("bpd,cd->bcp", patches, text.present)
         return (self.log_spatial_scale.exp() * cosines).softmax(dim=-1)
 
@@ -181,6 +182,7 @@ class TextImage(WayOfMatching):
 
     def forward(self, features: CenteredFeatures, text: TextFeatures) -> Match:
         """Return cos(image, presence) − cos(image, absence)."""
+        # The same for every label; expanded, it takes no memory.
         regions = features.image[:, None].expand(-1, len(text.present), -1)
         return Match(_products(regions, text), regions)
 

@@ -49,6 +49,7 @@ class PromptLearner(nn.Module):
         Args:
             name_embeddings: Token embeddings of "<start>name.<end>", padded at the end.
         """
+        # After the start token: the tower is causal, and reads the name with the context behind it.
         context = self.context.expand(len(name_embeddings), *self.context.shape[-2:])
         return torch.cat([name_embeddings[:, :1], context, name_embeddings[:, 1:]], dim=1)
 
@@ -80,6 +81,7 @@ def random_context(
         num_labels: One context for each label, or a shared one if None.
         generator: Source of the noise.
     """
+    # Far shorter than the words' own embeddings: what the tower reads first is the label's name.
     shape = (num_context_tokens, width)
     if num_labels is not None:
         shape = (num_labels, *shape)

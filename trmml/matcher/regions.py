@@ -67,6 +67,7 @@ class RegionModule(nn.Module):
         learns from there where to look; the other maps start as identities.
         """
         self.queries.copy_(queries)
+        # With identities a region starts in CLIP's own space, where text can be compared with it.
         for linear in (self.query_map, self.key_map, self.value_map, self.output_map):
             nn.init.eye_(linear.weight)
             nn.init.zeros_(linear.bias)
@@ -75,6 +76,7 @@ class RegionModule(nn.Module):
             first: Any = self.mlp[0]
             last: Any = self.mlp[-1]
             nn.init.kaiming_uniform_(first.weight, nonlinearity="relu", generator=generator)
+            # A zero last layer: the MLP adds nothing until it has learned something.
             for values in (first.bias, last.weight, last.bias):
                 nn.init.zeros_(values)
 
@@ -90,6 +92,7 @@ class RegionModule(nn.Module):
         values = self._split_heads(self.value_map(patch_features))
         attention = self.dropout(self.attention(patch_features))
         read = torch.einsum("bhcp,bphd->bchd", attention, values)
+        # No residual from the queries: a label that is not there must not bring its own region along.
         regions = self.output_map(read.flatten(start_dim=-2))
         if self.mlp is not None and self.region_norm is not None:
             regions = regions + self.mlp(self.region_norm(regions))
@@ -114,6 +117,7 @@ class RegionModule(nn.Module):
         attention = self.attention(patch_features)
         values = self._split_heads(self.value_map(patch_features))
         weight = self.output_map.weight.unflatten(1, (self.num_heads, -1))
+        # The text's direction goes back through the output map once, instead of every patch forward.
         read_as = torch.einsum("cd,dhe->che", directions, weight)
         return (attention * torch.einsum("bphe,che->bhcp", values, read_as)).sum(dim=1)
 
@@ -129,6 +133,7 @@ class RegionModule(nn.Module):
         num_labels, dim = self.queries.shape
         queries = self._split_heads(self.query_map(self.query_norm(self.queries)))
         queries = queries / math.sqrt(queries.shape[-1])
+        # Cheaper from here on: `num_heads` products per label and patch against `dim` per patch.
         if num_labels * self.num_heads > dim:
             keys = self._split_heads(self.key_map(self.patch_norm(patch_features)))
             return torch.einsum("chd,bphd->bhcp", queries, keys)

@@ -30,6 +30,7 @@ class Side(nn.Module):
         super().__init__()
         self.prompts = PromptLearner(context)
         self.prototypes = Prototypes(text_features)
+        # A buffer: gradients reach the prompts through `encode_text`, not through what was kept of it.
         self.register_buffer("text_features", text_features.clone())
 
     @property

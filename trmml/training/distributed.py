@@ -42,6 +42,7 @@ def joined() -> Iterator[None]:
                 "--nproc-per-node to at most that."
             )
         torch.cuda.set_device(own_device())
+    # A caller's own group is used and left as it is; only one that was made here is taken down.
     has_group = dist.is_initialized()
     if not has_group:
         dist.init_process_group("nccl" if on_gpu else "gloo")
@@ -88,6 +89,7 @@ def shard(rows: Int64[np.ndarray, " row"]) -> Int64[np.ndarray, " own"]:
     All shards are equally long: where they cannot be, first rows come again at the end, and `gather`
     drops what they gave.
     """
+    # Collectives wait for each other: a process with a batch less would hang all the others.
     length = -(-len(rows) // count())
     return np.resize(rows, length * count())[rank() * length : (rank() + 1) * length]
 
@@ -113,6 +115,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        # Every process has a loss over all rows, so each has a part of the gradient of every row.
         summed = gradients[0].contiguous()
         dist.all_reduce(summed)
         return summed[rank() * ctx.num_own : (rank() + 1) * ctx.num_own]
@@ -135,6 +138,7 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """
     if count() == 1:
         return
+    # One exchange of all gradients costs one latency; one for each tensor costs dozens.
     gradients = [p.grad for p in parameters if p.grad is not None]
     flat = torch.cat([gradient.flatten() for gradient in gradients])
     dist.all_reduce(flat)

@@ -44,6 +44,7 @@ def asymmetric_loss(
     """
     is_positive = states == POSITIVE
     log_positive = F.logsigmoid(logits)
+    # logsigmoid keeps its digits where the sigmoid is 0 or 1; a shifted probability has no such form.
     if clip > 0:
         shifted = (1 - logits.sigmoid() + clip).clamp(max=1)
         log_negative = shifted.clamp(min=1e-8).log()
@@ -80,6 +81,7 @@ def distillation_loss(
     Returns:
         The mean over labels, each times its mean weight; zero if all weights are.
     """
+    # A weighted correlation: the mean is taken out with the weights, each side scaled by their root.
     counts = weights.sum(dim=0).clamp(min=1e-6)
 
     def centered(scores: Tensor) -> Tensor:
@@ -119,7 +121,7 @@ def contrastive_loss(
     """
     labels = present.nonzero()[:max_regions, 1]
     if len(labels) == 0:
-        return region_features.sum() * 0
+        return region_features.sum() * 0  # a zero that backward() can go through
     regions = region_features[present][:max_regions]
     every = torch.arange(len(text_features), device=regions.device)
     own = torch.eye(len(regions), dtype=torch.bool, device=regions.device)

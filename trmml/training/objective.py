@@ -69,6 +69,7 @@ class Objective:
         positives, negatives = ((states == s).sum(dim=0) for s in (POSITIVE, NEGATIVE))
         self.without_negatives = (negatives == 0).to(model.device)
         self.can_estimate = config.pseudo_labels.enabled and bool((negatives > 0).any())
+        # How common a label is, as far as is known; what limits how often it may be estimated.
         rate = (positives + 1) / (positives + negatives + 2)  # smoothed by one of each
         self.positives_per_unknown = config.pseudo_labels.positive_budget * rate.to(model.device)
         loss = config.loss
@@ -109,6 +110,8 @@ class Objective:
         if self.can_estimate and self.is_warm:
             estimated = self._estimate(output, states)
         is_estimated = estimated != states
+        # This is where unknown states leave the loss: their weight in `asymmetric_loss` is 0, but for
+        # those that stand in for negatives.
         targets = self.with_assumed_negatives(states).masked_fill(is_estimated, UNKNOWN)
         weights = torch.where(states == UNKNOWN, loss.weak_negative, 1.0)
         classify = partial(

@@ -31,6 +31,7 @@ def make_optimizer(model: TextRegionMatcher, config: TrainingConfig) -> torch.op
             parameter.requires_grad_(config.train_prompts)
             if config.train_prompts:
                 prompts.append(parameter)
+        # Queries are points in the joint space: decay would draw them to where nothing is meant.
         elif parameter.ndim < 2 or name.endswith(".queries"):
             vectors.append(parameter)
         else:
@@ -67,6 +68,7 @@ class AveragedWeights:
     @torch.no_grad()
     def update(self) -> None:
         """Take in the parameters after a step."""
+        # The first weights are noise, which a long memory would keep for the whole of a short run.
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
         self.steps += 1
         for name, average in self.averages.items():
@@ -76,6 +78,7 @@ class AveragedWeights:
     def swap(self) -> None:
         """Exchange parameters and averages; calling it again undoes it."""
         for name, average in self.averages.items():
+            # In place: the optimizer holds these very tensors.
             present = self.parameters[name].detach().clone()
             self.parameters[name].copy_(average)
             average.copy_(present)

@@ -55,6 +55,7 @@ def presence_probability(
         cosines = [torch.einsum("bcd,cd->bc", region_features, table) for table in tables]
         return torch.stack(cosines).mean(dim=0)
 
+    # The mean of both modalities: text knows what was never seen, regions know what it looks like here.
     margin = similarity(present)
     if absent is not None:
         margin = margin - similarity(absent)
@@ -78,6 +79,7 @@ def _rank_and_gap(
         largest cosine less that with its own.
     """
     regions, own = region_features[chosen], chosen.nonzero()[:, 1]
+    # In parts: 10,000 labels would otherwise take gigabytes for a batch.
     rows = max(MOST_SIMILARITIES // len(table), 1)
     ranks, gaps = [], []
     for some, labels in zip(regions.split(rows), own.split(rows), strict=True):
@@ -116,6 +118,7 @@ class PositiveBudget:
         What earlier batches of the epoch left over can be spent as well.
         """
         self.left += self.per_unknown * unknown.sum(dim=0)
+        # The rank of each photo among those wanted of its label: argsort of argsort.
         order = probability.masked_fill(~wanted, -1).argsort(dim=0, descending=True, stable=True)
         allowed = wanted & (order.argsort(dim=0) < self.left.floor())
         self.left -= allowed.sum(dim=0)
@@ -151,6 +154,7 @@ def pseudo_labels(
         for table in _used(prototypes, config):
             rank, _ = _rank_and_gap(region_features, wanted, table)
             wanted = wanted.masked_scatter(wanted, rank < NEAREST_LABELS)
+    # Negatives need no budget: most labels are absent from most photos.
     estimated[budget.spend(wanted, probability, unknown)] = POSITIVE
     estimated[unknown & (probability <= config.negative_threshold)] = NEGATIVE
     return estimated

@@ -41,6 +41,7 @@ class Teacher:
         self.before: TextRegionMatcher | None = None
         self.is_learned = torch.tensor([label in learned for label in model.labels])
         if self.is_learned.any():
+            # A copy of the small modules; the frozen tower is shared.
             self.before = copy.deepcopy(model, {id(model.backbone): model.backbone}).eval()
             self.is_learned = self.is_learned.to(model.device)
         self.text = model.zero_shot_text()
@@ -57,6 +58,7 @@ class Teacher:
         scores = torch.stack([score(centered) for score in self.scorers], dim=1)
         if self.before is None:
             return scores
+        # Beside one another, since distillation compares photos within a label and never two labels.
         own = self.before.match(features, self.before.stored_text()).logits
         return torch.where(self.is_learned, own[:, None].to(scores.dtype), scores)
 

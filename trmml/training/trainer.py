@@ -85,10 +85,8 @@ class Trainer:
         Args:
             model: The matcher, on its device; its learned tensors change in place.
             config: Settings.
-            train: Labels to learn from; `hidden_labels` only rate the pseudo labels.
-            train_batches: Features of the same photos.
-            val: Labels that choose the best epoch.
-            val_batches: Features of the same photos.
+            train: What to learn from; its `hidden_states` only rate the pseudo labels.
+            val: What chooses the best epoch.
             fingerprint: What makes this run this run; a checkpoint of another one is refused.
             learned: Labels of the trained model that training starts from, if it does: it teaches what
                 it knows of them, and stays if no epoch is better.
