@@ -161,10 +161,12 @@ def untrained(
     return model
 
 
-def trained_like(backbone: FrozenCLIP, **settings: Any) -> TextRegionMatcher:
+def trained_like(
+    backbone: FrozenCLIP, labels: tuple[str, str, str] = CATEGORIES, **settings: Any
+) -> TextRegionMatcher:
     """Return a model as after training: no tensor is even or zero, and it has thresholds."""
     matching = MatchingConfig(num_context_tokens=3, **settings)
-    model = TextRegionMatcher(make_config(backbone, CATEGORIES, matching), backbone)
+    model = TextRegionMatcher(make_config(backbone, labels, matching), backbone)
     model.start_from_text(seed=1)
     generator = torch.Generator().manual_seed(2)
     for tensor in model.learned_state().values():

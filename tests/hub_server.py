@@ -47,12 +47,13 @@ class Fault:
     Attributes:
         pattern: Searched for in `METHOD /path`.
         action: A status code, or `cut` (half of the body), `change` (one byte of it is another),
-            `page` (a web page in place of an answer), `odd` (JSON that is none of the Hub).
+            `page` (a web page in place of an answer), `odd` (JSON that is none of the Hub), or the
+            bytes of an answer.
         times: How often it happens.
     """
 
     pattern: str
-    action: int | str
+    action: int | str | bytes
     times: int = 1
 
 
@@ -82,7 +83,7 @@ class HubServer:
                 self.large[hashlib.sha256(content).hexdigest()] = content
         return repository.commit(files)
 
-    def fail(self, pattern: str, action: int | str, times: int = 1) -> None:
+    def fail(self, pattern: str, action: int | str | bytes, times: int = 1) -> None:
         """Ask for a fault."""
         self.faults.append(Fault(pattern, action, times))
 
@@ -119,7 +120,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.body = self._chunks()
         line = f"{self.command} {path}"
         self.server_of.requests.append(line)
-        self.fault: int | str | None = None
+        self.fault: int | str | bytes | None = None
         for fault in self.server_of.faults:
             if fault.times > 0 and re.search(fault.pattern, line):
                 fault.times -= 1
@@ -130,6 +131,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self._error(self.fault, "A fault was asked for")
             if self.fault == "page":
                 self._answer(b"<html>Log in to this network</html>")
+            if isinstance(self.fault, bytes):
+                self._answer(self.fault)
             if self.fault == "odd":
                 self._json([1])
             for pattern, answer in _ROUTES:

@@ -69,6 +69,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
         known: The names that would have been right; at most eight are shown.
     """
     names = list(known)
+    # Capitals are no mistake to speak of: `vit-b-16` is next to `ViT-B-16`.
     by_lower = {known.lower(): known for known in names}
     close = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
     hint = f"Did you mean {by_lower[close[0]]!r}? " if close else ""

@@ -349,7 +349,7 @@ class NormFirst(nn.Module):
 def test_a_batch_norm_that_reads_something_else_stays() -> None:
     module = NormFirst().eval()
     expected = module(photos())
-    assert fold_batch_norms(module, 64) == 0
+    fold_batch_norms(module, 64)
     assert norms_in(module) == 1
     torch.testing.assert_close(module(photos()), expected, rtol=0, atol=0)
 

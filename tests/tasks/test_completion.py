@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import colour_squares, run_command
 from sklearn.linear_model import LogisticRegression
 
 import trmml
-from trmml.cli import main
 from trmml.data.dataset import MultiLabelDataset
 from trmml.data.writing import write_dataset
 from trmml.errors import ConfigError, DataError
@@ -25,24 +25,8 @@ Maker = Callable[..., MultiLabelDataset]
 def learned(
     clip_folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> TextRegionMatcher:
-    """A model that tells colours apart, from photos made like those of `make_dataset`."""
-    from PIL import Image
-
-    generator, photos, states = np.random.default_rng(9), [], []
-    place = tmp_path_factory.mktemp("learn")
-    for i in range(96):
-        pixels = np.full((48, 48, 3), 128, dtype=np.uint8)
-        present = generator.random(3) < 0.5
-        for c, colour in enumerate(((220, 30, 30), (30, 200, 30), (40, 40, 230))):
-            if present[c]:
-                row, column = generator.integers(0, 30, 2)
-                pixels[row : row + 18, column : column + 18] = colour
-        photos.append(place / f"{i}.png")
-        Image.fromarray(pixels).save(photos[-1])
-        states.append(present)
-    data = MultiLabelDataset(
-        tuple(photos), np.array(states, dtype=np.int8), ("red", "green", "blue")
-    )
+    """A model that tells colours apart, from other photos than those of `make_dataset`."""
+    data = colour_squares(tmp_path_factory.mktemp("learn"), 96, seed=9)
     config = {
         "training.epochs": 30, "training.batch_size": 16, "training.learning_rate": 3e-3,
         "matching.num_heads": 2, "matching.num_context_tokens": 2,
@@ -174,8 +158,8 @@ def test_a_category_that_is_scored_all_wrong_is_corrected_too() -> None:
     assert 300 / (1 + np.exp(-(12 + offset))) == pytest.approx(-offset, rel=1e-6)
 
 
-def test_files_and_page_for_the_owner(
-    learned: TextRegionMatcher, make_dataset: Maker, tmp_path: Path, capsys: pytest.CaptureFixture
+def test_the_estimates_have_a_row_for_every_blank(
+    learned: TextRegionMatcher, make_dataset: Maker
 ) -> None:
     before = make_dataset(40).hide_labels(0.6)
     found = complete(learned, before, precision=0.8)
@@ -184,20 +168,31 @@ def test_files_and_page_for_the_owner(
     assert {row["image"] for row in rows} <= {photo.name for photo in before.photos}
     assert len(rows) == (before.states == UNKNOWN).sum()
     assert sum(row["decision"] != "" for row in rows) == found.decided.sum()
+
+
+def test_the_page_to_review_counts_what_was_filled_and_needs_no_network(
+    learned: TextRegionMatcher, make_dataset: Maker
+) -> None:
+    before = make_dataset(40).hide_labels(0.6)
+    found = complete(learned, before, precision=0.8)
     page = review_page(found, before, learned, "<b>shop</b>")
     assert "&lt;b&gt;shop&lt;/b&gt;" in page
     assert f"{found.decided.sum()} of {(before.states == UNKNOWN).sum()} blanks filled" in page
     assert "http" not in page
 
+
+def test_the_command_fills_a_table_as_the_function_does(
+    learned: TextRegionMatcher, make_dataset: Maker, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    before = make_dataset(40).hide_labels(0.6)
+    found = complete(learned, before, precision=0.8)
     folder = trmml.save_model(learned, tmp_path / "model")
     table = before.photos[0].parent / "labels.csv"
     write_dataset(before, table)
     files = {"-o": "done.csv", "--estimates": "e.csv", "--html": "r.html"}
-    options = [part for key, name in files.items() for part in (key, str(tmp_path / name))]
-    options += ["--model", str(folder), "--precision", "0.8", "--images", str(table.parent), "-q"]
-    with pytest.raises(SystemExit) as stop:
-        main(["complete", str(table), *options])
-    assert stop.value.code == 0
+    options = [part for key, name in files.items() for part in (key, tmp_path / name)]
+    options += ["--model", folder, "--precision", "0.8", "--images", table.parent, "-q"]
+    assert run_command("complete", table, *options) == 0
     assert f"{found.decided.sum()} blanks filled" in capsys.readouterr().out
     again = trmml.read_dataset(tmp_path / "done.csv", images=table.parent)
     np.testing.assert_array_equal(again.states, found.dataset.states)

@@ -8,34 +8,23 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from conftest import VISION, run_command, write_clip
+from conftest import VISION, run_command, trained_like, write_clip
 
 import trmml
 from trmml.backbone.clip import FrozenCLIP
-from trmml.config.groups import MatchingConfig
 from trmml.data.dataset import MultiLabelDataset
 from trmml.data.photos import load_photo
 from trmml.data.tensors import photo_tensor
 from trmml.errors import ArtifactError, DependencyError, OutputError
 from trmml.matcher.model import TextRegionMatcher
 from trmml.tasks.exporting import Exported, export, load_exported
-from trmml.zoo.loading import make_config
 
 Maker = Callable[..., MultiLabelDataset]
 LABELS = ("red", "green", "日本語")
 
 
 def model_of(backbone: FrozenCLIP, matching: Any = "text-region") -> TextRegionMatcher:
-    config = make_config(backbone, LABELS, MatchingConfig(way=matching, num_heads=2))
-    model = TextRegionMatcher(config, backbone)
-    model.start_from_text()
-    with torch.no_grad():  # as after training: nothing is even or zero any more
-        for name, parameter in model.named_parameters():
-            if not name.startswith("backbone."):
-                parameter.add_(0.3 * torch.randn_like(parameter))
-        model.image_center.normal_()
-        model.patch_center.normal_()
-    return model
+    return trained_like(backbone, LABELS, way=matching, num_heads=2)
 
 
 def assert_says_what_the_model_says(

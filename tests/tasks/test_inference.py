@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import untrained
 from PIL import Image
 
 import trmml
 from trmml.backbone.clip import FrozenCLIP
-from trmml.config.groups import MatchingConfig
 from trmml.data.dataset import MultiLabelDataset
 from trmml.errors import DataError, ImageError
 from trmml.evaluation.measuring import dump_scores, evaluate, measure
@@ -20,7 +20,6 @@ from trmml.labels import NEGATIVE, UNKNOWN
 from trmml.matcher.model import TextRegionMatcher
 from trmml.matcher.prediction import Prediction
 from trmml.reports import drawing
-from trmml.zoo.loading import make_config
 
 Maker = Callable[..., MultiLabelDataset]
 LABELS = ("red", "green", "blue")
@@ -28,9 +27,7 @@ LABELS = ("red", "green", "blue")
 
 @pytest.fixture
 def model(backbone: FrozenCLIP) -> TextRegionMatcher:
-    config = make_config(backbone, LABELS, MatchingConfig(num_heads=2, num_context_tokens=2))
-    model = TextRegionMatcher(config, backbone)
-    model.start_from_text()
+    model = untrained(backbone, LABELS, num_context_tokens=2)
     with torch.no_grad():  # a fresh model attends to all patches alike
         generator = torch.Generator().manual_seed(0)
         torch.nn.init.normal_(model.matching.regions.query_map.weight, generator=generator)

@@ -68,8 +68,10 @@ class FrozenCLIP(nn.Module):
         self.photo: PhotoConfig = replace(loaded.photo, image_size=size)
         self.image_tower = image_tower(loaded.clip, size)
         self.text_tower = TextTower(loaded.clip) if text else None
+        # Without the text tower the temperature is not read either, and nobody may take it for one.
         self.logit_scale = loaded.clip.logit_scale.exp().item() if text else float("nan")
         self.eval().requires_grad_(False)
+        # A size that the tower cannot take shows here, and not in the middle of somebody's photos.
         try:
             with torch.no_grad():
                 patches, pooled = self.image_tower(torch.zeros(1, 3, size, size))
@@ -94,12 +96,7 @@ class FrozenCLIP(nn.Module):
         access: Access | None = None,
     ) -> "FrozenCLIP":
         """Load by name; see `trmml.backbone.loading.load_clip` for sources and errors."""
-        loaded = load_clip(
-            source,
-            text=text,
-            expected=expected,
-            access=access,
-        )
+        loaded = load_clip(source, text=text, expected=expected, access=access)
         return cls(loaded, image_size=image_size, text=text)
 
     def train(self, mode: bool = True) -> "FrozenCLIP":

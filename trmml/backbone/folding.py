@@ -17,8 +17,8 @@ TOLERANCE = 1e-4
 
 
 @torch.no_grad()
-def fold_batch_norms(tower: nn.Module, image_size: int) -> int:
-    """Fold what can be folded, in place, and return how many batch norms went away.
+def fold_batch_norms(tower: nn.Module, image_size: int) -> None:
+    """Fold what can be folded, in place.
 
     A batch norm is taken to read the convolution registered before it in the same module. That is a
     guess about the code of the tower, so the result is checked on a photo of noise, and all is put
@@ -30,7 +30,8 @@ def fold_batch_norms(tower: nn.Module, image_size: int) -> int:
     """
     pairs = list(_pairs(tower))
     if not pairs:
-        return 0
+        return
+    # Noise, since an even photo would show little of what a convolution does.
     noise = torch.randn(1, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
     before = tower(noise)
     originals = []
@@ -40,11 +41,11 @@ def fold_batch_norms(tower: nn.Module, image_size: int) -> int:
         setattr(parent, conv_name, fuse_conv_bn_eval(conv, norm))
         setattr(parent, norm_name, _without_norm(norm))
     if _agree(before, tower(noise)):
-        return len(pairs)
+        return
+    # One wrong pair spoils them all: the order of registration is not the order of the forward pass.
     for parent, modules in originals:
         for name, module in modules.items():
             setattr(parent, name, module)
-    return 0
 
 
 def _without_norm(norm: Any) -> nn.Module:
@@ -59,6 +60,7 @@ def _pairs(tower: nn.Module) -> Iterator[tuple[nn.Module, str, str]]:
     for parent in tower.modules():
         children = list(parent.named_children())
         for (conv_name, conv), (norm_name, norm) in pairwise(children):
+            # Exact types: what derives from them may compute something else.
             if (
                 type(conv) is nn.Conv2d
                 and type(norm) in (nn.BatchNorm2d, BatchNormAct2d)

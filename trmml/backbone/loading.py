@@ -79,32 +79,16 @@ def load_clip(
         ArtifactError: If the weights are damaged, of another model or of another checksum.
         UnsupportedBackboneError: If it is no plain CLIP with open_clip's own tokenizer.
     """
-    access = access or Access()
     pinned = expected if expected is not None and expected.source == source else None
-    if source == SMALL_CLIP:
-        found = _local_folder(BUNDLED / SMALL_CLIP)
-    elif source.startswith("local-dir:"):
-        found = _local_folder(with_home(source.removeprefix("local-dir:")))
-    elif source.startswith("hf-hub:"):
-        found = _hub_folder(source.removeprefix("hf-hub:"), pinned, access)
-    else:
-        found = _built_in(source, pinned, access)
-    settings, photo, weights, origin = found
-    checksum = sha256_of(weights)
-    quick_gelu = bool(settings.get("quick_gelu", False))
-    if expected is not None and checksum != expected.sha256:
-        raise ArtifactError(
-            f"The backbone weights {weights} have sha256 {checksum[:12]}…, but the model was trained "
-            f"on {expected.sha256[:12]}…; point `backbone=` to the original weights."
-        )
-    if expected is not None and quick_gelu != expected.quick_gelu:
-        raise ArtifactError(
-            f"The model was trained with quick_gelu={expected.quick_gelu}, {source} has "
-            f"quick_gelu={quick_gelu}; point `backbone=` to the original architecture."
-        )
-    clip = _built(settings, text, source)
-    _load_weights(clip, weights, text)
+    found = _found(source, pinned, access or Access())
+    checksum = sha256_of(found.weights)
+    quick_gelu = bool(found.settings.get("quick_gelu", False))
+    if expected is not None:
+        _check_is_expected(found.weights, checksum, quick_gelu, source, expected)
+    clip = _built(found.settings, text, source)
+    _load_weights(clip, found.weights, text)
     _check_activation(clip, quick_gelu, source)
+    origin = found.origin
     config = BackboneConfig(
         source=source,
         quick_gelu=quick_gelu,
@@ -114,11 +98,39 @@ def load_clip(
         file=origin.name if origin else None,
         license=origin.license if origin else None,
     )
-    return LoadedCLIP(clip, config, photo)
+    return LoadedCLIP(clip, config, found.photo)
+
+
+def _found(source: str, pinned: BackboneConfig | None, access: Access) -> _Found:
+    """Find architecture and weights by the form of the source, fetching them if need be."""
+    if source == SMALL_CLIP:
+        return _local_folder(BUNDLED / SMALL_CLIP)
+    if source.startswith("local-dir:"):
+        return _local_folder(with_home(source.removeprefix("local-dir:")))
+    if source.startswith("hf-hub:"):
+        return _hub_folder(source.removeprefix("hf-hub:"), pinned, access)
+    return _built_in(source, pinned, access)
+
+
+def _check_is_expected(
+    weights: Path, checksum: str, quick_gelu: bool, source: str, expected: BackboneConfig
+) -> None:
+    """Compare with the CLIP that a model was trained on: on another one its tensors mean nothing."""
+    if checksum != expected.sha256:
+        raise ArtifactError(
+            f"The backbone weights {weights} have sha256 {checksum[:12]}…, but the model was trained "
+            f"on {expected.sha256[:12]}…; point `backbone=` to the original weights."
+        )
+    if quick_gelu != expected.quick_gelu:
+        raise ArtifactError(
+            f"The model was trained with quick_gelu={expected.quick_gelu}, {source} has "
+            f"quick_gelu={quick_gelu}; point `backbone=` to the original architecture."
+        )
 
 
 def _hub_folder(name: str, pinned: BackboneConfig | None, access: Access) -> _Found:
     repository, revision = split_name(name)
+    # A model is used with the very commit that it was trained on, whatever `main` means by now.
     if pinned is not None and pinned.revision is not None:
         revision = pinned.revision
     limits = {CONFIG_NAME: MAX_JSON_BYTES, WEIGHTS_NAME: MAX_WEIGHTS_BYTES}
@@ -128,26 +140,29 @@ def _hub_folder(name: str, pinned: BackboneConfig | None, access: Access) -> _Fo
 
 
 def _local_folder(folder: Path) -> _Found:
-    config_path = folder / CONFIG_NAME
+    config_path, weights = folder / CONFIG_NAME, folder / WEIGHTS_NAME
     if not config_path.is_file():
         raise ModelNotFoundError(
             f"There is no {CONFIG_NAME} in {folder}; `local-dir:` takes a folder "
             "in open_clip's form. A moved backbone is named with `backbone=` (--backbone)."
         )
-    try:
-        values = read_json(config_path)
-        settings, prepared = dict(values["model_cfg"]), values.get("preprocess_cfg", {})
-        size = prepared.get("size", settings["vision_cfg"]["image_size"])
-        photo = _photo_config(size, prepared)
-        _check_is_plain(settings, str(folder))
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise ArtifactError(
-            f"{config_path} is not an open_clip configuration: {error!r}."
-        ) from error
-    weights = folder / WEIGHTS_NAME
+    settings, photo = _read_settings(config_path)
     if not weights.is_file():
         raise ModelNotFoundError(f"There is no {WEIGHTS_NAME} in {folder}.")
     return _Found(settings, photo, weights)
+
+
+def _read_settings(path: Path) -> tuple[dict[str, Any], PhotoConfig]:
+    """Read an architecture and how its photos are prepared, from a file that may hold anything."""
+    try:
+        values = read_json(path)
+        settings, prepared = dict(values["model_cfg"]), values.get("preprocess_cfg", {})
+        size = prepared.get("size", settings["vision_cfg"]["image_size"])
+        photo = _photo_config(size, prepared)
+        _check_is_plain(settings, str(path.parent))
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ArtifactError(f"{path} is not an open_clip configuration: {error!r}.") from error
+    return settings, photo
 
 
 def _built_in(source: str, pinned: BackboneConfig | None, access: Access) -> _Found:
@@ -162,26 +177,36 @@ def _built_in(source: str, pinned: BackboneConfig | None, access: Access) -> _Fo
     _check_is_plain(settings, source)  # before any download
     size = settings["vision_cfg"]["image_size"]
     if tag.startswith("file:"):
-        weights = with_home(tag.removeprefix("file:"))
-        if weights.suffix != ".safetensors":
-            raise ArtifactError(f"{weights} is not a .safetensors file; others are not read.")
-        if not weights.is_file():
-            raise ModelNotFoundError(f"There is no weight file {weights}.")
+        weights = _weight_file(with_home(tag.removeprefix("file:")))
         return _Found(settings, _photo_config(size, {}), weights)
+    published = _published(name, tag, settings)
+    fetched = _published_weights(published.get("hf_hub", ""), source, pinned, access)
+    return _Found(settings, _photo_config(size, published), fetched.path, fetched)
+
+
+def _weight_file(path: Path) -> Path:
+    # Anything else could be a pickle, and would be run by reading it.
+    if path.suffix != ".safetensors":
+        raise ArtifactError(f"{path} is not a .safetensors file; others are not read.")
+    if not path.is_file():
+        raise ModelNotFoundError(f"There is no weight file {path}.")
+    return path
+
+
+def _published(name: str, tag: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """Return what open_clip knows of a pretrained tag, if its weights have the same activation."""
     published = open_clip.get_pretrained_cfg(name, tag)
     if not published:
         tags = list_pretrained_tags_by_model(name)
         raise ConfigError(f"{name} has no pretrained tag {tag!r}. {nearest(tag, tags)}")
     if bool(published.get("quick_gelu", False)) != bool(settings.get("quick_gelu", False)):
-        other = (
-            name.removesuffix("-quickgelu") if name.endswith("-quickgelu") else f"{name}-quickgelu"
-        )
+        plain = name.removesuffix("-quickgelu")
+        other = plain if plain != name else f"{name}-quickgelu"
         raise ConfigError(
             f"The weights {tag!r} were trained with another activation than {name} has; "
             f"use {other}/{tag}."
         )
-    fetched = _published_weights(published.get("hf_hub", ""), source, pinned, access)
-    return _Found(settings, _photo_config(size, published), fetched.path, fetched)
+    return published
 
 
 def _photo_config(size: Any, values: dict[str, Any]) -> PhotoConfig:
@@ -243,6 +268,7 @@ def _built(settings: dict[str, Any], text: bool, source: str) -> open_clip.CLIP:
 
 
 def _load_weights(clip: open_clip.CLIP, weights: Path, text: bool) -> None:
+    """Load every tensor of the towers that are wanted, or fail: none is left at random."""
     try:
         if text:
             load_checkpoint(clip, str(weights), strict=True)

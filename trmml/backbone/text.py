@@ -77,6 +77,7 @@ class TextTower(nn.Module):
         for name, tokens in zip(names, ids, strict=True):
             if len(tokens) > room:
                 raise ConfigError(
+                    # Three are not the name's: start, full stop and end.
                     f"The label name {name!r} has {len(tokens) - 3} tokens; behind "
                     f"{num_context_tokens} context tokens this CLIP reads at most {room - 3}. "
                     "Shorten the name, or give it a shorter prompt name or a shorter context."
@@ -150,6 +151,7 @@ class TextTower(nn.Module):
             prefix = prefix_embeddings.expand(len(rest_embeddings), -1, -1)
             joined = torch.cat([prefix, rest_embeddings], dim=1)
             return self(joined, num_tokens + len(prefix_embeddings))
+        # The tower is causal: keys and values of the prefix are the same whatever follows it.
         start, dtype = len(prefix_embeddings), self.transformer.get_cast_dtype()
         tokens = prefix_embeddings.to(dtype) + self.positional_embedding[:start].to(dtype)
         kept = []
@@ -181,6 +183,7 @@ class TextTower(nn.Module):
                 for rows, (_, length) in groups
             ]
         )
+        # In attention alone tokens meet, and prompts of one length make a rectangle there.
         areas = [size * length for size, length in shapes]
         for i, block in enumerate(self.transformer.resblocks):
             read = []
@@ -192,18 +195,19 @@ class TextTower(nn.Module):
                     value = torch.cat([before[1], value], dim=2)
                 read.append(self._read(query, key, value))
             tokens = _after_attention(block, tokens, torch.cat(read))
+        # Prompts lie one behind the other, so an end token is where the lengths so far add up to.
         last = num_tokens[order].cumsum(0) - 1
         return self._read_out(tokens[last])[order.argsort()]
 
     def _read(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """What the last tokens read from all, flat over prompts and tokens."""
+        """Return softmax(q·kᵀ/√width + mask)·v for the last tokens, flat over prompts and tokens."""
         length = key.shape[2]
         mask = self.attention_mask[length - query.shape[2] : length, :length].to(query.dtype)
         read = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         return read.transpose(1, 2).flatten(-2).flatten(0, 1)
 
     def _read_out(self, tokens: Tensor) -> Tensor:
-        """From the end tokens to text features."""
+        """Normalize and project end tokens into the joint space, to unit length."""
         text = self.ln_final(tokens)
         if isinstance(self.text_projection, nn.Linear):
             text = self.text_projection(text)

@@ -28,6 +28,7 @@ def resize_position_table(
     old = math.isqrt(len(table) - 1)
     if old == grid:
         return table
+    # The pooled token has no place in the grid; as in open_clip, its row stays as it is.
     positions = table[1:].reshape(1, old, old, -1).permute(0, 3, 1, 2)
     resized = F.interpolate(
         positions, size=(grid, grid), mode="bicubic", antialias=True, align_corners=False
@@ -94,6 +95,7 @@ class VisionTransformerTower(nn.Module):
         visual: Any = self.visual
         tokens = visual._embeds(images)
         transformer = visual.transformer
+        # open_clip lets a transformer have photos or tokens first.
         if not transformer.batch_first:
             tokens = tokens.transpose(0, 1)
         for block in transformer.resblocks[:-1]:
@@ -135,6 +137,7 @@ class TimmTower(nn.Module):
             raise UnsupportedBackboneError(
                 f"This timm tower pools by {pooling or 'attention'!r}; only the mean is supported."
             )
+        # Other trunks take photos of any size as they are.
         if trunk.default_cfg.get("fixed_input_size") and hasattr(trunk, "set_input_size"):
             trunk.set_input_size((image_size, image_size))
         self.visual = visual
@@ -146,6 +149,7 @@ class TimmTower(nn.Module):
         trunk: Any = self.visual.trunk
         features = trunk.forward_features(images)
         if features.ndim == 3:
+            # Each cell alone, behind blanks where the pooling skips the prefix tokens.
             cells = features[:, self.num_prefix_tokens :]
             alone = F.pad(cells.flatten(0, 1)[:, None], (0, 0, self.num_prefix_tokens, 0))
         elif self.is_channels_last:

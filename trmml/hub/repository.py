@@ -17,6 +17,7 @@ from huggingface_hub import (
     CommitOperationAdd,
     CommitOperationDelete,
     HfApi,
+    ModelInfo,
     constants,
     hf_hub_download,
     try_to_load_from_cache,
@@ -105,11 +106,12 @@ def fetch_files(
     wanted = {**required, **(optional or {})}
     with hub_errors(repository, revision):
         cached = _from_cache(repository, revision, access, required, wanted)
-    offline = access.local_files_only or constants.HF_HUB_OFFLINE
-    if cached is not None and (offline or COMMIT.fullmatch(revision or "")):
+    is_offline = access.local_files_only or constants.HF_HUB_OFFLINE
+    # A commit never changes: what the cache has of one needs no network.
+    if cached is not None and (is_offline or COMMIT.fullmatch(revision or "")):
         return _checked(cached)
     with hub_errors(repository, revision):
-        if offline:
+        if is_offline:
             raise OfflineModeIsEnabled
         try:
             info = patiently(
@@ -122,23 +124,35 @@ def fetch_files(
                 raise
             logger.warning("The Hub cannot be reached; %s is taken from the cache.", repository)
             return _checked(cached)
-        sizes = {file.rfilename: file.size for file in info.siblings or []}
-        for name in required:
-            if name not in sizes:
-                raise ModelNotFoundError(f"{repository}@{info.sha} on the Hub has no file {name}.")
-        for name, limit in wanted.items():
-            _check_size(f"{repository}/{name}", sizes.get(name) or 0, limit)
-        commit = str(info.sha)
-        if not COMMIT.fullmatch(commit):
-            raise ArtifactError(f"The Hub names no commit for {repository}, but {commit[:80]!r}.")
-        stated = getattr(info.card_data, "license", None)
-        license = stated if isinstance(stated, str) else None
-        fetched = [
-            _fetch(repository, name, commit, revision, access)._replace(license=license)
-            for name in wanted
-            if name in sizes
-        ]
-    return _checked(fetched)
+        names = _to_fetch(info, repository, required, wanted)
+        fetched = [_fetch(repository, name, str(info.sha), revision, access) for name in names]
+    # Whatever the header of a card holds is in there, and a card is anybody's.
+    stated = getattr(info.card_data, "license", None)
+    license = stated if isinstance(stated, str) else None
+    return _checked([file._replace(license=license) for file in fetched])
+
+
+def _to_fetch(
+    info: ModelInfo, repository: str, required: Mapping[str, int], wanted: Mapping[str, int]
+) -> list[str]:
+    """Return which of the wanted files a commit has, once it is sure that they may be fetched."""
+    # The commit becomes a part of paths in the cache, so a server must not choose it freely.
+    if not COMMIT.fullmatch(str(info.sha)):
+        raise ArtifactError(
+            f"The Hub names no commit for {repository}, but {str(info.sha)[:80]!r}."
+        )
+    sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
+    for name in required:
+        if name not in sizes:
+            raise ModelNotFoundError(f"{repository}@{info.sha} on the Hub has no file {name}.")
+    there = [name for name in wanted if name in sizes]
+    for name in there:
+        if sizes[name] > wanted[name]:
+            raise ArtifactError(
+                f"{repository}/{name} has {sizes[name] / 2**20:.0f} MiB, at most "
+                f"{wanted[name] / 2**20:.0f} are fetched."
+            )
+    return there
 
 
 def _fetch(
@@ -197,8 +211,10 @@ def _from_cache(
 
 
 def _checked(files: list[RepositoryFile]) -> list[RepositoryFile]:
+    """Return files whose bytes are those of their checksums; remove one that is damaged."""
     for file in files:
         if not has_its_checksum(file.path):
+            # The link and what it leads to, or the next download would find the damaged bytes.
             blob = file.path.resolve()
             with contextlib.suppress(OSError):
                 file.path.unlink()
@@ -220,17 +236,11 @@ def has_its_checksum(path: Path) -> bool:
     if re.fullmatch(r"[0-9a-f]{64}", blob.name):
         return sha256_of(blob) == blob.name
     if COMMIT.fullmatch(blob.name):
+        # Git hashes a header with the size in front of the content.
         content = blob.read_bytes()
         head = b"blob %d\0" % len(content)
         return hashlib.sha1(head + content, usedforsecurity=False).hexdigest() == blob.name
     return blob.parent.name != "blobs"
-
-
-def _check_size(name: str, size: int, limit: int) -> None:
-    if size > limit:
-        raise ArtifactError(
-            f"{name} has {size / 2**20:.0f} MiB, at most {limit / 2**20:.0f} are fetched."
-        )
 
 
 def upload_files(
@@ -268,6 +278,7 @@ def upload_files(
             CommitOperationAdd(path_in_repo=name, path_or_fileobj=path)
             for name, path in files.items()
         ]
+        # The Hub refuses a commit that deletes what is not there.
         operations += [
             CommitOperationDelete(path_in_repo=name)
             for name in replaced

@@ -58,6 +58,7 @@ def heatmap(
         height: Of the photo, in pixels.
     """
     grid = Image.fromarray(np.ascontiguousarray(evidence, dtype=np.float32).clip(0))
+    # Bicubic interpolation swings below zero beside a peak, so it is cut off once more.
     enlarged = np.asarray(grid.resize((width, height), Image.Resampling.BICUBIC)).clip(0)
     lowest, highest = float(enlarged.min()), float(enlarged.max())
     if highest <= lowest:
@@ -94,7 +95,7 @@ def contact_sheet(
     width, height = panels[0].picture.size
     scale = min(side, LARGEST_SIDE) / max(width, height)
     size = (max(round(width * scale), 96), max(round(height * scale), 1))
-    gap, band = 12, 46
+    gap, band = 12, 46  # a band holds a caption and the scale below it
     rows = -(-len(panels) // columns)
     cell = (size[0] + gap, size[1] + band + gap)
     sheet = Image.new("RGB", (columns * cell[0] + gap, rows * cell[1] + gap), _PAPER)
@@ -124,6 +125,7 @@ def _draw_scale(sheet: Image.Image, left: int, top: int, width: int) -> None:
 
 
 def _colours_of(heat: Float[np.ndarray, "height width"]) -> Float[np.ndarray, "height width 3"]:
+    """Return colours of values in [0, 1], linear between the anchors of the scale."""
     places = heat * (len(_COLOURS) - 1)
     low = np.floor(places).astype(int).clip(0, len(_COLOURS) - 2)
     part = (places - low)[..., None]
@@ -143,7 +145,7 @@ def _fitting(text: str, width: float, font: Font) -> str:
 def font_for(text: str, size: int) -> Font:
     """Return the font that has the most characters of a text; Pillow's own where none has more."""
     own = ImageFont.load_default(size)
-    if text.isascii():
+    if text.isascii():  # the same picture on every machine, and nothing to search
         return own
     others = (_system_font(name, size) for name in _NAMES)
     fonts = [own, *(font for font in others if font is not None)]
@@ -158,6 +160,7 @@ def _system_font(name: str, size: int) -> Font | None:
 
 
 def _has(font: Font, character: str) -> bool:
+    # Pillow does not say which characters a font has; a missing one is drawn as an empty box.
     return _drawn(font, character) != _drawn(font, _NOWHERE)
 
 

@@ -13,7 +13,7 @@ def render_page(template: Path, **values: Any) -> str:
     """Fill in a template; whatever is put in is shown as text, since label names are anybody's."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(template.parent),
-        autoescape=True,
+        autoescape=True,  # names of labels and photos could hold a script
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -25,6 +25,8 @@ from trmml.training.features import compute_features
 from trmml.training.pseudo_labels import presence_probability
 
 BATCH_SIZE = 256
+FEWEST_KNOWN = 10
+"""Known positives, and known negatives, that a calibration needs."""
 _LIMIT = 12.0
 """Largest log-odds that a single source may state; nothing is certain."""
 
@@ -116,32 +118,13 @@ def complete(
         raise ConfigError(f"precision must be at least 0.5 and below 1, got {precision}.")
     require_loaded(model)
     require_known(dataset, model.labels)
-    reference = dataset
-    if calibrate_on is not None:
-        reference = calibrate_on.aligned_to(dataset.labels)
-    model_there, prototypes_there = _scores(model, reference, progress)
-    known = reference.states != UNKNOWN
-    positive = reference.states[known] == POSITIVE
-    if min(positive.sum(), (~positive).sum()) < 10:
-        raise DataError(
-            f"{reference.source} has {int(positive.sum())} known positives and "
-            f"{int((~positive).sum())} known negatives; at least 10 of each are needed to calibrate."
-        )
-    there = _log_odds(model_there, prototypes_there)
-    weights = _fit(there[known], positive)
-    offsets, spreads = _offsets(_joined(there, weights), reference.states)
-    if reference is dataset:
-        model_here, prototypes_here = model_there, prototypes_there
-    else:
-        model_here, prototypes_here = _scores(model, dataset, progress)
-    odds = _joined(_log_odds(model_here, prototypes_here), weights) + offsets
-    states = dataset.states.copy()
-    blank = states == UNKNOWN
-    is_positive = _clear_positives(_probability(odds - spreads), blank, precision)
-    is_negative = _clear_negatives(_probability(odds + spreads), blank, precision)
-    states[is_positive] = POSITIVE
-    states[is_negative & ~is_positive] = NEGATIVE
-    here = _probability(odds)
+    reference = dataset if calibrate_on is None else calibrate_on.aligned_to(dataset.labels)
+    there = _scores(model, reference, progress)
+    weights, offsets, spreads = _calibrated(there, reference)
+    here = there if reference is dataset else _scores(model, dataset, progress)
+    odds = _joined(_log_odds(*here), weights) + offsets
+    states = _decided(odds, spreads, dataset.states, precision)
+    probability = _probability(odds)
     return Completion(
         dataset=replace(
             dataset,
@@ -149,17 +132,59 @@ def complete(
             interpretation=f"{dataset.interpretation} Blanks filled where a precision of "
             f"{precision:g} is expected.",
         ),
-        estimates=Estimates(model_here, prototypes_here, here),
-        decided=blank & (states != UNKNOWN),
-        mistakes=_mistakes(here, dataset.states),
-        questions=_questions(here, dataset.states, states),
+        estimates=Estimates(*here, probability),
+        decided=states != dataset.states,
+        mistakes=_mistakes(probability, dataset.states),
+        questions=_questions(probability, dataset.states, states),
         precision=precision,
     )
 
 
-def _scores(
-    model: TextRegionMatcher, dataset: MultiLabelDataset, progress: bool
-) -> tuple[Float32[np.ndarray, "image label"], Float32[np.ndarray, "image label"]]:
+class _Sources(NamedTuple):
+    """Two estimates of every cell, each in [0, 1]."""
+
+    model: Float32[np.ndarray, "image label"]
+    prototypes: Float32[np.ndarray, "image label"]
+
+
+def _calibrated(
+    sources: _Sources, reference: MultiLabelDataset
+) -> tuple[Float[np.ndarray, " weight"], Float[np.ndarray, " label"], Float[np.ndarray, " label"]]:
+    """Fit weights of the sources, an offset per label and the offset's standard deviation.
+
+    Raises:
+        DataError: If too few labels are known.
+    """
+    known = reference.states != UNKNOWN
+    positive = reference.states[known] == POSITIVE
+    if min(positive.sum(), (~positive).sum()) < FEWEST_KNOWN:
+        raise DataError(
+            f"{reference.source} has {int(positive.sum())} known positives and "
+            f"{int((~positive).sum())} known negatives; at least {FEWEST_KNOWN} of each are needed "
+            "to calibrate."
+        )
+    log_odds = _log_odds(*sources)
+    weights = _fit(log_odds[known], positive)
+    return weights, *_offsets(_joined(log_odds, weights), reference.states)
+
+
+def _decided(
+    log_odds: Float[np.ndarray, "image label"],
+    spreads: Float[np.ndarray, " label"],
+    states: Int8[np.ndarray, "image label"],
+    precision: float,
+) -> Int8[np.ndarray, "image label"]:
+    """Return the states with the clear blanks filled, judged a standard deviation less sure."""
+    blank, filled = states == UNKNOWN, states.copy()
+    is_positive = _clear_positives(_probability(log_odds - spreads), blank, precision)
+    is_negative = _clear_negatives(_probability(log_odds + spreads), blank, precision)
+    filled[is_positive] = POSITIVE
+    # At a precision near one half, a blank can pass as both.
+    filled[is_negative & ~is_positive] = NEGATIVE
+    return filled
+
+
+def _scores(model: TextRegionMatcher, dataset: MultiLabelDataset, progress: bool) -> _Sources:
     """Return the model's scores and the prototypes' estimates, from cached features."""
     columns = [model.labels.index(name) for name in dataset.labels]
     store = compute_features(dataset.photos, model.backbone, progress=progress)
@@ -182,12 +207,12 @@ def _scores(
             )
             scores.append(output.scores.cpu().numpy())
             estimates.append(probability.float().cpu().numpy())
-    return np.concatenate(scores)[:, columns], np.concatenate(estimates)[:, columns]
+    return _Sources(np.concatenate(scores)[:, columns], np.concatenate(estimates)[:, columns])
 
 
 def _log_odds(*sources: Float[np.ndarray, "image label"]) -> Float[np.ndarray, "..."]:
     """Return the log-odds of each source, one after the other along a last axis."""
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore"):  # a score of 0 or 1 comes to the limit below
         odds = [np.log(p.astype(np.float64)) - np.log1p(-p.astype(np.float64)) for p in sources]
     return np.stack(odds, axis=-1).clip(-_LIMIT, _LIMIT)
 
@@ -198,6 +223,7 @@ def _fit(
     """Fit a logistic regression on the sources' log-odds by Newton's method, with a slight ridge."""
     inputs = np.column_stack([log_odds, np.ones(len(log_odds))])
     weights = np.zeros(inputs.shape[1])
+    # The ridge keeps the weights finite where the sources tell positives and negatives apart.
     for _ in range(30):
         p = 1 / (1 + np.exp(-inputs @ weights))
         gradient = inputs.T @ (p - positive) + 1e-3 * weights
@@ -229,7 +255,7 @@ def _offsets(
     """
     known, positive = states != UNKNOWN, states == POSITIVE
     low, high = (np.full(states.shape[1], end) for end in (-2 * _LIMIT, 2 * _LIMIT))
-    for _ in range(50):
+    for _ in range(50):  # until the halves are below rounding
         middle = (low + high) / 2
         p = 1 / (1 + np.exp(-(log_odds + middle)))
         too_low = ((positive - p) * known).sum(axis=0) > middle
@@ -304,8 +330,10 @@ def _questions(
 ) -> list[Cell]:
     """Rank open blanks by their uncertainty, more where few positives are known."""
     positives = (before == POSITIVE).sum(axis=0)
+    # 4·p·(1 − p) is 1 where p is one half.
     uncertainty = 4 * probability * (1 - probability) / np.sqrt(positives + 1)
     uncertainty = np.where(after == UNKNOWN, uncertainty, -1.0)
+    # One a photo: a person who has it open sees the rest.
     best = uncertainty.argmax(axis=1)
     value = uncertainty[np.arange(len(best)), best]
     order = [i for i in np.argsort(-value, kind="stable") if value[i] > 0]

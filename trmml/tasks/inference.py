@@ -57,7 +57,7 @@ def predict(
         batch_size=batch_size,
         heatmaps=heatmaps,
     )
-    if not is_one:
+    if not is_one:  # among many, one unreadable photo must not cost the others
         return list(predictions)
     prediction = next(predictions)
     if prediction.error is not None:
@@ -90,6 +90,7 @@ def _is_one_photo(images: Any) -> bool:
     return isinstance(images, bytes | bytearray | Image.Image)
 
 
+# One model only, since each keeps its CLIP in memory.
 @lru_cache(maxsize=1)
 def _cached_model(source: str, state: tuple[int, ...]) -> TextRegionMatcher:
     """Load a model by name once for a series of calls, and again when its files have changed."""

@@ -53,6 +53,7 @@ def _line(
     column: int,
     decision: str,
 ) -> list[str]:
+    """Return the cells of one row of the CSV, in the order of its columns."""
     estimates = completion.estimates
     parts = (estimates.model, estimates.prototypes)
     return [
@@ -76,6 +77,7 @@ def review_page(
         title: Of the page.
     """
     rows, columns = np.nonzero(completion.decided)
+    # Always the same ones, so that the same table gives the same page.
     chosen = np.random.default_rng(0).permutation(len(rows))[:MOST_CELLS]
     sample = [
         Cell(int(rows[i]), int(columns[i]),
@@ -113,6 +115,7 @@ def review_page(
 def _cards(
     cells: list[Cell], completion: Completion, before: MultiLabelDataset, model: TextRegionMatcher
 ) -> list[dict[str, Any]]:
+    """Return what the page shows of cells; pictures are heatmaps where the way of matching has any."""
     photos = [before.photos[cell.row] for cell in cells]
     if model.matching.has_evidence:
         predictions = model.predict_many(photos, heatmaps=True)
@@ -129,6 +132,7 @@ def _cards(
 def _card(
     cell: Cell, picture: Image.Image, completion: Completion, before: MultiLabelDataset
 ) -> dict[str, Any]:
+    """Return the values that the template names, probabilities in per cent."""
     stated = int(before.states[cell.row, cell.column])
     decision = int(completion.dataset.states[cell.row, cell.column])
     estimates = completion.estimates

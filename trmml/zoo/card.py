@@ -58,6 +58,7 @@ def model_card(facts: CardFacts, name: str) -> str:
     Raises:
         ArtifactError: If the facts do not have the form that `trmml` writes.
     """
+    # A folder may come from anybody; what its files lack shows as one of these errors.
     try:
         return _render(facts, name)
     except (LookupError, TypeError, ValueError, AttributeError, jinja2.UndefinedError) as error:
@@ -65,11 +66,13 @@ def model_card(facts: CardFacts, name: str) -> str:
 
 
 def _render(facts: CardFacts, name: str) -> str:
+    """Fill in the template: a row for each label, and every setting of the training."""
     unknown = sorted(set(facts.about) - set(ABOUT_FIELDS))
     if unknown:
         raise ValueError(f"about.json has {unknown}, known are {list(ABOUT_FIELDS)}")
     labels = list(facts.config["labels"])
     trained = facts.finetune.get("data", {}).get("labels", {})
+    # Photos that chose the epoch flatter the model, so test photos go first.
     measured = facts.metrics.get("test") or facts.metrics.get("validation") or {}
     rows = []
     for label in labels[:MAX_LABELS_SHOWN]:
@@ -104,6 +107,7 @@ def _render(facts: CardFacts, name: str) -> str:
 
 
 def _front_matter(facts: CardFacts, name: str) -> str:
+    """Return the YAML that the Hub reads: license, tags and one result for each split measured."""
     results = [
         EvalResult(
             task_type="image-classification",
@@ -130,6 +134,7 @@ def _front_matter(facts: CardFacts, name: str) -> str:
 
 
 def _known_share(counts: Mapping[str, int]) -> float:
+    """Return the share of a label's training photos on which it is known, in [0, 1]."""
     known = counts["positive"] + counts["negative"]
     return known / max(known + counts["unknown"], 1)
 
@@ -152,6 +157,7 @@ def _last_part(name: str) -> str:
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        # A gap where a fact is missing would read like a fact.
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -166,5 +172,6 @@ def _environment() -> jinja2.Environment:
 def plain(text: object) -> str:
     """Return text that Markdown, HTML and a table cell show as it is: one line, nothing active."""
     one_line = " ".join(str(text).split())
+    # Tags of HTML work in Markdown as well, so both are made harmless.
     escaped = html.escape(one_line, quote=False)
     return re.sub(r"([\\`*_{}\[\]()#+!|~$-])", r"\\\1", escaped)

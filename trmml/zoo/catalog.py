@@ -5,6 +5,7 @@ Hub by commit and checksum under a short name.
 """
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -64,12 +65,12 @@ class ModelInfo:
 
 def list_models() -> list[ModelInfo]:
     """Return the models that have a short name: those of the package, and those pinned on the Hub."""
-    pinned = {name for name, entry in _registry().items() if "repository" in entry}
-    return [_listed(name) for name in sorted({*_bundled(), *pinned})]
+    return [_listed(name) for name in sorted({*_bundled(), *_pinned_names()})]
 
 
 def _listed(name: str) -> ModelInfo:
     try:
+        # A list must not wait for a network.
         return model_info(name, access=Access(local_files_only=True))
     except OfflineError:
         return ModelInfo(name=name, summary="On the Hub, not fetched yet.")
@@ -126,6 +127,7 @@ def verify_model(source: str | Path, *, access: Access | None = None) -> list[Fi
         ModelNotFoundError: If there is no such model.
     """
     if str(source) in _bundled():
+        # A bundled model says nothing without the CLIP that it was trained on.
         names, registry = (str(source), SMALL_CLIP), _registry()
         return [
             FileCheck(f"{name}/{file}", _has_sha256(BUNDLED / name / file, digest))
@@ -154,6 +156,10 @@ def _registry() -> dict[str, dict[str, Any]]:
     return read_json(path) if path.is_file() else {}
 
 
+def _pinned_names() -> list[str]:
+    return [name for name, entry in _registry().items() if "repository" in entry]
+
+
 def model_folder_of(
     source: str | Path, revision: str | None = None, access: Access | None = None
 ) -> tuple[Path, str]:
@@ -171,52 +177,69 @@ def model_folder_of(
         OfflineError: If it must be fetched and cannot be.
         ArtifactError: If a file on the Hub is too large or damaged.
     """
-    folder, bundled = with_home(source), _bundled()
-    is_local = is_folder(folder) or str(source) in bundled
-    if is_local and revision is not None:
-        raise ConfigError(f"revision= is for models on the Hub, and {str(source)!r} is a folder.")
-    if is_folder(folder):
-        return folder, str(folder)
-    if str(source) in bundled:
-        return bundled[str(source)], str(source)
-    registry = _registry()
-    pinned = registry.get(str(source), {})
+    name, folder = str(source), with_home(source)
+    if (here := _folder_here(name, folder)) is not None:
+        if revision is not None:
+            raise ConfigError(f"revision= is for models on the Hub, and {name!r} is a folder.")
+        return here, str(folder) if here == folder else name
+    pinned = _registry().get(name, {})
     if "repository" in pinned:
-        files = _fetched(pinned["repository"], pinned["revision"], access)
-        for file in files:
-            if sha256_of(file.path) != pinned["sha256"].get(file.name):
-                raise ArtifactError(
-                    f"{file.repository}/{file.name} at {file.revision} is not the file that this "
-                    f"version of trmml knows as {source!r}; do not use it, and please report it."
-                )
-        return files[0].path.parent, f"{files[0].repository}@{files[0].revision}"
-    if str(source) == ZERO_SHOT:
+        return _pinned(name, pinned, access)
+    if name == ZERO_SHOT:
         raise ConfigError(
             "'zero-shot' is no trained model: there is nothing to load, or to start from. Name its CLIP "
             "with backbone= or --backbone instead."
         )
     if isinstance(source, str) and source.partition("@")[0].count("/") == 1:
-        try:
-            files = _fetched(*split_name(source, revision), access)
-        except (ModelNotFoundError, ModelAccessError, OfflineError) as error:
-            if not is_folder(folder.parent):
-                raise
-            there = sorted(path.parent.name for path in folder.parent.glob(f"*/{CONFIG}"))
-            raise type(error)(
-                f"There is no folder {folder.name!r} in {folder.parent}. "
-                f"{nearest(folder.name, there)} As a name on the Hub: {error}"
-            ) from error
-        return files[0].path.parent, f"{files[0].repository}@{files[0].revision}"
-    if str(source) == SMALL_CLIP:
+        return _on_the_hub(source, revision, access)
+    if name == SMALL_CLIP:
         raise ModelNotFoundError(
             f"{SMALL_CLIP} is a CLIP and knows no labels; name it as the backbone of zero-shot or of a "
             "training (--backbone)."
         )
-    known = [*bundled, *(n for n, entry in registry.items() if "repository" in entry), ZERO_SHOT]
+    known = [*_bundled(), *_pinned_names(), ZERO_SHOT]
     raise ModelNotFoundError(
-        f"No model {str(source)!r}. {nearest(str(source), known)} "
+        f"No model {name!r}. {nearest(name, known)} "
         "A folder made by `trmml finetune` works too, and `org/name` on the Hugging Face Hub."
     )
+
+
+def _folder_here(name: str, folder: Path) -> Path | None:
+    """Return the folder of a model on this machine; one of the user goes before one of the package."""
+    return folder if is_folder(folder) else _bundled().get(name)
+
+
+def _pinned(name: str, entry: Mapping[str, Any], access: Access | None) -> tuple[Path, str]:
+    """Fetch a model that the package knows by commit and checksums."""
+    files = _fetched(entry["repository"], entry["revision"], access)
+    for file in files:
+        # The commit alone proves nothing: what a commit means is for the server to say.
+        if sha256_of(file.path) != entry["sha256"].get(file.name):
+            raise ArtifactError(
+                f"{file.repository}/{file.name} at {file.revision} is not the file that this "
+                f"version of trmml knows as {name!r}; do not use it, and please report it."
+            )
+    return _place_of(files)
+
+
+def _on_the_hub(source: str, revision: str | None, access: Access | None) -> tuple[Path, str]:
+    """Fetch `org/name`, which a mistyped `runs/name` looks like as well."""
+    try:
+        return _place_of(_fetched(*split_name(source, revision), access))
+    except (ModelNotFoundError, ModelAccessError, OfflineError) as error:
+        folder = with_home(source)
+        if not is_folder(folder.parent):
+            raise
+        there = sorted(path.parent.name for path in folder.parent.glob(f"*/{CONFIG}"))
+        raise type(error)(
+            f"There is no folder {folder.name!r} in {folder.parent}. "
+            f"{nearest(folder.name, there)} As a name on the Hub: {error}"
+        ) from error
+
+
+def _place_of(files: Sequence[RepositoryFile]) -> tuple[Path, str]:
+    first = files[0]  # all are of one commit, and so in one folder
+    return first.path.parent, f"{first.repository}@{first.revision}"
 
 
 def _fetched(repository: str, revision: str | None, access: Access | None) -> list[RepositoryFile]:

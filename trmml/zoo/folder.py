@@ -99,6 +99,7 @@ def require_new(folder: Path) -> None:
 def move_into_place(temporary: Path, folder: Path) -> None:
     """Rename a finished folder; an empty one may stand in its place."""
     if folder.is_dir():
+        # Fails if there is anything in it. Windows renames onto no folder, not even an empty one.
         folder.rmdir()
     temporary.rename(folder)
 
@@ -153,6 +154,7 @@ def write_model_files(
     write_json(folder / CALIBRATION, model.calibration.to_dict(model.labels))
     for name, values in (facts or {}).items():
         write_json(folder / f"{name}.json", values)
+    # Last, since it is rendered from the files above.
     write_card(folder, name=card_name or folder.name)
 
 
@@ -203,6 +205,7 @@ def read_config(folder: Path) -> ModelConfig:
         config = ModelConfig.from_dict(values)
     except ConfigError as error:
         raise ArtifactError(f"{path}: {error}") from error
+    # Each size is in its range, but their product need not fit into memory.
     contexts = len(config.labels) if config.matching.label_specific_context else 1
     if 4 * contexts * config.matching.num_context_tokens * config.text_width > MAX_WEIGHTS_BYTES:
         raise ArtifactError(
@@ -257,6 +260,7 @@ LARGEST = 1e6
 
 
 def _load_tensors(model: TextRegionMatcher, path: Path) -> None:
+    """Copy the learned tensors of a file into a model, if they are exactly those that it has."""
     if not path.is_file():
         raise ModelNotFoundError(f"There is no {path.name} in {path.parent}.")
     if path.stat().st_size > MAX_WEIGHTS_BYTES:
@@ -264,6 +268,7 @@ def _load_tensors(model: TextRegionMatcher, path: Path) -> None:
     wanted = model.learned_state()
     try:
         with safe_open(path, framework="pt") as file:
+            # Names and shapes stand in the header: what does not fit is refused before it is read.
             found = set(file.keys())
             if found != set(wanted):
                 raise ArtifactError(
@@ -284,6 +289,7 @@ def _load_tensors(model: TextRegionMatcher, path: Path) -> None:
 
 
 def _finite(tensor: Tensor, name: str) -> Tensor:
+    """Return a tensor that holds floating-point numbers below the largest that is accepted."""
     if tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16, torch.float64):
         raise ArtifactError(f"{name} holds {tensor.dtype}, and not floating-point numbers.")
     if not bool((tensor.abs() < LARGEST).all()):  # false for NaN

@@ -17,9 +17,7 @@ from trmml.hub.repository import Access
 from trmml.matcher.model import TextRegionMatcher
 from trmml.matcher.prompts import HAND_WRITTEN, TEMPLATES
 from trmml.zoo.catalog import ZERO_SHOT, model_folder_of
-from trmml.zoo.folder import (
-    load_folder,
-)
+from trmml.zoo.folder import load_folder
 
 logger = logging.getLogger(__name__)
 
@@ -71,28 +69,26 @@ def load_model(
     if str(source) == ZERO_SHOT:
         if not labels:
             raise ConfigError("Zero-shot needs labels: labels=['dog', 'cat'], or --labels dog,cat.")
-        frozen = FrozenCLIP.load(
-            backbone or SMALL_CLIP,
-            image_size=image_size,
-            access=access,
-        )
+        frozen = FrozenCLIP.load(backbone or SMALL_CLIP, image_size=image_size, access=access)
         return zero_shot_model(frozen, labels, templates or TEMPLATES).to(place)
     if image_size is not None:
         raise ConfigError("image_size is for zero-shot; a trained model has its own.")
     if templates is not None:
         raise ConfigError("templates are for zero-shot; a trained model has learned its prompts.")
     folder, name = model_folder_of(source, revision, access)
+    # The folder holds the text features of its labels, so only other labels need the text tower.
     model = load_folder(folder, backbone=backbone, text=labels is not None, access=access)
     model.source = name
-    if labels is not None:
-        for label in labels:
-            if label not in model.labels:
-                logger.warning(
-                    "%r was not learned, and is scored by its name alone. %s",
-                    label, nearest(label, model.labels),
-                )  # fmt: skip
-        model = model.relabelled(labels)
-    return model.to(place)
+    return (model if labels is None else _for_labels(model, labels)).to(place)
+
+
+def _for_labels(model: TextRegionMatcher, labels: Sequence[str]) -> TextRegionMatcher:
+    """Return a trained model for other labels; a new one may be a slip, so each is pointed out."""
+    for label in labels:
+        if label not in model.labels:
+            hint = nearest(label, model.labels)
+            logger.warning("%r was not learned, and is scored by its name alone. %s", label, hint)
+    return model.relabelled(labels)
 
 
 def load_for_training(

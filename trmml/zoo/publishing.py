@@ -20,6 +20,7 @@ from trmml.zoo.folder import (
 )
 
 LOCAL_MARKS = ("local-dir:", "/file:")
+"""What is in the name of a backbone that lies on this machine."""
 
 
 def push_to_hub(
@@ -114,6 +115,7 @@ def _public_config(values: Mapping[str, Any]) -> dict[str, Any]:
     """Reduce the path of a local backbone to its last part."""
     backbone = dict(values["backbone"])
     for mark in LOCAL_MARKS:
+        # The last part says which CLIP it was; the rest says whose machine.
         kind, found, path = backbone["source"].partition(mark)
         if found:
             backbone["source"] = f"{kind}{mark}{Path(path).name}"
@@ -124,6 +126,7 @@ def _public_run(values: Mapping[str, Any]) -> dict[str, Any]:
     """Leave out where the photos lie and what they are called."""
     kept = dict(values)
     for part in ("data", "validation"):
+        # Names of photos can be names of people.
         if part in kept:
             facts = {key: v for key, v in kept[part].items() if key not in ("examples", "problems")}
             kept[part] = facts | {"source": Path(str(facts.get("source", ""))).name}
