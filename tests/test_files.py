@@ -159,6 +159,9 @@ WRITERS: dict[str, Callable[[TextRegionMatcher, MultiLabelDataset, Path], object
     "features": lambda model, data, place: compute_features(
         data.photos, model.backbone, folder=place
     ),
+    "heatmaps": lambda model, data, place: next(
+        model.predict_many(data.photos[:1], heatmaps=True)
+    ).save_heatmaps(place / "out"),
     "run": lambda model, data, place: Run(place / "out", resume=False).begin(""),
 }
 

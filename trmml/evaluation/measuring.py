@@ -16,7 +16,7 @@ from trmml.data.dataset import MultiLabelDataset
 from trmml.data.writing import relative_name
 from trmml.errors import DataError, nearest
 from trmml.evaluation.metrics import F1, average_precisions, f1, top_k_mask
-from trmml.files import write_text
+from trmml.files import write_text, writing_to
 from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN, known_mask
 from trmml.matcher.model import TextRegionMatcher, require_loaded
 from trmml.reports.columns import first_column
@@ -229,6 +229,9 @@ def dump_scores(
         dataset: On which photos.
         path: The file.
         images: Folder that photos are named from, as in the table.
+
+    Raises:
+        OutputError: If the file cannot be written.
     """
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
@@ -243,7 +246,8 @@ def dump_scores(
                 *cells,
             ]
         )
-    write_text(path, buffer.getvalue())
+    with writing_to(path):
+        write_text(path, buffer.getvalue())
 
 
 def _mean(values: np.ndarray) -> float:

@@ -10,7 +10,7 @@ from jaxtyping import Float, Float32, Int64
 from PIL import Image
 
 from trmml.errors import ConfigError, nearest
-from trmml.files import with_home, write_atomically
+from trmml.files import with_home, write_atomically, writing_to
 from trmml.reports import drawing
 
 MAX_NAME_BYTES = 100
@@ -116,6 +116,9 @@ class Prediction:
 
         Returns:
             The files, the contact sheet first.
+
+        Raises:
+            OutputError: If they cannot be written; other errors as `heatmap`.
         """
         folder = with_home(folder)
         taken = set() if taken is None else taken
@@ -128,8 +131,9 @@ class Prediction:
             overlay = drawing.captioned(overlay, tag.label, f"{tag.score:.2f}")
             file = f"{sheet.removesuffix('.png')}-{_file_name(tag.label)}"
             pictures[_free_name(file, taken)] = overlay
-        for file, picture in pictures.items():
-            write_atomically(folder / file, lambda path, p=picture: p.save(path, "PNG"))
+        with writing_to(folder):
+            for file, picture in pictures.items():
+                write_atomically(folder / file, lambda path, p=picture: p.save(path, "PNG"))
         return [folder / file for file in pictures]
 
     def to_dict(self) -> dict[str, Any]:
