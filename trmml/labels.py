@@ -18,12 +18,13 @@ POSITIVE: Final = 1
 NEGATIVE: Final = 0
 UNKNOWN: Final = -1
 
-_BLANK: Final = ("", "nan", "none", "null")
+BLANK_WORDS: Final = ("", "nan", "none", "null")
+"""What tables have, in whatever case, where nothing is said."""
 
 
 def _encoding(positive: str, negative: str, *unknown: str) -> Mapping[str, int]:
     cells = {positive: POSITIVE, negative: NEGATIVE}
-    cells |= dict.fromkeys((*unknown, *_BLANK), UNKNOWN)
+    cells |= dict.fromkeys((*unknown, *BLANK_WORDS), UNKNOWN)
     # Spreadsheets write whole numbers as 1.0.
     cells |= {f"{cell}.0": state for cell, state in cells.items() if cell.lstrip("-").isdigit()}
     # Words that pandas, spreadsheets and people write; no number could be meant by them.

@@ -54,7 +54,7 @@ def read_lines(lines: list[Line], path: Path, options: Options, form: str | None
     Raises:
         DataError: With the line of what cannot be used.
     """
-    sheet = _sheet(lines, path, options)
+    sheet = replace(_sheet(lines, path, options), is_guessed=form is None)
     form = form or guessed_form(sheet.header, sheet.others, sheet.all_rows, options)
     table = _READERS[form](sheet)
     if options.split is None and sheet.split is not None:

@@ -1,12 +1,15 @@
 """The forms that rows of cells can have: wide, list, long, and CheXpert's."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from trmml.data.readers.names import is_list_text, names_by_cell
 from trmml.data.readers.rows import Options, Row, Table, refuse_encoding, unmentioned_state
 from trmml.errors import DataError
 from trmml.labels import (
+    BLANK_WORDS,
     DEFAULT_ENCODING,
     LABEL_ENCODINGS,
     NEGATIVE,
@@ -19,7 +22,6 @@ LIST_COLUMNS = ("labels", "tags")
 LABEL_COLUMNS = ("label", "labelname", "category", "class", "tag")
 VALUE_COLUMNS = ("confidence", "value", "present", "state")
 CHEXPERT_FACTS = ("sex", "age", "frontal/lateral", "ap/pa")
-SEPARATOR = "|"
 
 _VERIFIED = {"1": POSITIVE, "1.0": POSITIVE, "0": NEGATIVE, "0.0": NEGATIVE}
 """Cells of a long table. Open Images also has shares between them, of what a machine guessed."""
@@ -41,6 +43,7 @@ class Sheet:
         rows: The rows of the wanted split.
         all_rows: The rows of every split: each split has the labels of the whole table.
         options: How the user says that it is to be read.
+        is_guessed: Whether the form was told by the columns, and not by the user.
     """
 
     path: Path
@@ -51,6 +54,7 @@ class Sheet:
     rows: list[Line]
     all_rows: list[Line]
     options: Options
+    is_guessed: bool = True
 
 
 def guessed_form(header: list[str], others: list[int], rows: list[Line], options: Options) -> str:
@@ -73,7 +77,12 @@ def guessed_form(header: list[str], others: list[int], rows: list[Line], options
     are_columns = any(name in header for name in options.labels or ())
     if len(lists) == 1 and (is_only or not are_columns):
         return "list"
-    return "long" if _is_long(lowered, holds_names) else "wide"
+    if not _is_long(lowered, holds_names):
+        return "wide"
+    # Whoever names a separator, or has lists in the cells, has several labels in one of them.
+    named = next(i for i, name in lowered.items() if name in LABEL_COLUMNS)
+    several = options.separator is not None or any(is_list_text(cells[named]) for _, cells in rows)
+    return "list" if is_only and several else "long"
 
 
 def _is_long(lowered: dict[int, str], holds_names: Callable[[int], bool]) -> bool:
@@ -167,41 +176,30 @@ def read_list(sheet: Sheet) -> Table:
     refuse_encoding(sheet.options, sheet.path, "lists labels by name")
     unmentioned = unmentioned_state(sheet.options.unlabeled, sheet.path)
     found = [i for i in sheet.others if sheet.header[i].lower() in LIST_COLUMNS]
+    is_long = not found
+    if is_long:
+        found = [i for i in sheet.others if sheet.header[i].lower() in LABEL_COLUMNS]
     if len(found) != 1:
         raise DataError(
             f"{sheet.path}: a table that lists positives has one column "
             f"{' or '.join(LIST_COLUMNS)}, found {[sheet.header[i] for i in sheet.others]}."
         )
     listed = [cells[found[0]] for _, cells in sheet.all_rows]
-    mark = sheet.options.separator or _default_separator(listed, sheet.path)
-
-    def names_in(cell: str) -> list[str]:
-        return [name.strip() for name in cell.split(mark) if name.strip()]
-
+    names_in = names_by_cell(listed, sheet.options.separator, sheet.path, sheet.options.labels)
     parsed = [
-        Row(line, cells[sheet.image].strip(), dict.fromkeys(names_in(cells[found[0]]), POSITIVE))
+        Row(line, cells[sheet.image].strip(), dict.fromkeys(names_in[cells[found[0]]], POSITIVE))
         for line, cells in sheet.rows
     ]
-    names = dict.fromkeys(name for cell in listed for name in names_in(cell))
+    names = dict.fromkeys(name for cell in listed for name in names_in[cell])
     meaning = (
         f"Table that lists positives; a label that is not listed is {sheet.options.unlabeled}."
     )
+    words = Counter(cell.strip() for cell in listed if cell.strip() and not names_in[cell])
+    for word, count in words.items():
+        meaning += f" {count} cells {word!r} list nothing."
+    if is_long:  # a row for each of a photo's labels, or for some of them
+        parsed = _one_row_per_photo(parsed)
     return Table(parsed, list(names), meaning, unmentioned)
-
-
-def _default_separator(listed: list[str], path: Path) -> str:
-    """Return `|`, unless the cells look as if another mark were meant.
-
-    Names may hold commas ("apple, red"), so another mark is asked for and never guessed.
-    """
-    if not any(SEPARATOR in cell for cell in listed):
-        other = next((mark for mark in ",;" if any(mark in cell for cell in listed)), None)
-        if other is not None:
-            raise DataError(
-                f"{path}: labels in one cell are separated by '{SEPARATOR}', as in "
-                f"dog{SEPARATOR}cat; for another mark say separator={other!r}."
-            )
-    return SEPARATOR
 
 
 def read_long(sheet: Sheet) -> Table:
@@ -225,6 +223,9 @@ def read_long(sheet: Sheet) -> Table:
             f"{path} states positives and negatives; what it does not state is unknown, `unlabeled` "
             "does not apply."
         )
+    if value_at is None and sheet.is_guessed:
+        listed = [cells[label_at] for _, cells in sheet.all_rows]
+        names_by_cell(listed, None, path, sheet.options.labels, default=None)
     parsed = [
         Row(line, cells[sheet.image].strip(), _long_state(sheet, line, cells, label_at, value_at))
         for line, cells in sheet.rows
@@ -243,8 +244,9 @@ def _long_state(
 ) -> dict[str, int]:
     """Return the one label that a row is about, and its state; positive where rows have no value."""
     name = cells[label_at].strip()
-    if not name:
-        raise DataError(f"{sheet.path}, line {line}: the label is not named.")
+    if name.lower() in BLANK_WORDS and name not in (sheet.options.labels or ()):
+        said = f" ({name!r} stands for a blank)" if name else ""
+        raise DataError(f"{sheet.path}, line {line}: the label is not named{said}.")
     if value_at is None:
         return {name: POSITIVE}
     cell = cells[value_at].strip()
