@@ -6,10 +6,11 @@ This module needs no torch, so that looking at a label table starts at once.
 import contextlib
 import io
 import logging
+import os
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -20,12 +21,23 @@ from trmml.files import with_home
 
 logger = logging.getLogger(__name__)
 
-PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
+PHOTO_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".jp2", ".j2k", ".jpx", ".png", ".apng", ".webp"),
+    *(".bmp", ".dib", ".gif", ".tif", ".tiff", ".avif", ".ppm", ".pgm", ".pbm", ".pnm"),
+)
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "AVIF", "JPEG2000", "HEIF")
 """Of photos, as far as Pillow has them; HEIF is there once pillow-heif has registered itself. Pillow
 knows others, which start programs (EPS) or take minutes (FITS)."""
-OTHER_SUFFIXES = (".heic", ".heif", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".psd")
+OTHER_SUFFIXES = (
+    *(".heic", ".heif", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".pef"),
+    *(".psd", ".xcf", ".jxl", ".jxr", ".svg", ".eps", ".tga", ".pcx", ".exr", ".hdr", ".ico"),
+)
 """Pictures as well, of kinds that are not read; a folder of nothing else should not look empty."""
+SYSTEM_FOLDERS = (
+    *("__MACOSX", "@eaDir", "@Recycle", "#recycle", "$RECYCLE.BIN", "System Volume Information"),
+    *("lost+found", "__pycache__"),
+)
+"""Folders of macOS' archives, of network disks' thumbnails, and bins."""
 MAX_PIXELS = 178_956_970
 """Pillow's own limit of 2²⁷ · 4/3 pixels, above which a file is taken for a decompression bomb."""
 
@@ -74,18 +86,23 @@ def load_photo(source: Any, image_size: int | None = None) -> Image.Image:
     )
 
 
-def find_photos(folder: Path) -> list[Path]:
-    """Return the photos below a folder, sorted by path; hidden files and folders are left out.
+def is_system_file(path: PurePath) -> bool:
+    """Say whether a path, relative to what the user named, is hidden or lies in a system's folder.
 
-    How many pictures of kinds that are not read were passed over is logged as a warning.
+    As macOS' shadows of files in archives, `__MACOSX` and `._1.jpg`.
     """
-    files = [
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in (*PHOTO_SUFFIXES, *OTHER_SUFFIXES)
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and path.is_file()
-    ]
+    return any(part.startswith(".") or part in SYSTEM_FOLDERS for part in path.parts)
+
+
+def find_photos(folder: Path) -> list[Path]:
+    """Return the photos below a folder, also through links, sorted by path.
+
+    What is hidden or in a system's folder is left out. How many pictures of kinds that are not read
+    were passed over is logged as a warning.
+    """
+    kinds = (*PHOTO_SUFFIXES, *OTHER_SUFFIXES)
+    found = (path for path in _files_below(folder) if path.suffix.lower() in kinds)
+    files = [path for path in found if path.is_file()]
     photos = [path for path in files if path.suffix.lower() in PHOTO_SUFFIXES]
     others = sorted({path.suffix.lower() for path in files} - set(PHOTO_SUFFIXES))
     if others:
@@ -94,6 +111,27 @@ def find_photos(folder: Path) -> list[Path]:
             len(files) - len(photos), folder, ", ".join(others),
         )  # fmt: skip
     return sorted(photos)
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    # A link may lead to a folder that was seen, or to one above itself: each is gone through once,
+    # and under its own name if it has one here.
+    seen = {os.path.realpath(folder)}
+    links: list[Path] = [folder]
+    while links:
+        for place, folders, files in os.walk(links.pop(0)):
+            passed = sorted(set(SYSTEM_FOLDERS) & set(folders))
+            if passed:
+                logger.warning("%s in %s is a system's and left out.", ", ".join(passed), place)
+            inner = sorted(name for name in folders if not is_system_file(PurePath(name)))
+            linked = [name for name in inner if Path(place, name).is_symlink()]
+            links += [Path(place, name) for name in linked]
+            folders[:] = [name for name in inner if name not in linked]
+            seen |= {os.path.realpath(Path(place, name)) for name in folders}
+            yield from (Path(place, name) for name in files if not is_system_file(PurePath(name)))
+        while links and os.path.realpath(links[0]) in seen:
+            links.pop(0)
+        seen |= {os.path.realpath(link) for link in links[:1]}
 
 
 def refuse_unreadable(reasons: Sequence[str], num_photos: int) -> None:

@@ -10,6 +10,11 @@ from trmml.labels import NEGATIVE, UNKNOWN
 
 MAX_NAMED = 10
 SPLIT_COLUMN = "split"
+SPLIT_NAMES = (
+    *("train", "training", "trainval", "val", "valid", "validation", "dev", "eval"),
+    *("test", "testing", "holdout"),
+)
+"""What people call the parts of a data set, in lower case."""
 GUESSED_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 """Tried in turn for a photo that is named without one."""
 
@@ -48,6 +53,7 @@ class Row:
         states: What it states, by label.
         unmentioned: What the other labels are, if not what they are in the whole table.
         other_names: Further names to try for the photo.
+        source: What it was read from, where a name says more than `line`.
     """
 
     line: int
@@ -55,6 +61,12 @@ class Row:
     states: dict[str, int]
     unmentioned: int | None = None
     other_names: tuple[str, ...] = field(default=(), compare=False)
+    source: str = field(default="", compare=False)
+
+    @property
+    def place(self) -> str:
+        """What the row is called in messages."""
+        return self.source or str(self.line)
 
 
 @dataclass(frozen=True)
@@ -118,7 +130,7 @@ def merge_duplicates(table: Table, path: Path, images: Path | None) -> tuple[lis
     named: dict[str, Row] = {}
     for row in table.rows:
         if not row.image:
-            raise DataError(f"{path}, {table.unit} {row.line}: the photo is not named.")
+            raise DataError(f"{path}, {table.unit} {row.place}: the photo is not named.")
         _join(named, str(Path(row.image)), row, table, path)  # ./a.jpg is a.jpg
     # Once more by file: a table may name one photo in two ways, and links lead to the same.
     merged: dict[Path, Row] = {}
@@ -130,7 +142,7 @@ def merge_duplicates(table: Table, path: Path, images: Path | None) -> tuple[lis
         if file in merged and (is_guess or file in guessed):
             earlier = merged[file]
             raise DataError(
-                f"{path}: {table.unit}s {earlier.line} and {row.line} name {earlier.image} and "
+                f"{path}: {table.unit}s {earlier.place} and {row.place} name {earlier.image} and "
                 f"{row.image}, and for both there is only {photo}; give each a file of the name that "
                 "the table has, or remove one of them."
             )
@@ -159,7 +171,7 @@ def _join(merged: dict[Any, Row], key: Any, row: Row, table: Table, path: Path) 
         if UNKNOWN not in (first, second) and first != second:
             places = dict.fromkeys((earlier.image, row.image))
             raise DataError(
-                f"{path}: {table.unit}s {earlier.line} and {row.line} disagree about {name!r} "
+                f"{path}: {table.unit}s {earlier.place} and {row.place} disagree about {name!r} "
                 f"in {' = '.join(places)}; keep one of them."
             )
     for name, state in row.states.items():
