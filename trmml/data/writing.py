@@ -12,6 +12,7 @@ from pathlib import Path
 from trmml.data.dataset import MultiLabelDataset
 from trmml.data.readers.forms import guessed_form
 from trmml.data.readers.rows import Options
+from trmml.data.readers.sides import is_side
 from trmml.errors import DataError
 from trmml.files import with_home, write_text, writing_to
 from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
@@ -62,9 +63,10 @@ def relative_name(photo: Path, base: Path) -> str:
 
 
 def _wide(dataset: MultiLabelDataset, names: list[str]) -> str:
-    # Reading takes blanks off names, and takes columns of these two names for what they are called.
+    # Reading takes blanks off names, and columns of some names for what they are called.
     for name in dataset.labels:
-        if not name or name != name.strip() or name.lower() in ("image", "split"):
+        is_taken = name.lower() in ("image", "split") or is_side(name)
+        if not name or name != name.strip() or is_taken:
             raise DataError(f"The label {name!r} cannot be a column of a wide CSV; write .jsonl.")
     header = ["image", *dataset.labels]
     # With a label "tags" or "class" the columns would be those of another form.

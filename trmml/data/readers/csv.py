@@ -8,6 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from trmml.data.readers.forms import (
+    LABEL_COLUMNS,
+    LIST_COLUMNS,
+    VALUE_COLUMNS,
     Line,
     Sheet,
     guessed_form,
@@ -16,7 +19,8 @@ from trmml.data.readers.forms import (
     read_long,
     read_wide,
 )
-from trmml.data.readers.rows import SPLIT_COLUMN, Options, Table
+from trmml.data.readers.rows import MAX_NAMED, SPLIT_COLUMN, Options, Table
+from trmml.data.readers.sides import is_side, may_be_split, sounds_like_a_side, split_names
 from trmml.errors import DataError, nearest
 
 IMAGE_COLUMNS = (
@@ -57,21 +61,61 @@ def read_lines(lines: list[Line], path: Path, options: Options, form: str | None
     sheet = replace(_sheet(lines, path, options), is_guessed=form is None)
     form = form or guessed_form(sheet.header, sheet.others, sheet.all_rows, options)
     table = _READERS[form](sheet)
+    notes = [table.interpretation]
     if options.split is None and sheet.split is not None:
         parts = Counter(cells[sheet.split].strip() or "blank" for _, cells in sheet.all_rows)
         counts = ", ".join(f"{name} {count}" for name, count in sorted(parts.items()))
-        note = f"All rows are taken, whatever their column 'split' says ({counts})."
-        return replace(table, interpretation=f"{table.interpretation} {note}")
-    return table
+        column = repr(sheet.header[sheet.split])
+        notes.append(f"All rows are taken, whatever their column {column} says ({counts}).")
+    left_out = _left_out(sheet, form)
+    if left_out:
+        notes.append(f"Columns left out: {_listed(left_out)}.")
+        notes[-1] += " `labels` (--labels) takes them in." if form == "wide" else ""
+    if form == "wide":
+        notes += _doubts(sheet, table)
+    return replace(table, interpretation=" ".join(notes))
+
+
+def _left_out(sheet: Sheet, form: str) -> list[str]:
+    """Return the columns that a table has for nothing, as far as nobody has chosen them."""
+    names = [name for i, name in enumerate(sheet.header) if i not in (sheet.image, sheet.split)]
+    if form in ("list", "long"):
+        read = (*LIST_COLUMNS, *LABEL_COLUMNS, *VALUE_COLUMNS)
+        return [name for name in names if name.lower() not in read]
+    read = {sheet.header[i] for i in sheet.others}
+    return [] if sheet.options.labels is not None else [name for name in names if name not in read]
+
+
+def _doubts(sheet: Sheet, table: Table) -> list[str]:
+    """Name the columns that are read as labels, and may say something else of a photo."""
+    if sheet.options.labels is not None or not sheet.rows:  # somebody has chosen them
+        return []
+    doubted = [name for name in table.labels if sounds_like_a_side(name)]
+    first, *rest = (cells for _, cells in sheet.rows)
+    same = [
+        sheet.header[i]
+        for i in sheet.others
+        if rest and first[i].strip() and all(cells[i] == first[i] for cells in rest)
+    ]
+    if len(same) < len(sheet.others):
+        doubted += [name for name in same if name not in doubted]
+    if not doubted:
+        return []
+    return [
+        f"Read as labels, though they sound like something else or are the same in all photos: "
+        f"{_listed(doubted)}; if they are none, name the labels with `labels` (--labels)."
+    ]
+
+
+def _listed(names: list[str]) -> str:
+    more = f" … ({len(names)} in all)" if len(names) > MAX_NAMED else ""
+    return ", ".join(map(repr, names[:MAX_NAMED])) + more
 
 
 def _sheet(lines: list[Line], path: Path, options: Options) -> Sheet:
     """Find out what each column is, and choose the rows of the wanted split."""
     header = [name.strip() for name in lines[0][1]]
     image = _image_column(header, path)
-    split = header.index(SPLIT_COLUMN) if SPLIT_COLUMN in header else None
-    if options.split is not None and split is None:
-        raise DataError(f"{path} has no column 'split' to choose {options.split!r} from.")
     # Spreadsheets leave rows of nothing but separators below the last one.
     all_rows = [(line, cells) for line, cells in lines[1:] if any(cell.strip() for cell in cells)]
     for line, cells in all_rows:
@@ -79,11 +123,34 @@ def _sheet(lines: list[Line], path: Path, options: Options) -> Sheet:
             raise DataError(
                 f"{path}, line {line} has {len(cells)} cells, the header has {len(header)}."
             )
+    split, all_rows = _split_column(header, all_rows, options)
+    if options.split is not None and split is None:
+        raise DataError(f"{path} has no column 'split' to choose {options.split!r} from.")
     rows = all_rows
     if options.split is not None and split is not None:
         rows = _rows_of_split(all_rows, split, options.split, path)
     others = [i for i in range(len(header)) if i not in (image, split)]
-    return Sheet(path, header, image, split, others, rows, all_rows, options)
+    wanted = options.labels or ()
+    kept = [i for i in others if header[i] in wanted or not is_side(header[i])]
+    return Sheet(path, header, image, split, kept or others, rows, all_rows, options)
+
+
+def _split_column(
+    header: list[str], rows: list[Line], options: Options
+) -> tuple[int | None, list[Line]]:
+    """Return the column that says which split a row is of, and the rows with the split's name in it."""
+    order = sorted(range(len(header)), key=lambda i: header[i] != SPLIT_COLUMN)
+    for i in order:
+        is_label = header[i] in (options.labels or ()) and header[i] != SPLIT_COLUMN
+        if is_label or not may_be_split(header[i]):
+            continue
+        names = split_names(header[i], [cells[i] for _, cells in rows])
+        if names is not None:
+            return i, [
+                (line, [*cells[:i], name, *cells[i + 1 :]])
+                for (line, cells), name in zip(rows, names, strict=True)
+            ]
+    return None, rows
 
 
 def _rows_of_split(rows: list[Line], column: int, split: str, path: Path) -> list[Line]:
