@@ -33,6 +33,17 @@ def is_folder(path: str | Path) -> bool:
         return False
 
 
+def cache_folder(what: str) -> Path:
+    """Where things that can be made again are kept, by what they are.
+
+    In the folder `TRMML_CACHE`, or else in `trmml` in the user's cache folder.
+    """
+    base = os.environ.get("TRMML_CACHE")
+    if base:
+        return with_home(base) / what
+    return with_home(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "trmml" / what
+
+
 @contextlib.contextmanager
 def writing_to(place: str | Path, advice: str = "") -> Iterator[None]:
     """Turn a failure to write into the one error that there is for it.

@@ -21,11 +21,12 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from tqdm import tqdm
 
+from trmml import files
 from trmml.backbone.clip import FrozenCLIP, ImageFeatures
 from trmml.data.photos import load_photo, refuse_unreadable
 from trmml.data.tensors import photo_tensor
 from trmml.errors import DataError, ImageError, OutputError
-from trmml.files import with_home, write_atomically, writing_to
+from trmml.files import write_atomically, writing_to
 from trmml.training import distributed
 
 logger = logging.getLogger(__name__)
@@ -39,11 +40,7 @@ _ADVICE = "Set TRMML_CACHE to a folder that can be written to."
 
 def cache_folder() -> Path:
     """Where features are kept: `TRMML_CACHE`, or `trmml` in the user's cache folder."""
-    base = os.environ.get("TRMML_CACHE")
-    if base:
-        return with_home(base) / "features"
-    home = os.environ.get("XDG_CACHE_HOME", "~/.cache")
-    return with_home(home) / "trmml" / "features"
+    return files.cache_folder("features")
 
 
 def cache_bytes(num_photos: int, backbone: FrozenCLIP, views: str) -> int:

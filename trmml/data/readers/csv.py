@@ -21,6 +21,7 @@ from trmml.data.readers.forms import (
 )
 from trmml.data.readers.rows import MAX_NAMED, SPLIT_COLUMN, Options, Table
 from trmml.data.readers.sides import is_side, may_be_split, sounds_like_a_side, split_names
+from trmml.data.readers.vectors import spread_vectors
 from trmml.errors import DataError, nearest
 
 IMAGE_COLUMNS = (
@@ -58,10 +59,15 @@ def read_lines(lines: list[Line], path: Path, options: Options, form: str | None
     Raises:
         DataError: With the line of what cannot be used.
     """
+    spread = ""
+    if form in (None, "wide"):
+        lines, spread = spread_vectors(lines, path, options.labels)
+        form = "wide" if spread else form
     sheet = replace(_sheet(lines, path, options), is_guessed=form is None)
     form = form or guessed_form(sheet.header, sheet.others, sheet.all_rows, options)
     table = _READERS[form](sheet)
-    notes = [table.interpretation]
+    notes = [spread] if spread else []
+    notes.append(table.interpretation)
     if options.split is None and sheet.split is not None:
         parts = Counter(cells[sheet.split].strip() or "blank" for _, cells in sheet.all_rows)
         counts = ", ".join(f"{name} {count}" for name, count in sorted(parts.items()))
