@@ -15,6 +15,7 @@ from tqdm import tqdm
 from trmml.config.groups import TrainingConfig
 from trmml.data.dataset import MultiLabelDataset, Summary
 from trmml.data.photos import load_photo
+from trmml.data.spelling import looks
 from trmml.data.splits import photos_in_both, split_dataset
 from trmml.errors import DataError, ImageError, nearest
 from trmml.labels import NEGATIVE, POSITIVE
@@ -173,10 +174,10 @@ def check_dataset(
 
 
 def similar_names(names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
-    """Return groups of names that differ by case, spacing or plural only."""
+    """Return groups of names that look alike, or differ by case, spacing or plural only."""
     groups: dict[str, list[str]] = {}
     for name in names:
-        words = re.sub(r"[\s_-]+", " ", name.strip().casefold())
+        words = re.sub(r"[\s_-]+", " ", looks(name).casefold())
         # Endings only: "glass" stays, and that "bus" becomes "bu" does no harm to a comparison.
         singular = re.sub(r"ies$", "y", words)
         singular = re.sub(r"(?<=[xz])es$|(?<=[sc]h)es$|(?<=[^s])s$", "", singular)

@@ -22,6 +22,7 @@ from trmml.data.readers.forms import (
 from trmml.data.readers.rows import MAX_NAMED, SPLIT_COLUMN, Options, Table
 from trmml.data.readers.sides import is_side, may_be_split, sounds_like_a_side, split_names
 from trmml.data.readers.vectors import spread_vectors
+from trmml.data.spelling import spelled
 from trmml.errors import DataError, nearest
 
 IMAGE_COLUMNS = (
@@ -120,7 +121,7 @@ def _listed(names: list[str]) -> str:
 
 def _sheet(lines: list[Line], path: Path, options: Options) -> Sheet:
     """Find out what each column is, and choose the rows of the wanted split."""
-    header = [name.strip() for name in lines[0][1]]
+    header = [spelled(name).strip() for name in lines[0][1]]
     image = _image_column(header, path)
     # Spreadsheets leave rows of nothing but separators below the last one.
     all_rows = [(line, cells) for line, cells in lines[1:] if any(cell.strip() for cell in cells)]

@@ -1,9 +1,11 @@
 """What all readers share: rows with their places, what a blank means, and the photos that they name."""
 
+import unicodedata
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from trmml.data.spelling import look_alikes, spelled
 from trmml.errors import DataError
 from trmml.files import is_folder
 from trmml.labels import NEGATIVE, UNKNOWN
@@ -112,6 +114,47 @@ def refuse_encoding(options: Options, path: Path, form: str) -> None:
         raise DataError(f"{path} {form}; `label_encoding` does not apply.")
 
 
+def with_one_spelling(table: Table, path: Path) -> Table:
+    """Return a table in which every label is spelled in one way, and say what still looks alike.
+
+    Raises:
+        DataError: If a row states different things of a label by its two spellings.
+    """
+    every = dict.fromkeys([*table.labels, *(name for row in table.rows for name in row.states)])
+    to_spelled = {name: spelled(name) for name in every}
+    changed = {name for name, new in to_spelled.items() if new != name}
+    notes = [table.interpretation]
+    if changed:
+        labels = list(dict.fromkeys(to_spelled[name] for name in table.labels))
+        several = {to_spelled[name] for name in changed} & (every.keys() - changed)
+        if several:
+            names = ", ".join(map(repr, sorted(several)[:MAX_NAMED]))
+            notes.append(f"Spelled in several forms of Unicode, and one label each: {names}.")
+        rows = [_respelled(row, to_spelled, changed, table, path) for row in table.rows]
+        table = replace(table, rows=rows, labels=labels)
+    for group in look_alikes(table.labels)[:MAX_NAMED]:
+        shown = ", ".join(f"{name!r} ({name!a})" for name in group)
+        notes.append(f"These labels look the same and are not: {shown}.")
+    return replace(table, interpretation=" ".join(notes))
+
+
+def _respelled(
+    row: Row, to_spelled: dict[str, str], changed: set[str], table: Table, path: Path
+) -> Row:
+    if changed.isdisjoint(row.states):
+        return row
+    states: dict[str, int] = {}
+    for name, state in row.states.items():
+        known = states.get(to_spelled[name], UNKNOWN)
+        if UNKNOWN not in (known, state) and known != state:
+            raise DataError(
+                f"{path}, {table.unit} {row.place}: {to_spelled[name]!r} is there in two spellings, "
+                "once positive and once negative; keep one of them."
+            )
+        states[to_spelled[name]] = known if state == UNKNOWN else state
+    return replace(row, states=states)
+
+
 def merge_duplicates(table: Table, path: Path, images: Path | None) -> tuple[list[Row], list[Path]]:
     """Find the photos, and join the rows of each; two that state different things are an error.
 
@@ -216,16 +259,23 @@ def _find_photos(rows: list[Row], table: Path, images: Path | None) -> list[tupl
 def _found(row: Row, folders: list[Path]) -> tuple[Path, bool] | None:
     """Return a row's photo, and whether it was found under one of the other names alone."""
     names = [row.image, *row.other_names]
+    others = {_composed(name) for name in row.other_names} - {_composed(row.image)}
     if not Path(row.image).suffix:
         names += [row.image + suffix for suffix in GUESSED_SUFFIXES]
+    # macOS takes names apart into letters and accents, other systems leave them together.
+    forms = [unicodedata.normalize(form, name) for name in names for form in ("NFC", "NFD")]
     for folder in folders:
-        for name in names:
+        for name in dict.fromkeys([*names, *forms]):
             try:
                 if (folder / name).is_file():
-                    return folder / name, name != row.image and name in row.other_names
+                    return folder / name, _composed(name) in others
             except (OSError, ValueError):  # a name that no file can have
                 continue
     return None
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
 
 
 def _some(names: list[str]) -> str:

@@ -23,7 +23,9 @@ from trmml.data.readers.rows import (
     TableFormat,
     Unlabeled,
     merge_duplicates,
+    with_one_spelling,
 )
+from trmml.data.spelling import spelled
 from trmml.errors import DataError, nearest, refuse_text
 from trmml.files import is_folder, with_home
 from trmml.labels import UNKNOWN
@@ -76,16 +78,18 @@ def read_dataset(
         raise DataError(f"No format {format!r}. {nearest(format, get_args(TableFormat))}")
     refuse_text(labels, "labels")
     wanted = None if labels is None else tuple(labels)
-    options = Options(wanted, label_encoding, unlabeled, split, separator)
+    asked = None if wanted is None else tuple(map(spelled, wanted))
+    options = Options(asked, label_encoding, unlabeled, split, separator)
     path = HERE if is_frame(table) else with_home(table)
     parsed = read_frame(table, options, format) if is_frame(table) else _read(path, options, format)
     _require_rows(parsed, path, split)
-    names = _names(parsed, wanted, path, may_lack_labels)
+    parsed = with_one_spelling(parsed, path)
+    names = _names(parsed, asked, path, may_lack_labels)
     rows, photos = merge_duplicates(parsed, path, None if images is None else with_home(images))
     return MultiLabelDataset(
         photos=tuple(photos),
         states=_states(rows, parsed, names),
-        labels=names,
+        labels=names if wanted is None else wanted,  # as a model spells them, for instance
         source=str(path),
         interpretation=parsed.interpretation,
     )
