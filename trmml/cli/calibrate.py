@@ -64,7 +64,7 @@ def calibrate(
     )
     _require_folder(model, backbone)
     matcher = load_model(model, backbone=backbone)
-    dataset = options.read(table, labels)
+    dataset = options.read(table, labels).naming(matcher.labels)
     measured = measuring.evaluate(matcher, dataset, progress=shows_progress(quiet))
     states = dataset.states[list(measured.readable)]
     made = calibration.calibrate(measured.scores, states, dataset.labels, wanted)

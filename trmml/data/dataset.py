@@ -26,6 +26,8 @@ class MultiLabelDataset:
         source: Where this was read from, for messages.
         interpretation: How blanks and absent labels were read, in one sentence.
         hidden_states: The states before some were hidden for an experiment; never trained on.
+        rest: What is known, by photo, of labels that are not among `labels`: negative where somebody
+            said that whatever a list of positives leaves out is. By default nothing.
     """
 
     photos: tuple[Path, ...]
@@ -34,6 +36,7 @@ class MultiLabelDataset:
     source: str = "data set"
     interpretation: str = ""
     hidden_states: Int8[np.ndarray, "image label"] | None = field(default=None, repr=False)
+    rest: Int8[np.ndarray, " image"] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         """Check that photos, states and labels belong together."""
@@ -69,6 +72,7 @@ class MultiLabelDataset:
             photos=tuple(self.photos[i] for i in positions),
             states=self.states[positions],
             hidden_states=None if hidden is None else hidden[positions],
+            rest=None if self.rest is None else self.rest[positions],
         )
 
     def with_labels(self, names: Sequence[str]) -> "MultiLabelDataset":
@@ -90,16 +94,20 @@ class MultiLabelDataset:
             states=self.states[:, columns],
             labels=tuple(names),
             hidden_states=None if hidden is None else hidden[:, columns],
+            rest=None,  # the labels that there are have been chosen
         )
 
     def aligned_to(self, names: Sequence[str]) -> "MultiLabelDataset":
         """Return the same photos with exactly these labels, in this order.
 
-        Labels that this data set does not have are unknown in all of its photos.
+        Labels that this data set does not have are unknown in all of its photos, unless `rest` says
+        more.
         """
         refuse_text(names, "names")
         missing = [name for name in names if name not in self.labels]
         blank = np.full((len(self), len(missing)), UNKNOWN, dtype=np.int8)
+        if self.rest is not None:
+            blank[:] = self.rest[:, None]
         hidden = self.hidden_states
         wider = replace(
             self,
@@ -108,6 +116,19 @@ class MultiLabelDataset:
             hidden_states=None if hidden is None else np.hstack([hidden, blank]),
         )
         return wider.with_labels(names)
+
+    def naming(self, names: Sequence[str]) -> "MultiLabelDataset":
+        """Return the same photos with these labels as well, as far as something is known of them.
+
+        A table of positives names only labels that it has; whoever says that it leaves out what is not
+        there has said so of all that a model knows.
+        """
+        missing = [name for name in names if name not in self.labels]
+        if self.rest is None or not missing:
+            return self
+        note = f"{len(missing)} labels that it never names are negative."
+        wider = self.aligned_to([*self.labels, *missing])
+        return replace(wider, interpretation=f"{self.interpretation} {note}".strip())
 
     def hide_labels(self, fraction: float, seed: int = 0) -> "MultiLabelDataset":
         """Keep each known state with probability `fraction`, for experiments on missing labels.
@@ -137,7 +158,9 @@ class MultiLabelDataset:
         interpretation = f"{self.interpretation} {note}".strip()
         # Of labels hidden twice, those that were known first are the truth to measure against.
         before = self.states if self.hidden_states is None else self.hidden_states
-        return replace(self, states=kept, hidden_states=before, interpretation=interpretation)
+        return replace(
+            self, states=kept, hidden_states=before, interpretation=interpretation, rest=None
+        )
 
     def summary(self) -> "Summary":
         """Count positives, negatives and unknown states per label, and describe three photos."""

@@ -186,7 +186,8 @@ def evaluate(
 
     Args:
         model: The model.
-        dataset: Its labels must all be the model's; their order may differ.
+        dataset: Its labels must all be the model's; their order may differ. Labels of the model that
+            it never names are measured as well where they are known to be negative.
         batch_size: Photos per pass through the model.
         progress: Whether to show a bar.
 
@@ -199,6 +200,7 @@ def evaluate(
     if not isinstance(dataset, MultiLabelDataset):
         raise DataError(f"Read the table first: trmml.read_dataset({str(dataset)!r}, images=…).")
     require_known(dataset, model.labels)
+    dataset = dataset.naming(model.labels)
     if not known_mask(dataset.states).any():
         raise DataError(f"{dataset.source} has no known label to evaluate against.")
     columns = [model.labels.index(name) for name in dataset.labels]
@@ -236,6 +238,7 @@ def dump_scores(
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     names = evaluation.labels
+    dataset = dataset.naming(names)
     writer.writerow(["image", *(f"score:{n}" for n in names), *(f"label:{n}" for n in names)])
     for position, scores in zip(evaluation.readable, evaluation.scores, strict=True):
         cells = ["" if state == UNKNOWN else int(state) for state in dataset.states[position]]

@@ -3,6 +3,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from trmml.data.dataset import MultiLabelDataset
@@ -185,9 +186,60 @@ def test_labels_are_a_list_of_names(read: Read) -> None:
 
 
 def test_a_table_may_lack_labels_where_that_is_allowed(read: Read) -> None:
-    for content, options in (("image,dog\na.png,1\n", {}), (LIST, {"unlabeled": "negative"})):
+    # A wide table has no place for a bird; a list of positives would have named one.
+    for content, options, bird in (
+        ("image,dog\na.png,1\n", {}, U),
+        (LIST, {"unlabeled": "unknown"}, U),
+        (LIST, {"unlabeled": "negative"}, N),
+    ):
         data = read(content, labels=["bird", "dog"], may_lack_labels=True, **options)
-        assert data.states[0].tolist() == [U, P]
+        assert data.states[0].tolist() == [bird, P]
+
+
+def test_labels_that_a_list_never_names_are_what_the_user_said_of_them(read: Read) -> None:
+    wide = read("image,dog,cat,cow,bird\na.png,1,1,0,0\nb.png,0,0,0,0\nc.png,0,1,1,0\n")
+    listed = read(LIST, unlabeled="negative")
+    assert listed.labels == ("dog", "cat", "cow")
+    named = listed.naming(["bird", "cat"])
+    assert named.labels == wide.labels
+    assert named.states.tolist() == wide.states.tolist()
+    assert named.interpretation.endswith("1 labels that it never names are negative.")
+    aligned = listed.subset(np.array([2])).aligned_to(["bird", "cow"])
+    assert aligned.states.tolist() == [[N, P]]
+    # Not where nobody said so, or somebody has chosen the labels.
+    for data in (
+        read(LIST, unlabeled="unknown"),
+        read(LIST, unlabeled="negative", labels=["dog"]),
+        listed.with_labels(["dog"]),
+        listed.hide_labels(0.5),
+        wide,
+    ):
+        assert data.naming(["fox"]) is data
+        assert data.aligned_to(["fox"]).states.tolist() == [[U]] * 3
+
+
+def test_categories_that_coco_does_not_list_stay_unknown(read: Read) -> None:
+    values = {
+        "images": [{"id": 1, "file_name": "a.png"}],
+        "annotations": [{"image_id": 1, "category_id": 1}],
+        "categories": [{"id": 1, "name": "dog"}, {"id": 2, "name": "cat"}],
+    }
+    data = read(json.dumps(values), "t.json", unlabeled="negative")
+    assert data.naming(["dog", "fox"]) is data
+    options = {"unlabeled": "negative", "labels": ["fox", "cat"], "may_lack_labels": True}
+    assert read(json.dumps(values), "t.json", **options).states.tolist() == [[U, N]]
+
+
+def test_a_photo_of_which_nothing_is_known_says_nothing_of_other_labels(read: Read) -> None:
+    tasks = [
+        {"data": {"image": "a.png"}, "annotations": []},
+        {
+            "data": {"image": "b.png"},
+            "annotations": [{"result": [{"type": "choices", "value": {"choices": ["dog"]}}]}],
+        },
+    ]
+    data = read(json.dumps(tasks), "t.json", unlabeled="negative").naming(["fox"])
+    assert data.states.tolist() == [[U, U], [P, N]]
 
 
 def test_only_rows_of_the_split_are_read(read: Read, tmp_path: Path) -> None:

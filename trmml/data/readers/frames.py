@@ -219,7 +219,7 @@ def _read_lists(
     left_out = [repr(name) for name in columns if name not in (image, column, split)]
     if left_out:
         meaning += f" Columns left out: {', '.join(left_out[:MAX_NAMED])}."
-    return Table(rows, list(found), meaning, unmentioned, unit="row")
+    return Table(rows, list(found), meaning, unmentioned, "row", bool(classes))
 
 
 def _splits(columns: dict[str, list[Any]]) -> tuple[str | None, list[str]]:

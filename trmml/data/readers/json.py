@@ -144,7 +144,9 @@ def _coco(values: dict[str, Any], path: Path, options: Options) -> Table:
     ignored = sum(map(_is_ignored, values.get("annotations", ())))
     if ignored:
         meaning += f" {ignored} boxes are to be ignored; alone they leave a category unknown."
-    return Table(rows, list(names.values()), meaning, unmentioned, unit="image")
+    return Table(
+        rows, list(names.values()), meaning, unmentioned, unit="image", has_all_labels=True
+    )
 
 
 def _key(identity: Any) -> str:

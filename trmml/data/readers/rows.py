@@ -81,6 +81,8 @@ class Table:
         interpretation: What was understood, in one sentence.
         unmentioned: What a label is that a row does not state.
         unit: What `Row.line` counts.
+        has_all_labels: Whether `labels` are all that somebody looked for, as COCO's categories; of a
+            label that a list of positives happens not to name, more is known.
     """
 
     rows: list[Row]
@@ -88,6 +90,7 @@ class Table:
     interpretation: str
     unmentioned: int = UNKNOWN
     unit: str = "line"
+    has_all_labels: bool = False
 
 
 def unmentioned_state(unlabeled: str | None, path: Path) -> int:

@@ -92,6 +92,7 @@ def read_dataset(
         labels=names if wanted is None else wanted,  # as a model spells them, for instance
         source=str(path),
         interpretation=parsed.interpretation,
+        rest=_rest(rows, parsed) if wanted is None else None,
     )
 
 
@@ -126,9 +127,18 @@ def _states(
         for name, state in row.states.items():
             if name in column:
                 cells[column[name]] = state
-    # Whoever made the table did not look for what it has no place for, even if its blanks are negative.
-    states[:, [column[name] for name in set(names) - set(parsed.labels)]] = UNKNOWN
+    if parsed.has_all_labels:
+        # Nobody looked for what the table has no place for, even if its blanks are negative.
+        states[:, [column[name] for name in set(names) - set(parsed.labels)]] = UNKNOWN
     return states
+
+
+def _rest(rows: Sequence[Row], parsed: Table) -> Int8[np.ndarray, " image"] | None:
+    """Return what is known in each photo of labels that the table never names; None if nothing is."""
+    if parsed.has_all_labels or parsed.unmentioned == UNKNOWN:
+        return None
+    rest = [parsed.unmentioned if row.unmentioned is None else row.unmentioned for row in rows]
+    return np.array(rest, dtype=np.int8)
 
 
 def _read(path: Path, options: Options, form: str | None) -> Table:
