@@ -112,12 +112,14 @@ def read_json(path: Path) -> Any:
     """Read a JSON file of at most 64 MiB.
 
     Raises:
-        ArtifactError: If the file is too large or is not JSON.
+        ArtifactError: If the file is too large, cannot be read or is not JSON.
     """
     if path.stat().st_size > MAX_JSON_BYTES:
         raise ArtifactError(f"{path} is larger than {MAX_JSON_BYTES >> 20} MiB; it is not read.")
     try:
         return json.loads(path.read_bytes().decode("utf-8-sig"))
+    except OSError as error:
+        raise ArtifactError(f"{path} cannot be read: {error.strerror or error}.") from error
     except (ValueError, RecursionError) as error:
         raise ArtifactError(f"{path} is not valid JSON: {error}.") from error
 

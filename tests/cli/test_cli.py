@@ -16,7 +16,7 @@ import trmml
 from trmml.backbone.clip import FrozenCLIP
 from trmml.config.groups import MatchingConfig
 from trmml.data.dataset import MultiLabelDataset
-from trmml.labels import NEGATIVE, UNKNOWN
+from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
 from trmml.zoo.loading import make_config
 
 Maker = Callable[..., MultiLabelDataset]
@@ -227,6 +227,33 @@ def test_labels_that_a_table_does_not_state_keep_their_thresholds(
     for name in ("green", "blue"):
         for part in ("thresholds", "known_positives", "evidence"):
             assert after[part].get(name) == before[part].get(name)
+
+
+def test_a_list_of_positives_measures_what_a_wide_table_of_the_same_truth_does(
+    model: Path, make_dataset: Maker, capsys: pytest.CaptureFixture
+) -> None:
+    data = make_dataset(8)
+    data.states[:, 2] = NEGATIVE  # nobody has seen blue
+    folder = data.photos[0].parent
+    wide, listed = write_wide(data, folder / "wide.csv"), folder / "list.csv"
+    names = [
+        "|".join(name for name, state in zip(data.labels, row, strict=True) if state == POSITIVE)
+        for row in data.states
+    ]
+    rows = [f"{p.name},{cell}\n" for p, cell in zip(data.photos, names, strict=True)]
+    listed.write_text("image,labels\n" + "".join(rows))
+    found = []
+    for table, options in ((wide, ()), (listed, ("--unlabeled", "negative"))):
+        assert run("evaluate", model, table, *options, "--format", "json") == 0
+        shown = capsys.readouterr()
+        values = json.loads(shown.out)
+        assert run("calibrate", model, table, *options) == 0
+        capsys.readouterr()
+        limits = json.loads((model / "calibration.json").read_text())["thresholds"]
+        found.append((values["per_label"], values["at_0.5"], limits))
+    assert found[0] == found[1]
+    assert "1 labels of the model that list.csv never names are negative in it" in shown.err
+    assert "blue" in found[1][2]
 
 
 def test_a_goal_out_of_reach_changes_nothing(

@@ -66,6 +66,22 @@ def test_a_training_photo_among_the_validation_photos_is_found(make: Callable) -
     assert found.is_accepted
 
 
+def test_photos_that_are_the_same_file_are_named_and_what_they_disagree_about(
+    make: Callable, tmp_path: Path
+) -> None:
+    pictures = {"a.png": picture(1), "b.png": picture(2), "c.png": picture(3)}
+    pictures |= {"copy of b.png": picture(2), "d.png": picture(2), "copy of a.png": picture(1)}
+    states = [[P, U], [P, N], [N, N], [N, N], [U, N], [P, N]]
+    found = check_dataset(make(pictures, states, ("dog", "cat")))
+    a, b = ("a.png", "copy of a.png"), ("b.png", "copy of b.png", "d.png")
+    assert [tuple(p.name for p in item.photos) for item in found.copies] == [b, a]
+    assert [item.disagree for item in found.copies] == [("dog",), ()]
+    shown = " = ".join(str(tmp_path / name) for name in b)
+    assert f"look at: {shown}: the same photo, and the rows disagree about 'dog'" in str(found)
+    assert found.to_dict()["copies"][1]["disagree"] == []
+    assert check_dataset(make(pictures, states, ("dog", "cat")), open_photos=False).copies == ()
+
+
 def test_labels_that_break_a_rule_are_named(make: Callable) -> None:
     states = [[P, P, N], [P, N, N], [P, U, P], [N, N, P]]
     data = make({f"{i}.png": picture(i) for i in range(4)}, states, ("puppy", "dog", "cat"))

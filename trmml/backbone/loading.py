@@ -284,6 +284,10 @@ def _load_weights(clip: open_clip.CLIP, weights: Path, text: bool) -> None:
             clip.visual.load_state_dict(visual, strict=True)
     except SafetensorError as error:
         raise ArtifactError(f"{weights} is damaged: {error}.") from error
+    except OSError as error:  # some file systems and devices cannot be mapped
+        raise ArtifactError(
+            f"{weights} cannot be read: {error}; copy it to a local disk."
+        ) from error
     except (RuntimeError, AttributeError, AssertionError, StopIteration) as error:
         reason = str(error).strip().splitlines()
         raise ArtifactError(

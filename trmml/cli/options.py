@@ -145,6 +145,21 @@ class TableOptions:
         return replace(self, split=split).read(other or table, labels, may_lack_labels=True)
 
 
+def with_labels_of(
+    dataset: "MultiLabelDataset", names: Sequence[str], table: Path
+) -> "MultiLabelDataset":
+    """Return a data set with the labels of a model that a list of positives never names, and say so."""
+    named = dataset.naming(names)
+    more = len(named.labels) - len(dataset.labels)
+    if more:
+        typer.echo(
+            f"{more} labels of the model that {table.name} never names are negative in it, as "
+            "--unlabeled says; --labels chooses others.",
+            err=True,
+        )
+    return named
+
+
 def with_table_options(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the options of `TableOptions` where it has the parameter `options`."""
     signature = inspect.signature(command)

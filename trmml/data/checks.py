@@ -1,5 +1,6 @@
 """What is wrong with a data set before anybody trains on it."""
 
+import contextlib
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,7 @@ from trmml.data.photos import load_photo
 from trmml.data.spelling import looks
 from trmml.data.splits import photos_in_both, split_dataset
 from trmml.errors import DataError, ImageError, nearest
+from trmml.files import sha256_of
 from trmml.labels import NEGATIVE, POSITIVE
 
 MOST_SHOWN = 20
@@ -48,6 +50,20 @@ class Contradiction(NamedTuple):
     rule: Rule
 
 
+class Copies(NamedTuple):
+    """Photos of one table that are the same file under several names."""
+
+    photos: tuple[Path, ...]
+    disagree: tuple[str, ...]
+    """Labels that one of them has as positive and another as negative."""
+
+    def __str__(self) -> str:
+        """Return what is wrong with them."""
+        same = f"{' = '.join(map(str, self.photos))}: the same photo"
+        names = ", ".join(map(repr, self.disagree[:4])) + (" …" if len(self.disagree) > 4 else "")
+        return f"{same}, and the rows disagree about {names}" if self.disagree else same
+
+
 class NearDuplicate(NamedTuple):
     """A training photo that looks like a validation photo."""
 
@@ -66,6 +82,7 @@ class DataCheck:
         similar_names: Labels that differ by case, spacing or plural only.
         contradictions: Photos that break a declared rule.
         near_duplicates: Photos that are in training and validation at once.
+        copies: Photos that are the same file, those whose labels disagree first.
     """
 
     summary: Summary
@@ -74,6 +91,7 @@ class DataCheck:
     similar_names: tuple[tuple[str, ...], ...]
     contradictions: tuple[Contradiction, ...]
     near_duplicates: tuple[NearDuplicate, ...]
+    copies: tuple[Copies, ...] = ()
 
     @property
     def num_learnable(self) -> int:
@@ -98,6 +116,11 @@ class DataCheck:
         """What `finetune` would take and a person should look at."""
         found = [f"similar labels: {', '.join(names)}" for names in self.similar_names]
         found += [f"{item.photo} breaks the rule: {item.rule}" for item in self.contradictions]
+        found += list(map(str, self.copies[:MOST_SHOWN]))
+        if len(self.copies) > MOST_SHOWN:
+            found.append(
+                f"{len(self.copies) - MOST_SHOWN} more photos that are there several times"
+            )
         pairs = [f"{pair.train} looks like {pair.val}" for pair in self.near_duplicates]
         if len(pairs) > MOST_SHOWN:
             pairs[MOST_SHOWN:] = [f"{len(pairs) - MOST_SHOWN} more that look alike"]
@@ -116,6 +139,10 @@ class DataCheck:
             ],
             "near_duplicates": [
                 {"train": str(pair.train), "val": str(pair.val)} for pair in self.near_duplicates
+            ],
+            "copies": [
+                {"photos": list(map(str, item.photos)), "disagree": list(item.disagree)}
+                for item in self.copies
             ],
         }
 
@@ -170,7 +197,27 @@ def check_dataset(
         similar_names=similar_names(dataset.labels),
         contradictions=tuple(found for rule in parsed for found in _broken(dataset, rule)),
         near_duplicates=duplicates,
+        copies=_copies(dataset) if open_photos else (),
     )
+
+
+def _copies(dataset: MultiLabelDataset) -> tuple[Copies, ...]:
+    """Return photos with the same bytes; by size first, so that few files are read as a whole."""
+    by_size: dict[int, list[int]] = {}
+    for i, photo in enumerate(dataset.photos):
+        with contextlib.suppress(OSError):  # which is said of photos that cannot be opened
+            by_size.setdefault(photo.stat().st_size, []).append(i)
+    by_content: dict[str, list[int]] = {}
+    for i in (i for alike in by_size.values() if len(alike) > 1 for i in alike):
+        with contextlib.suppress(OSError):
+            by_content.setdefault(sha256_of(dataset.photos[i]), []).append(i)
+    found = []
+    for rows in (rows for rows in by_content.values() if len(rows) > 1):
+        states = dataset.states[rows]
+        both = (states == POSITIVE).any(axis=0) & (states == NEGATIVE).any(axis=0)
+        names = tuple(dataset.labels[i] for i in np.flatnonzero(both))
+        found.append(Copies(tuple(dataset.photos[i] for i in rows), names))
+    return tuple(sorted(found, key=lambda item: not item.disagree))
 
 
 def similar_names(names: Sequence[str]) -> tuple[tuple[str, ...], ...]:

@@ -286,6 +286,8 @@ def _load_tensors(model: TextRegionMatcher, path: Path) -> None:
                     tensor.copy_(_finite(file.get_tensor(name), f"{path}: {name}"))
     except SafetensorError as error:
         raise ArtifactError(f"{path} is damaged: {error}.") from error
+    except OSError as error:  # some file systems and devices cannot be mapped
+        raise ArtifactError(f"{path} cannot be read: {error}; copy it to a local disk.") from error
 
 
 def _finite(tensor: Tensor, name: str) -> Tensor:

@@ -9,7 +9,8 @@ import pytest
 from trmml.data.dataset import MultiLabelDataset
 from trmml.data.readers.tables import read_dataset
 from trmml.data.writing import write_dataset
-from trmml.errors import ConfigError, DataError
+from trmml.errors import ArtifactError, ConfigError, DataError
+from trmml.files import read_json
 from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
 
 P, N, U = POSITIVE, NEGATIVE, UNKNOWN
@@ -61,8 +62,22 @@ def test_a_wide_table_states_three_things(read: Read, tmp_path: Path) -> None:
         WIDE.replace("image", " Filename ").encode(),
         WIDE.replace("\n", "\n\n").encode() + b",,\n",
         WIDE.replace("a.png,1,0", '"a.png","1","0"').encode(),
+        ("\r\n\n,,\n" + WIDE).encode(),
+        ("\n\n" + WIDE.replace(",", ";")).encode(),
     ],
-    ids=["bom-crlf", "utf-16-le", "utf-16-be", "cr", ";", "tab", "name", "blank-lines", "quotes"],
+    ids=[
+        "bom-crlf",
+        "utf-16-le",
+        "utf-16-be",
+        "cr",
+        ";",
+        "tab",
+        "name",
+        "blank-lines",
+        "quotes",
+        "above",
+        "above-;",
+    ],
 )
 def test_a_table_reads_the_same_however_a_program_saved_it(read: Read, content: bytes) -> None:
     dataset = read(content)
@@ -111,6 +126,10 @@ def test_minus_one_is_never_guessed(read: Read) -> None:
         (WIDE, {"split": "val"}, "has no column 'split' to choose 'val' from"),
         ("", {}, "is empty; a table needs a header"),
         ("\n \n", {}, "is empty; a table needs a header"),
+        (",,,\n,,,\n", {}, "holds nothing but separators; a table needs a header"),
+        (";;;", {}, "no column for the photo"),
+        ("sep=;\n", {}, "holds nothing but separators"),
+        ("sep=;\n;;\n", {}, "holds nothing but separators"),
         ("image,dog\n", {}, r"has no rows; a table needs at least one photo"),
         ("image\na.png\n", {}, "names no label"),
         ("dog,cat\n1,0\n", {}, r"no column for the photo; name it 'image'.*'dog', 'cat'"),
@@ -136,6 +155,21 @@ def test_a_table_that_cannot_be_used_says_where_and_why(
 def test_a_table_that_is_not_there_is_a_data_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"Cannot read the table .*t\.csv: No such file"):
         read_dataset(tmp_path / "t.csv")
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="a file that cannot be read")
+def test_what_cannot_be_read_or_named_is_one_error(tmp_path: Path) -> None:
+    for name in ("t.csv", "ds/dog/1.jpg", "voc/Annotations/1.xml", "model/config.json"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).symlink_to("/proc/self/mem")
+    (tmp_path / "model" / "model.safetensors").touch()
+    for table in ("t.csv", "voc", "ds"):
+        with pytest.raises(DataError, match=r"Cannot read .*: Input/output error\."):
+            read_dataset(tmp_path / table, unlabeled="negative")
+    with pytest.raises(ArtifactError, match=r"config\.json cannot be read: Input/output error\."):
+        read_json(tmp_path / "model" / "config.json")
+    with pytest.raises(DataError, match=r"Cannot read the table x{5000}: File name too long"):
+        read_dataset("x" * 5_000)
 
 
 def test_a_path_may_start_with_a_tilde(

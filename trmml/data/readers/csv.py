@@ -44,8 +44,12 @@ def read_csv(text: str, path: Path, options: Options, form: str | None) -> Table
     named = re.match(r"sep=(.)\r?\n", text)  # Excel's word on its own files
     # The header alone tells: names of labels in the cells below may hold any of these marks.
     delimiter = named[1] if named else max(",;\t", key=lambda mark: _has_image_column(text, mark))
-    lines = _csv_lines(text, path, delimiter)
-    return read_lines(lines[1:] if named else lines, path, options, form)
+    lines = _csv_lines(text, path, delimiter)[1 if named else 0 :]
+    # Spreadsheets leave rows of nothing but separators, some of them above the header.
+    written = [i for i, (_, cells) in enumerate(lines) if any(cell.strip() for cell in cells)]
+    if not written:
+        raise DataError(f"{path} holds nothing but separators; a table needs a header and rows.")
+    return read_lines(lines[written[0] :], path, options, form)
 
 
 def read_lines(lines: list[Line], path: Path, options: Options, form: str | None) -> Table:
@@ -170,7 +174,7 @@ def _rows_of_split(rows: list[Line], column: int, split: str, path: Path) -> lis
 
 def _has_image_column(text: str, delimiter: str) -> bool:
     try:
-        names = next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
+        names = next(csv.reader(io.StringIO(text.lstrip("\r\n"), newline=""), delimiter=delimiter))
     except csv.Error:
         return False
     return len(names) > 1 and any(name.strip().lower() in IMAGE_COLUMNS for name in names)
