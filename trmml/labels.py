@@ -18,7 +18,7 @@ POSITIVE: Final = 1
 NEGATIVE: Final = 0
 UNKNOWN: Final = -1
 
-BLANK_WORDS: Final = ("", "nan", "none", "null")
+BLANK_WORDS: Final = ("", "nan", "none", "null", "<na>")
 """What tables have, in whatever case, where nothing is said."""
 
 

@@ -38,6 +38,8 @@ def table(*cells: str, column: str = "labels") -> str:
         (["dog cat", "dog", "cat"], " ", "'dog cat' .* 'dog' and 'cat' are labels themselves"),
         (["dog/cat", "dog", "cat"], "/", "'dog/cat' may be one label or several"),
         (["dog+cat", "dog+bird", "bird"], r"\+", "most cells have"),
+        (["dog  cat", "dog", "cat"], " ", "'dog' and 'cat' are labels themselves"),
+        (["dog and cat", "dog", "cat"], " and ", "'dog' and 'cat' are labels themselves"),
         (["Dog - Cat", "dog", "cat"], "-", "are labels themselves"),
         (["dog,cat", "dog|cat"], ",", "are labels themselves"),
         (["dog;bird;cow", "cat;bird", "dog|cat"], ";", "most cells have ';' in them"),
@@ -74,7 +76,7 @@ def test_what_was_asked_can_be_answered_either_way(read: Read) -> None:
         ["apple, red|dog", "pear, green|cat"],
         ["T-shirt", "X-ray", "24/7"],
         ["red dress", "blue dress", "red shirt", "green hat"],
-        ["salt & pepper", "pepper", "sugar", "tea"],
+        ["salt & pepper", "black and white", "pepper", "sugar", "tea", "-"],
         ["/m/01g317", "/m/0bt9lr"],
         ["[unclear]", "dog"],
     ],
@@ -94,7 +96,7 @@ def test_one_label_a_row_is_doubted_as_well(read: Read, column: str) -> None:
 
 
 def test_words_for_a_blank_list_nothing(read: Read) -> None:
-    data = read(table("dog", "nan", "None", "cat|NULL", "nan"))
+    data = read(table("dog", "nan", "None", "cat|<NA>", "nan"))
     assert data.labels == ("dog", "cat")
     assert data.states.tolist() == [[P, N], [N, N], [N, N], [N, P], [N, N]]
     assert "2 cells 'nan' list nothing. 1 cells 'None' list nothing." in data.interpretation

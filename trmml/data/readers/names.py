@@ -113,9 +113,10 @@ def _refuse_doubtful(
 def _all_parts_are_labels(names: set[str], every: set[str]) -> tuple[str, str, str] | None:
     known = {name.casefold() for name in every}
     for name in sorted(names):
-        for mark in dict.fromkeys(c for c in name if not c.isalnum()):
+        for mark in (" and ", *dict.fromkeys(c for c in name if not c.isalnum())):
             parts = [part.strip() for part in name.split(mark)]
-            if all(part.casefold() in known for part in parts):
+            parts = [part for part in parts if part] if mark.isspace() else parts
+            if len(parts) > 1 and all(part.casefold() in known for part in parts):
                 return name, mark, f"{' and '.join(map(repr, parts))} are labels themselves"
     return None
 

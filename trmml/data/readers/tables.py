@@ -74,16 +74,12 @@ def read_dataset(
     Raises:
         DataError: For a table or photo that cannot be used, with file, line and column.
     """
-    if format is not None and format not in get_args(TableFormat):
-        raise DataError(f"No format {format!r}. {nearest(format, get_args(TableFormat))}")
     refuse_text(labels, "labels")
     wanted = None if labels is None else tuple(labels)
-    asked = None if wanted is None else tuple(map(spelled, wanted))
+    asked = wanted and tuple(map(spelled, wanted))
     options = Options(asked, label_encoding, unlabeled, split, separator)
     path = HERE if is_frame(table) else with_home(table)
-    parsed = read_frame(table, options, format) if is_frame(table) else _read(path, options, format)
-    _require_rows(parsed, path, split)
-    parsed = with_one_spelling(parsed, path)
+    parsed = _parsed(table, path, options, format)
     names = _names(parsed, asked, path, may_lack_labels)
     rows, photos = merge_duplicates(parsed, path, None if images is None else with_home(images))
     return MultiLabelDataset(
@@ -94,6 +90,15 @@ def read_dataset(
         interpretation=parsed.interpretation,
         rest=_rest(rows, parsed) if wanted is None else None,
     )
+
+
+def _parsed(table: Any, path: Path, options: Options, form: str | None) -> Table:
+    """Return what a table of any form states, with one spelling for each label."""
+    if form is not None and form not in get_args(TableFormat):
+        raise DataError(f"No format {form!r}. {nearest(form, get_args(TableFormat))}")
+    found = read_frame(table, options, form) if is_frame(table) else _read(path, options, form)
+    _require_rows(found, path, options.split)
+    return with_one_spelling(found, path)
 
 
 def _require_rows(parsed: Table, path: Path, split: str | None) -> None:
