@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Float32
-from numpy import ndarray
+from numpy import isfinite, ndarray
 from PIL import Image
 from torch import Tensor
 
 from trmml.config.groups import PhotoConfig
 from trmml.data.photos import load_photo
 from trmml.data.tensors import load_tensor
-from trmml.errors import ImageError
+from trmml.errors import ArtifactError, ImageError
 from trmml.matcher.prediction import Prediction
 
 NUM_THREADS = 4
@@ -64,10 +64,19 @@ def stream_predictions(
         like: Labels and thresholds; its scores stand for a photo that cannot be read.
         batch_size: Photos given to the network at a time.
         keep_photos: Whether a prediction keeps its picture.
+
+    Raises:
+        ArtifactError: If a score is no finite number.
     """
     for batch in prepared_batches(images, config, batch_size, keep_photos=keep_photos):
         tensors = [item.tensor for item in batch if item.tensor is not None]
         found = score(torch.stack(tensors)) if tensors else None
+        # NaN would reach no threshold, and so be taken for a photo without any label.
+        if found is not None and not isfinite(found.scores).all():
+            raise ArtifactError(
+                "The model gives a score that is no finite number; its file, or that of its CLIP, is "
+                "damaged or does not hold a trained model."
+            )
         row = 0
         for item in batch:
             prediction = replace(like, source=item.source, error=item.error, _photo=item.photo)
