@@ -67,7 +67,11 @@ def check_settings(settings: dict[str, Any], source: str) -> None:
         ArtifactError: If a value has a wrong type or size, or names what is not on timm's own list.
     """
     vision, text = settings.get("vision_cfg"), settings.get("text_cfg")
-    values = {"embed_dim": settings.get("embed_dim"), "vision_cfg": vision, "text_cfg": text}
+    values: dict[str, Any] = {
+        "embed_dim": settings.get("embed_dim"),
+        "vision_cfg": vision,
+        "text_cfg": text,
+    }
     hints: dict[str, Any] = {"embed_dim": int, "vision_cfg": dict, "text_cfg": dict}
     if "quick_gelu" in settings:
         values["quick_gelu"], hints["quick_gelu"] = settings["quick_gelu"], bool

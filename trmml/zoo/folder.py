@@ -31,6 +31,7 @@ from trmml.errors import ArtifactError, ConfigError, ModelNotFoundError
 from trmml.files import (
     MAX_JSON_BYTES,
     read_json,
+    set_mode,
     with_home,
     write_atomically,
     write_json,
@@ -72,7 +73,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
         temporary = Path(name)
         try:
             yield temporary
-            temporary.chmod(0o755)  # mkdtemp makes folders for the owner alone
+            set_mode(temporary, 0o755)  # mkdtemp makes folders for the owner alone
             move_into_place(temporary, folder)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
