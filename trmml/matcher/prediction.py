@@ -74,9 +74,17 @@ class Prediction(Mapping[str, float]):
         """Return the number of labels."""
         return len(self.labels)
 
-    # Arrays are compared value by value, so of two predictions only the same one is equal.
-    __eq__ = object.__eq__
-    __hash__ = object.__hash__
+    def __contains__(self, label: object) -> bool:
+        """Say whether the model has a label, whatever its score."""
+        return label in self.labels
+
+    def __eq__(self, other: object) -> bool:
+        """Say whether it is the very same one: equal scores do not make two photos one."""
+        return self is other
+
+    def __hash__(self) -> int:
+        """Return a hash for `==`."""
+        return id(self)
 
     def __bool__(self) -> bool:
         """Return True, as for any prediction, whatever was found; `positive` says what was."""

@@ -1,17 +1,10 @@
 """`predict`: one photo or many, with a model or by its name."""
 
-from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
-from torch import Tensor
-
-from trmml.data.photos import find_photos
-from trmml.errors import ImageError
-from trmml.files import is_folder, with_home
+from trmml.files import with_home
 from trmml.matcher.model import TextRegionMatcher
 from trmml.matcher.prediction import Prediction
 from trmml.zoo.folder import CONFIG
@@ -30,7 +23,7 @@ def predict(
     """Score every label of one photo or of many.
 
     Args:
-        images: A photo (path, bytes, PIL image, HWC uint8 array, CHW tensor), a folder, or an
+        images: A photo (path, open file, bytes, PIL image, HWC array, CHW tensor), a folder, or an
             iterable of photos.
         model: A loaded model, or what `load_model` takes; the bundled model by default.
         threshold: One threshold for all labels instead of the model's own, in [0, 1].
@@ -49,45 +42,9 @@ def predict(
     if not isinstance(model, TextRegionMatcher):
         source = str(model or DEFAULT_MODEL)
         model = _cached_model(source, _state_of(with_home(source)))
-    is_one = _is_one_photo(images)
-    predictions = model.predict_many(
-        [images] if is_one else photos_of(images),
-        threshold=threshold,
-        top_k=top_k,
-        batch_size=batch_size,
-        heatmaps=heatmaps,
+    return model.predict(
+        images, threshold=threshold, top_k=top_k, batch_size=batch_size, heatmaps=heatmaps
     )
-    if not is_one:  # among many, one unreadable photo must not cost the others
-        return list(predictions)
-    prediction = next(predictions)
-    if prediction.error is not None:
-        raise ImageError(prediction.error)
-    return prediction
-
-
-def photos_of(images: Any) -> Iterable[Any]:
-    """Return the photos of a folder, or an iterable as it is.
-
-    Raises:
-        ImageError: If a folder holds no photo, or the value is nothing that holds photos.
-    """
-    if isinstance(images, str | Path):
-        folder = with_home(images)
-        photos = find_photos(folder)
-        if not photos:
-            raise ImageError(f"There is no photo in the folder {folder}.")
-        return photos
-    if not isinstance(images, Iterable):
-        raise ImageError(f"Expected a photo, a folder or a list, got {type(images).__name__}.")
-    return images
-
-
-def _is_one_photo(images: Any) -> bool:
-    if isinstance(images, str | Path):
-        return not is_folder(images)
-    if isinstance(images, np.ndarray | Tensor):
-        return images.ndim < 4
-    return isinstance(images, bytes | bytearray | Image.Image)
 
 
 # One model only, since each keeps its CLIP in memory.
