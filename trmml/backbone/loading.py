@@ -24,7 +24,7 @@ from trmml.errors import (
     UnsupportedBackboneError,
     nearest,
 )
-from trmml.files import BUNDLED, MAX_JSON_BYTES, read_json, sha256_of, with_home
+from trmml.files import BUNDLED, MAX_JSON_BYTES, is_folder, read_json, sha256_of, with_home
 from trmml.hub.repository import Access, RepositoryFile, fetch_files, split_name
 
 CONFIG_NAME, WEIGHTS_NAME = "open_clip_config.json", "open_clip_model.safetensors"
@@ -36,6 +36,14 @@ FORMS = (
     f"`hf-hub:<org/name>` or `{SMALL_CLIP}`"
 )
 _CLIP_FIELDS = {"embed_dim", "vision_cfg", "text_cfg", "quick_gelu"}
+
+
+def names_a_clip(source: str) -> bool:
+    """Say whether a name has one of the forms of a CLIP, and so is none of a trained model."""
+    if source.startswith(("local-dir:", "hf-hub:")) or source == SMALL_CLIP:
+        return True
+    name, slash, _ = source.partition("/")
+    return bool(slash) and name in open_clip.list_models()
 
 
 class LoadedCLIP(NamedTuple):
@@ -172,12 +180,17 @@ def _read_settings(path: Path) -> tuple[dict[str, Any], PhotoConfig]:
 
 def _built_in(source: str, pinned: BackboneConfig | None, access: Access) -> _Found:
     name, slash, tag = source.partition("/")
+    known = open_clip.list_models()
+    if name not in known or not tag:
+        _refuse_folder(source)
     if not slash or not tag:
         raise ConfigError(f"The backbone {source!r} must have the form {FORMS}.")
-    known = open_clip.list_models()
     settings = open_clip.get_model_config(name) if name in known else None
     if settings is None:  # other names could be a repository or a folder to open_clip
-        raise ConfigError(f"open_clip has no architecture {name!r}. {nearest(name, known)}")
+        raise ConfigError(
+            f"open_clip has no architecture {name!r}. {nearest(name, known)} A repository is named "
+            "hf-hub:<org/name>, a folder local-dir:<folder>."
+        )
     settings = dict(settings)
     check_is_plain(settings, source)  # before any download
     size = settings["vision_cfg"]["image_size"]
@@ -187,6 +200,18 @@ def _built_in(source: str, pinned: BackboneConfig | None, access: Access) -> _Fo
     published = _published(name, tag, settings)
     fetched = _published_weights(published.get("hf_hub", ""), source, pinned, access)
     return _Found(settings, _photo_config(size, published), fetched.path, fetched)
+
+
+def _refuse_folder(source: str) -> None:
+    """Say what to do with a trained model, or with the folder of a CLIP, that is named as a backbone."""
+    for folder in (with_home(source), BUNDLED / source):
+        if is_folder(folder) and (folder / "config.json").is_file():
+            raise ConfigError(
+                f"{source!r} is a trained model, which knows its CLIP; name it as the model, without a "
+                "backbone."
+            )
+    if source and is_folder(source):
+        raise ConfigError(f"{source!r} is a folder; as a backbone it is named local-dir:{source}.")
 
 
 def _weight_file(path: Path) -> Path:
