@@ -246,6 +246,18 @@ def test_strips_of_a_large_picture_are_what_it_is_whole(
         np.testing.assert_array_equal(np.asarray(load_photo(data)), whole)
 
 
+def test_greys_of_fewer_bits_than_their_file_are_pointed_out(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    load_photo(encoded(np.array([[7, 4000]], dtype=np.uint16)))
+    assert "16-bit greys from 7 to 4000 of 65535, and so is nearly black" in caplog.text
+    assert "(greys / 4095 * 255)" in caplog.text
+    caplog.clear()
+    for honest in ([[7, 40_000]], [[0, 0]]):
+        load_photo(encoded(np.array(honest, dtype=np.uint16)))
+    assert caplog.text == ""
+
+
 def test_alpha_of_an_array_is_laid_over_white() -> None:
     assert pixel(np.full((2, 3, 4), (0, 100, 255, 51), dtype=np.uint8)) == (204, 224, 255)
 

@@ -16,7 +16,7 @@ from PIL import Image
 import trmml
 from trmml.backbone.clip import FrozenCLIP
 from trmml.data.dataset import MultiLabelDataset
-from trmml.errors import DataError, ImageError
+from trmml.errors import ConfigError, DataError, ImageError
 from trmml.evaluation.measuring import dump_scores, evaluate, measure
 from trmml.evaluation.metrics import mean_average_precision
 from trmml.labels import NEGATIVE, UNKNOWN
@@ -388,6 +388,18 @@ def test_the_model_can_be_named_by_its_folder(
     photo = make_dataset(1).photos[0]
     named = trmml.predict(photo, tmp_path / "model")
     np.testing.assert_array_equal(named.scores, trmml.predict(photo, model).scores)
+
+
+def test_labels_go_with_the_name_of_a_model(model: TextRegionMatcher) -> None:
+    photo = Image.new("RGB", (20, 20), "red")
+    labels = ["person", "bus"]
+    prediction = trmml.predict(photo, labels=labels)
+    assert list(prediction) == labels
+    expected = trmml.load_model(labels=labels).predict(photo)
+    np.testing.assert_array_equal(prediction.scores, expected.scores)
+    assert len(trmml.predict(photo)) == 18
+    with pytest.raises(ConfigError, match=r"this one is loaded: load_model\(name, labels=…\)"):
+        trmml.predict(photo, model, labels=labels)
 
 
 def test_photos_are_seen_upright(model: TextRegionMatcher) -> None:

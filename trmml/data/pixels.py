@@ -1,5 +1,6 @@
 """The pixels of a picture: turned upright and made RGB, whatever they were."""
 
+import logging
 from collections.abc import Callable
 
 import numpy as np
@@ -7,8 +8,13 @@ from PIL import ExifTags, Image
 
 from trmml.errors import ImageError
 
+logger = logging.getLogger(__name__)
+
 STRIP_PIXELS = 2**22
 """What is not plain RGB is converted in strips of so many pixels, as the steps between take memory."""
+
+DARK = 2**12
+"""Greys of 12 bits, as of many microscopes and X-rays, stay below it."""
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -34,6 +40,7 @@ def upright_rgb(image: Image.Image, name: str) -> Image.Image:
     if image.mode == "RGB" and "transparency" not in image.info:
         return image if turn is not None else image.copy()
     if is_16_bit:
+        _warn_of_dark(image, name)
         return _in_strips(image, _rgb_of_16_bits)
     # Converted straight to RGB, what is transparent would show whatever colour lies below it.
     if image.mode in ("RGBA", "LA", "PA", "RGBa") or "transparency" in image.info:
@@ -53,6 +60,18 @@ def _orientation(image: Image.Image) -> int:
     except Exception:  # whatever its parser raises, it is not about the picture
         return 1
     return value if isinstance(value, int) else 1
+
+
+def _warn_of_dark(image: Image.Image, name: str) -> None:
+    """Say of 16-bit greys that use little of their range that they come out nearly black."""
+    greys = np.asarray(image)
+    low, high = int(greys.min()), int(greys.max())
+    if 0 < high < DARK:
+        logger.warning(
+            "%s has 16-bit greys from %d to %d of 65535, and so is nearly black; if they have fewer "
+            "bits, scale them first, as (greys / %d * 255).astype('uint8').",
+            name, low, high, 2 ** high.bit_length() - 1,
+        )  # fmt: skip
 
 
 def _in_strips(image: Image.Image, to_rgb: Callable[[Image.Image], Image.Image]) -> Image.Image:
