@@ -1,6 +1,7 @@
 import errno
 import hashlib
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from trmml.matcher.thresholds import Calibration
 from trmml.tasks.exporting import export
 from trmml.training.features import compute_features
 from trmml.training.run_folder import RunFolder
-from trmml.zoo.folder import add_metrics, replace_calibration, save_model
+from trmml.zoo.folder import add_metrics, new_folder, replace_calibration, save_model
 
 Maker = Callable[..., MultiLabelDataset]
 
@@ -70,6 +71,35 @@ def test_the_old_file_is_there_until_the_new_one_is_whole(tmp_path: Path) -> Non
     assert seen == [(b"old", True)]
     assert path.read_bytes() == b"new"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EINVAL, errno.ENOTSUP, errno.ENOSYS])
+@pytest.mark.parametrize("what", ["fsync", "chmod"])
+def test_a_file_system_that_cannot_sync_or_change_modes_is_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, number: int
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, what, refuse)
+    write_text(tmp_path / "a.txt", "whole")
+    assert (tmp_path / "a.txt").read_text() == "whole"
+    with new_folder(tmp_path / "folder") as folder:
+        write_text(folder / "b.txt", "whole")
+    assert (tmp_path / "folder" / "b.txt").read_text() == "whole"
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
+def test_a_disk_that_fails_while_it_syncs_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match=re.escape(os.strerror(number))):
+        write_text(tmp_path / "a.txt", "whole")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_missing_folders_are_made(tmp_path: Path) -> None:

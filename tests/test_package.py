@@ -81,6 +81,11 @@ def test_every_public_name_can_be_loaded() -> None:
         _ = trmml.pridict
 
 
+def test_the_package_lists_its_public_names_and_nothing_else() -> None:
+    assert dir(trmml) == sorted(trmml.__all__)
+    assert "predict" in dir(trmml)
+
+
 def test_the_lazy_names_and_those_for_type_checkers_are_the_same() -> None:
     tree = ast.parse((ROOT / "__init__.py").read_text(encoding="utf-8"))
     typed = {

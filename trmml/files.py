@@ -80,17 +80,36 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     temporary = Path(name)
     try:
         write(temporary)
-        with temporary.open("rb+") as file:
+        with temporary.open("rb+") as file, _where_possible():
             os.fsync(file.fileno())
         # mkstemp makes files for the owner alone; a result is as readable as any other file.
         umask = os.umask(0)
         os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
+        set_mode(temporary, 0o666 & ~umask)
         temporary.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
+
+
+_REFUSALS = (errno.EPERM, errno.EACCES, errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EROFS)
+
+
+@contextlib.contextmanager
+def _where_possible() -> Iterator[None]:
+    """Go on where a file system cannot do something; network mounts often cannot. Other errors stay."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _REFUSALS:
+            raise
+
+
+def set_mode(path: Path, mode: int) -> None:
+    """Set who may read and write a file or folder, where its file system knows such a thing."""
+    with _where_possible():
+        path.chmod(mode)
 
 
 def write_text(path: Path, text: str) -> None:

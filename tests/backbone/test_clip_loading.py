@@ -286,3 +286,24 @@ def test_missing_and_foreign_files_are_refused(
 def test_a_name_that_is_not_known_brings_the_nearest(source: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_clip(source)
+
+
+def test_a_model_or_a_folder_in_place_of_a_backbone_says_what_to_write(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop" / "config.json").touch()
+    for source in ("coco18-tiny", f"{tmp_path}/shop"):
+        with pytest.raises(
+            ConfigError, match="is a trained model, which knows its CLIP; name it as"
+        ):
+            load_clip(source)
+    with pytest.raises(ConfigError, match=f"as a backbone it is named local-dir:{folder}"):
+        load_clip(str(folder))
+    with pytest.raises(ConfigError, match="A repository is named hf-hub:<org/name>"):
+        load_clip("acme/clip")
+    # A folder that happens to have the name of a tag is none.
+    (tmp_path / "RN50" / "opneai").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="no pretrained tag 'opneai'"):
+        load_clip("RN50/opneai")

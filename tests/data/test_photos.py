@@ -17,7 +17,7 @@ from torchvision import tv_tensors
 from trmml.config.groups import PhotoConfig
 from trmml.data.photos import find_photos, load_photo
 from trmml.data.tensors import load_tensor, photo_tensor
-from trmml.errors import ImageError
+from trmml.errors import ConfigError, ImageError
 
 HEIGHT, WIDTH = 5, 7
 ORIENTATION = 0x0112
@@ -130,6 +130,63 @@ def test_a_broken_exif_block_does_not_make_a_photo_unreadable(pixels: np.ndarray
         assert load_photo(encoded(pixels, "JPEG", exif=broken)).size == (WIDTH, HEIGHT)
 
 
+def exif_block(*entries: tuple[int, int, int, bytes]) -> bytes:
+    """Return an EXIF block of (tag, type, count, value); no library would write some of them."""
+    base, table, more = 8 + 2 + 12 * len(entries) + 4, b"", b""
+    for tag, kind, count, value in sorted(entries):
+        inline = value if len(value) <= 4 else struct.pack("<I", base + len(more))
+        more += value if len(value) > 4 else b""
+        table += struct.pack("<HHI", tag, kind, count) + inline.ljust(4, b"\0")
+    head = b"II*\0" + struct.pack("<IH", 8, len(entries))
+    return b"Exif\0\0" + head + table + bytes(4) + more
+
+
+TURNED = (ORIENTATION, 3, 1, struct.pack("<H", 6))
+RESOLUTION, UNIT, MAKE, EXPOSURE, EXIF_PLACE = 0x011A, 0x0128, 0x010F, 0x829A, 0x8769
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("tag", [RESOLUTION, UNIT, MAKE, EXPOSURE, EXIF_PLACE])
+@pytest.mark.parametrize(
+    "value",
+    [
+        (10, 1, struct.pack("<ii", -1, 0)),
+        (5, 1, struct.pack("<II", 0, 0)),
+        (2, 6, b"hello\0"),
+        (11, 1, struct.pack("<f", float("nan"))),
+        (12, 1, struct.pack("<d", float("-inf"))),
+        (9, 1, struct.pack("<i", -5)),
+        (3, 1, struct.pack("<H", 65535)),
+    ],
+    ids=["-1/0", "0/0", "text", "nan", "-inf", "negative", "65535"],
+)
+def test_of_the_exif_only_the_orientation_is_read(
+    pixels: np.ndarray, form: str, tag: int, value: tuple[int, int, bytes]
+) -> None:
+    options = {"lossless": True} if form == "WEBP" else {}
+    data = encoded(pixels, form, exif=exif_block(TURNED, (tag, *value)), **options)
+    for source in (data, Image.open(io.BytesIO(data))):
+        photo = load_photo(source)
+        assert photo.size == (HEIGHT, WIDTH)
+        if form != "JPEG":
+            np.testing.assert_array_equal(np.asarray(photo), np.rot90(pixels, -1))
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        (ORIENTATION, 2, 2, b"6\0"),
+        (ORIENTATION, 11, 1, struct.pack("<f", float("nan"))),
+        (ORIENTATION, 10, 1, struct.pack("<ii", -1, 0)),
+        (ORIENTATION, 9, 1, struct.pack("<i", -6)),
+        (ORIENTATION, 3, 1, struct.pack("<H", 99)),
+    ],
+)
+def test_an_orientation_that_makes_no_sense_turns_nothing(pixels: np.ndarray, entry: Any) -> None:
+    photo = load_photo(encoded(pixels, exif=exif_block(entry)))
+    np.testing.assert_array_equal(np.asarray(photo), pixels)
+
+
 def palette_picture() -> Image.Image:
     image = Image.new("P", (WIDTH, HEIGHT))
     image.putpalette([200, 0, 100, 0, 0, 0])
@@ -169,6 +226,38 @@ def test_every_kind_of_pixel_becomes_rgb(data: bytes, expected: tuple[int, ...])
     assert pixel(data) == expected
 
 
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "I;16", "P"])
+def test_strips_of_a_large_picture_are_what_it_is_whole(
+    mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = np.random.default_rng(0).integers(0, 256, (11, 7, 8), dtype=np.uint8)
+    picture = {
+        "RGBA": lambda: Image.fromarray(values[:, :, :4].copy()),
+        "LA": lambda: Image.merge("LA", [Image.fromarray(values[:, :, i].copy()) for i in (0, 1)]),
+        "I;16": lambda: Image.fromarray(values[:, :, :2].copy().view(np.uint16)[:, :, 0]),
+        "P": lambda: Image.fromarray(values[:, :, :3].copy()).quantize(9),
+    }[mode]()
+    options = {"transparency": bytes(range(0, 252, 28))} if mode == "P" else {}
+    data = encoded(picture, **options)
+    whole = np.asarray(load_photo(data))
+    assert np.ptp(whole) > 100
+    for num_pixels in (1, 20):
+        monkeypatch.setattr("trmml.data.pixels.STRIP_PIXELS", num_pixels)
+        np.testing.assert_array_equal(np.asarray(load_photo(data)), whole)
+
+
+def test_greys_of_fewer_bits_than_their_file_are_pointed_out(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    load_photo(encoded(np.array([[7, 4000]], dtype=np.uint16)))
+    assert "16-bit greys from 7 to 4000 of 65535, and so is nearly black" in caplog.text
+    assert "(greys / 4095 * 255)" in caplog.text
+    caplog.clear()
+    for honest in ([[7, 40_000]], [[0, 0]]):
+        load_photo(encoded(np.array(honest, dtype=np.uint16)))
+    assert caplog.text == ""
+
+
 def test_alpha_of_an_array_is_laid_over_white() -> None:
     assert pixel(np.full((2, 3, 4), (0, 100, 255, 51), dtype=np.uint8)) == (204, 224, 255)
 
@@ -192,7 +281,7 @@ NOISE = encoded(np.random.default_rng(0).integers(0, 256, size=(53, 59, 3), dtyp
         (b"image,dog\na.png,1\n", r"The photo \(18 bytes\) is not a picture in a known format"),
         (NOISE[: len(NOISE) // 2], "cannot be read: image file is truncated"),
         (Image.open(io.BytesIO(NOISE[: len(NOISE) // 2])), "The PIL image cannot be read: .*trunc"),
-        (forged_png(20_000, 20_000), r"is too large to be a photo: .*400000000 pixels"),
+        (forged_png(20_000, 20_000), "has 20000 × 20000 pixels; the most is 178956970"),
         (forged_png(0, 5), r"The photo \(\d+ bytes\) is damaged|not a picture"),
         (Image.new("RGB", (0, 5)), "has 0 × 5 pixels"),
         (Image.new("F", (3, 2)), "has the pixel format 'F'; convert it to 8-bit RGB"),
@@ -205,7 +294,21 @@ NOISE = encoded(np.random.default_rng(0).integers(0, 256, size=(53, 59, 3), dtyp
         ("~no such file.jpg", r"^~no such file\.jpg: No such file or directory\.$"),
         (5, "must be a path, bytes, a PIL image, .*; got int"),
         (None, "got NoneType"),
-        (np.zeros((2, 3, 3), dtype=np.float32), r"must be uint8 .*, got float32 \(2, 3, 3\)"),
+        (np.zeros((2, 3, 3), dtype=np.int64), r"must be uint8, or float .*, got int64 \(2, 3, 3\)"),
+        (np.full((2, 3, 3), 255.0), r"values in \[0, 1\], got 255 to 255; .*astype\('uint8'\)"),
+        (np.full((2, 3, 3), np.nan), r"values in \[0, 1\], got nan to nan"),
+        (
+            np.zeros((3, 5, 7), dtype=np.uint8),
+            r"\(3, 5, 7\)\. Turn it with array\.transpose\(1, 2, 0\)",
+        ),
+        (
+            "photos/*.jpg",
+            r"Patterns are not followed; pass sorted\(glob\.glob\('photos/\*\.jpg'\)\)",
+        ),
+        ("photos/[ab].png", "Patterns are not followed"),
+        (io.StringIO("photo"), "was opened as text; open a photo with mode 'rb'"),
+        (io.BytesIO(), r"\(0 bytes\) is empty"),
+        ({"image": b"x"}, "got dict; pass what it holds under the name of the photo"),
         (np.zeros((3, 2, 5), dtype=np.uint8), r"3 or 4 channels last, got shape \(3, 2, 5\)"),
         (np.zeros((2, 2, 3, 3), dtype=np.uint8), r"got uint8 \(2, 2, 3, 3\)"),
         (np.zeros((0, 3, 3), dtype=np.uint8), r"got uint8 \(0, 3, 3\)"),
@@ -318,6 +421,57 @@ def test_other_formats_come_whole() -> None:
     picture = Image.fromarray(sample.astronaut())
     assert load_photo(encoded(picture), 20).size == picture.size
     assert load_photo(picture, 20).size == picture.size
+
+
+def test_a_photo_that_would_take_too_much_memory_is_refused_before_it_is_decoded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    alpha = bytearray(forged_png(13_000, 13_000))
+    alpha[25] = 6  # four channels
+    alpha[29:33] = struct.pack(">I", zlib.crc32(alpha[12:29]))
+    with pytest.raises(
+        ImageError, match="13000 × 13000 pixels, 676 MB when decoded; the most is 400"
+    ):
+        load_photo(bytes(alpha))
+    picture = Image.new("RGB", (1000, 1000), "red")
+    monkeypatch.setenv("TRMML_MAX_PHOTO_MB", "2")
+    with pytest.raises(
+        ImageError, match=r"3 MB when decoded; the most is 2 MB\. .*TRMML_MAX_PHOTO_MB"
+    ):
+        load_photo(encoded(picture))
+    assert load_photo(encoded(picture, "JPEG"), 64).size == (
+        250,
+        250,
+    )  # decoded at a part of its size
+    monkeypatch.setenv("TRMML_MAX_PHOTO_MB", "3")
+    assert load_photo(encoded(picture)).size == (1000, 1000)
+    monkeypatch.setenv("TRMML_MAX_PHOTO_MB", "much")
+    with pytest.raises(ConfigError, match="must be a whole number, got 'much'"):
+        load_photo(encoded(picture))
+
+
+def test_a_camera_photo_of_many_pixels_is_no_attack() -> None:
+    data = encoded(Image.new("L", (12_000, 9_000), 70), "JPEG")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load_photo(data, 224).size == (1500, 1125)
+
+
+def test_an_open_file_is_a_photo_from_its_start(pixels: np.ndarray, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(encoded(pixels))
+    written = io.BytesIO()
+    Image.fromarray(pixels).save(written, "PNG")  # which leaves it at its end
+    with (tmp_path / "a.png").open("rb") as file:
+        for source in (file, file, written, written):
+            np.testing.assert_array_equal(np.asarray(load_photo(source)), pixels)
+    with pytest.raises(ImageError, match=r"The open file cannot be read: .*closed file"):
+        load_photo(file)
+
+
+def test_a_float_array_is_a_photo_as_a_float_tensor_is(pixels: np.ndarray) -> None:
+    for kind in (np.float16, np.float32, np.float64):
+        found = np.asarray(load_photo(pixels.astype(np.float64).__truediv__(255).astype(kind)))
+        np.testing.assert_allclose(found.astype(int), pixels, atol=int(kind is np.float16))
 
 
 @pytest.mark.parametrize("kind", ["file", "bytes", "image", "array", "tensor"])

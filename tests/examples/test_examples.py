@@ -31,6 +31,25 @@ def run(name: str, *arguments: object, where: Path) -> str:
     return done.stdout
 
 
+def run_on_ray(name: str, *arguments: object, where: Path) -> None:
+    """Run an example on a Ray of its own, as small as it goes: one processor and no dashboard."""
+    program = f"""
+import runpy, sys, ray
+ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+sys.argv = {[name, *map(str, arguments)]!r}
+runpy.run_path({str(EXAMPLES / name)!r}, run_name="__main__")
+"""
+    quiet = os.environ | {"RAY_USAGE_STATS_ENABLED": "0"}
+    command = [sys.executable, "-c", program]
+    for _ in range(3):
+        done = subprocess.run(command, cwd=where, env=quiet, capture_output=True, text=True)
+        # Ray itself waits 30 seconds for its parts to start; on a busy machine that is not enough.
+        if "timed out during startup" not in done.stderr:
+            assert done.returncode == 0, done.stderr
+            return
+    pytest.skip("Ray did not start three times: this machine is too busy, the example may be right")
+
+
 @pytest.fixture
 def portrait(tmp_path: Path) -> Path:
     path = tmp_path / "astronaut.png"
@@ -87,11 +106,11 @@ def test_photos_are_tagged_with_ray_and_only_once(portrait: Path, tmp_path: Path
     photos.mkdir()
     portrait.rename(photos / "portrait.png")
     (photos / "broken.jpg").write_bytes(b"no photo")
-    run("tag_with_ray.py", photos, "tags", "--part", 1, where=tmp_path)
+    run_on_ray("tag_with_ray.py", photos, "tags", "--part", 1, where=tmp_path)
     written = sorted((tmp_path / "tags").iterdir())
     assert [part.name for part in written] == ["part-000000", "part-000001"]
     Image.new("RGB", (40, 40)).save(photos / "new.png")
-    run("tag_with_ray.py", photos, "tags", where=tmp_path)
+    run_on_ray("tag_with_ray.py", photos, "tags", where=tmp_path)
     table = parquet.read_table(tmp_path / "tags").to_pylist()
     assert sorted(Path(row["photo"]).name for row in table) == [
         "broken.jpg",

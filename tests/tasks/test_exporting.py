@@ -1,4 +1,5 @@
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from trmml.backbone.clip import FrozenCLIP
 from trmml.data.dataset import MultiLabelDataset
 from trmml.data.photos import load_photo
 from trmml.data.tensors import photo_tensor
-from trmml.errors import ArtifactError, DependencyError, OutputError
+from trmml.errors import ArtifactError, ConfigError, DependencyError, OutputError
 from trmml.matcher.model import TextRegionMatcher
 from trmml.tasks.exporting import Exported, export, load_exported
 
@@ -70,6 +71,25 @@ def test_a_file_says_what_its_model_says_whatever_the_batch(
     for num_photos in (1, 7):
         photos = make_dataset(num_photos, seed=num_photos).photos
         assert_says_what_the_model_says(exported, model, photos)
+
+
+@pytest.mark.parametrize("format", ["onnx", "torch-export"])
+def test_no_photo_or_one_of_another_form_is_an_error_and_no_crash(
+    backbone: FrozenCLIP, tmp_path: Path, format: Any
+) -> None:
+    exported = load_exported(export(model_of(backbone), tmp_path / "model.file", format))
+    for shape, kind in [
+        ((0, 3, 64, 64), np.uint8),
+        ((0,), np.uint8),
+        ((), np.uint8),
+        ((3, 64, 64), np.uint8),
+        ((1, 64, 64, 3), np.uint8),
+        ((1, 3, 32, 64), np.uint8),
+        ((1, 3, 64, 64), np.float32),
+    ]:
+        got = rf"\(1 or more, 3, 64, 64\), got {np.dtype(kind)} {re.escape(str(shape))}"
+        with pytest.raises(ConfigError, match=got):
+            exported(np.zeros(shape, kind))
 
 
 def test_a_tower_at_another_size_than_its_own(tmp_path: Path, make_dataset: Maker) -> None:

@@ -1,10 +1,13 @@
 import io
 import os
 import shutil
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
+import pandas
 import pytest
 import torch
 from conftest import untrained
@@ -13,7 +16,7 @@ from PIL import Image
 import trmml
 from trmml.backbone.clip import FrozenCLIP
 from trmml.data.dataset import MultiLabelDataset
-from trmml.errors import DataError, ImageError
+from trmml.errors import ConfigError, DataError, ImageError
 from trmml.evaluation.measuring import dump_scores, evaluate, measure
 from trmml.evaluation.metrics import mean_average_precision
 from trmml.labels import NEGATIVE, UNKNOWN
@@ -45,6 +48,72 @@ def test_positive_labels_reach_their_own_threshold_best_first() -> None:
     assert [tag.label for tag in prediction.top(2)] == ["green", "red"]
     assert prediction["blue"] == pytest.approx(0.4)
     assert prediction.to_dict()["positive"] == ["red", "blue"]
+
+
+def test_a_prediction_is_a_mapping_from_label_to_score_in_their_order() -> None:
+    scores = [0.5, 0.875, 0.25]
+    prediction = made(scores, [0.6, 0.95, 0.3])
+    assert isinstance(prediction, Mapping)
+    assert list(prediction) == list(prediction.keys()) == list(LABELS)
+    assert dict(prediction) == dict(zip(LABELS, scores, strict=True))
+    assert list(prediction.items()) == list(zip(LABELS, scores, strict=True))
+    assert list(prediction.values()) == scores
+    assert len(prediction) == 3
+    assert "green" in prediction
+    assert "greene" not in prediction
+    assert 0 not in prediction
+    assert prediction.get("greene", -1.0) == -1.0
+    assert max(prediction, key=prediction.get) == "green"
+    # What held before it was a mapping.
+    assert prediction != made(scores, [0.6, 0.95, 0.3])
+    assert len({prediction, prediction}) == 1
+    assert bool(made(scores, [1.0] * 3))
+
+
+def test_predictions_make_a_table() -> None:
+    table = pandas.DataFrame(
+        [made([0.5, 0.875, 0.25], [0.5] * 3), made([0.0, 0.5, 1.0], [0.5] * 3)]
+    )
+    assert list(table.columns) == list(LABELS)
+    assert table.to_numpy().tolist() == [[0.5, 0.875, 0.25], [0.0, 0.5, 1.0]]
+
+
+def test_labels_go_by_name_and_not_by_number() -> None:
+    # In a process of its own: here the checker of shapes would be first to object.
+    program = """
+import numpy as np
+from trmml.matcher.prediction import Prediction
+prediction = Prediction(("red", "green"), np.zeros(2, np.float32), np.zeros(2, np.float32))
+for ask in (prediction.__getitem__, prediction.heatmap, prediction.overlay):
+    try:
+        ask(0)
+    except KeyError as error:
+        print(error.args[0])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    line = "Labels go by name, got 0 (int). Known: red, green."
+    assert done.stdout.splitlines() == [line] * 3
+
+
+def test_a_prediction_shows_itself_in_one_short_line(model: TextRegionMatcher) -> None:
+    assert repr(made([0.6, 0.9, 0.4], [0.5] * 3)) == "Prediction(green 0.90, red 0.60, 3 labels)"
+    shown = repr(made([0.1, 0.3, 0.2], [0.5] * 3, source="cat.jpg"))
+    assert shown == (
+        "Prediction('cat.jpg', no label over its threshold (nearest: green 0.30), 3 labels)"
+    )
+    failed = made([np.nan] * 3, [0.5] * 3, source="a.jpg", error="a.jpg is empty.")
+    assert repr(failed) == "Prediction('a.jpg', error='a.jpg is empty.', 3 labels)"
+    many = Prediction(
+        tuple(f"label {i}" for i in range(500)),
+        np.full(500, 0.75, dtype=np.float32),
+        np.full(500, 0.5, dtype=np.float32),
+    )
+    assert repr(many).endswith("label 4 0.75, … (500 in all), 500 labels)")
+    assert str(many).endswith("label 499 0.75")
+    photo = Image.new("RGB", (20, 20), "red")
+    assert len(repr(trmml.predict(photo, model, heatmaps=True))) < 150
 
 
 def test_a_prediction_prints_as_one_readable_line() -> None:
@@ -193,6 +262,71 @@ def test_one_photo_in_one_prediction_out_whatever_its_form(
         np.testing.assert_array_equal(prediction.scores, expected)
 
 
+@pytest.mark.parametrize("heatmaps", [False, True])
+def test_an_open_file_is_one_photo(
+    model: TextRegionMatcher, make_dataset: Maker, heatmaps: bool
+) -> None:
+    path = make_dataset(1).photos[0]
+    expected = trmml.predict(path, model)
+    memory = io.BytesIO(path.read_bytes())
+    with path.open("rb") as file, path.open("rb", buffering=0) as raw:
+        for form in (memory, file, raw):
+            prediction = trmml.predict(form, model, heatmaps=heatmaps)
+            assert isinstance(prediction, Prediction)
+            np.testing.assert_array_equal(prediction.scores, expected.scores)
+            assert prediction.source == (None if form is memory else str(path))
+        for prediction in trmml.predict([file, memory, file], model):
+            np.testing.assert_allclose(prediction.scores, expected.scores, atol=1e-6)
+    with path.open(encoding="latin-1") as text, pytest.raises(ImageError, match="mode 'rb'"):
+        trmml.predict(text, model)
+
+
+def test_what_holds_photos_under_names_is_refused_and_says_what_to_pass(
+    model: TextRegionMatcher, make_dataset: Maker
+) -> None:
+    path = make_dataset(1).photos[0]
+    with pytest.raises(ImageError, match=r"got dict; pass the photos that it holds: list\(photos"):
+        trmml.predict({"image": path}, model)
+    with pytest.raises(ImageError, match=r"got DataFrame; pass the column of the photos"):
+        trmml.predict(pandas.DataFrame({"image": [str(path)]}), model)
+    with pytest.raises(ImageError, match="Patterns are not followed"):
+        trmml.predict(f"{path.parent}/*.png", model)
+    (failed,) = trmml.predict([{"image": path}], model)
+    assert "got dict; pass what it holds" in failed.error
+
+
+def test_a_column_or_an_array_of_paths_is_a_list(
+    model: TextRegionMatcher, make_dataset: Maker
+) -> None:
+    names = [str(photo) for photo in make_dataset(2).photos]
+    expected = [prediction.scores.tolist() for prediction in trmml.predict(names, model)]
+    for form in (
+        np.array(names),
+        np.array(names, dtype=object),
+        pandas.Series(names),
+        tuple(names),
+    ):
+        predictions = trmml.predict(form, model)
+        assert [prediction.scores.tolist() for prediction in predictions] == expected
+
+
+def test_a_model_predicts_by_itself(model: TextRegionMatcher, make_dataset: Maker) -> None:
+    paths = make_dataset(2).photos
+    expected = trmml.predict(paths, model, top_k=1)
+    for predictions in (model.predict(paths, top_k=1), model(paths, top_k=1)):
+        for found, same in zip(predictions, expected, strict=True):
+            assert found.positive == same.positive
+    one = model(str(paths[0]))
+    assert isinstance(one, Prediction)
+    np.testing.assert_array_equal(one.scores, model.predict(paths[0]).scores)
+    assert len(model(paths[0].parent)) == 2
+    with pytest.raises(ImageError, match=r"gone\.jpg: No such file"):
+        model("gone.jpg")
+    # A batch of tensors is what a network takes, as before.
+    with torch.no_grad():
+        assert model(torch.zeros(5, 3, 64, 64)).logits.shape == (5, 3)
+
+
 def test_a_folder_in_a_list_out_sorted_by_path(
     model: TextRegionMatcher, make_dataset: Maker
 ) -> None:
@@ -254,6 +388,18 @@ def test_the_model_can_be_named_by_its_folder(
     photo = make_dataset(1).photos[0]
     named = trmml.predict(photo, tmp_path / "model")
     np.testing.assert_array_equal(named.scores, trmml.predict(photo, model).scores)
+
+
+def test_labels_go_with_the_name_of_a_model(model: TextRegionMatcher) -> None:
+    photo = Image.new("RGB", (20, 20), "red")
+    labels = ["person", "bus"]
+    prediction = trmml.predict(photo, labels=labels)
+    assert list(prediction) == labels
+    expected = trmml.load_model(labels=labels).predict(photo)
+    np.testing.assert_array_equal(prediction.scores, expected.scores)
+    assert len(trmml.predict(photo)) == 18
+    with pytest.raises(ConfigError, match=r"this one is loaded: load_model\(name, labels=…\)"):
+        trmml.predict(photo, model, labels=labels)
 
 
 def test_photos_are_seen_upright(model: TextRegionMatcher) -> None:

@@ -2,6 +2,7 @@ import hashlib
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +101,44 @@ def test_a_replaced_photo_makes_its_shard_anew_and_no_other(
     np.testing.assert_allclose(got, pooled, atol=2e-3)
 
 
+def test_a_photo_replaced_within_a_second_by_one_of_its_size_has_its_own_features(
+    backbone: FrozenCLIP, tmp_path: Path
+) -> None:
+    photo, when = tmp_path / "a.bmp", 1_700_000_000_000_000_000
+    for colour in ("yellow", "green"):
+        Image.new("RGB", (20, 20), colour).save(photo)
+        os.utime(photo, ns=(when, when))
+        store = compute_features([photo], backbone, folder=tmp_path / "f")
+        _, pooled = direct(backbone, [load_photo(photo)])
+        got = store.read(np.array([0]), np.array([0])).image_features.numpy()
+        np.testing.assert_allclose(got, pooled, atol=2e-3)
+
+
+def test_features_are_read_where_files_cannot_be_mapped(
+    backbone: FrozenCLIP, make_dataset: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos = make_dataset(5).photos
+    rows, views = np.array([4, 0, 1]), np.array([1, 0, 1])
+    compute = partial(compute_features, photos, backbone, views="plain+flip")
+    expected = compute(folder=tmp_path / "f").read(rows, views)
+    before = files_below(tmp_path / "f")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(19, "No such device")
+
+    monkeypatch.setattr(np, "memmap", refuse)
+    store = compute(folder=tmp_path / "f")
+    for found, same in zip(store.read(rows, views), expected, strict=True):
+        assert torch.equal(found, same)
+    assert files_below(tmp_path / "f") == before
+    shard = next(iter(before))
+    shard.write_bytes(shard.read_bytes()[:-1])  # cut off, and so made anew
+    compute(folder=tmp_path / "f")
+    assert {path for path, when in files_below(tmp_path / "f").items() if when != before[path]} == {
+        shard
+    }
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="names of files must be UTF-8")
 @pytest.mark.parametrize("name", ["plain.png", "日本.png", os.fsdecode(b"caf\xe9.png")])
 def test_any_name_of_a_photo_has_its_shard(backbone: FrozenCLIP, tmp_path: Path, name: str) -> None:
@@ -108,7 +147,9 @@ def test_any_name_of_a_photo_has_its_shard(backbone: FrozenCLIP, tmp_path: Path,
     os.utime(photo, ns=(when, when))
     compute_features([photo], backbone, folder=tmp_path / "f")
     (shard,) = files_below(tmp_path / "f")
-    facts = b"%s\0%d\0%d\n" % (os.fsencode(photo.resolve()), photo.stat().st_size, when)
+    content = photo.read_bytes()
+    assert len(content) < 1024  # so that its first and its last kilobyte are all of it
+    facts = b"%s\0%d\0%d\0" % (os.fsencode(photo.resolve()), len(content), when) + 2 * content
     # Another name would make everyone compute their features anew.
     assert shard.stem == hashlib.sha256(facts).hexdigest()[:32]
 

@@ -1,5 +1,6 @@
 import json
 import os
+import resource
 import shutil
 import stat
 import struct
@@ -7,9 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import pytest
 import torch
 from conftest import CATEGORIES, trained_like
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from trmml.backbone.clip import FrozenCLIP
@@ -214,6 +217,37 @@ def test_sizes_that_no_model_has_are_refused_before_they_are_allocated(folder: P
     change_json(path, text_width=16384, matching=matching)
     with pytest.raises(ArtifactError, match="contexts of more than 4 GiB"):
         load_folder(folder)
+
+
+def test_sizes_are_compared_with_the_weights_before_memory_is_taken(folder: Path) -> None:
+    names = [f"label {i}" for i in range(60_000)]
+    for matching in ({}, {"num_context_tokens": 64, "label_specific_context": True}):
+        change_json(folder / "config.json", labels=names, prompt_names=names, matching=matching)
+        before = resource.getrusage(resource.RUSAGE_SELF)
+        with pytest.raises(ArtifactError, match=r"has the shape \(3.*, config.json needs \(60000"):
+            load_folder(folder)
+        after = resource.getrusage(resource.RUSAGE_SELF)
+        assert after.ru_maxrss - before.ru_maxrss < 200_000  # kilobytes
+        assert after.ru_utime - before.ru_utime < 5
+
+
+@pytest.mark.parametrize("way", ["text-region", "text-pixel"])
+def test_a_model_without_finite_scores_is_refused(
+    backbone: FrozenCLIP, tmp_path: Path, way: str
+) -> None:
+    model = trained_like(backbone, way=way)
+    folder = save_model(model, tmp_path / "model")
+    change_tensors(folder, lambda tensors: [t.fill_(9.9e5) for t in tensors.values()])
+    with pytest.raises(ArtifactError, match="gives scores that are no finite numbers"):
+        load_folder(folder)
+
+
+def test_a_score_that_is_no_finite_number_is_no_prediction(model: TextRegionMatcher) -> None:
+    photos = [Image.new("RGB", (9, 9), "red")]
+    assert np.isfinite(next(model.predict_many(photos)).scores).all()
+    model.present.text_features.fill_(torch.nan)
+    with pytest.raises(ArtifactError, match="gives a score that is no finite number"):
+        next(model.predict_many(photos))
 
 
 @pytest.mark.parametrize("content", ["[]", "1", "{", "\udcff"])

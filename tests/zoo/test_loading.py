@@ -1,5 +1,7 @@
 import dataclasses
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +11,12 @@ import pytest
 import skimage.data
 import torch
 from conftest import CATEGORIES, trained_like
+from hub_server import HubServer
 
 import trmml
 from trmml.backbone.clip import FrozenCLIP
 from trmml.config.groups import MatchingConfig
-from trmml.errors import ConfigError, ModelNotFoundError
+from trmml.errors import ConfigError, ModelNotFoundError, OfflineError
 from trmml.files import BUNDLED, write_json
 from trmml.matcher.model import TextRegionMatcher
 from trmml.matcher.thresholds import Calibration
@@ -376,3 +379,33 @@ def test_other_labels_on_the_bundled_clip_without_any_download() -> None:
     assert carried.labels == ("cat", "dog", "zebra")
     scores = trmml.predict(skimage.data.chelsea(), carried)
     assert scores["cat"] == pytest.approx(trmml.predict(skimage.data.chelsea())["cat"], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["ViT-B-16-quickgelu/openai", "RN50/file:a.safetensors", "hf-hub:acme/clip", "small-clip"],
+)
+def test_a_clip_in_place_of_a_model_is_named_as_one(hub: HubServer, name: str) -> None:
+    with pytest.raises(
+        ModelNotFoundError, match="is a CLIP and knows no labels; name it as the back"
+    ):
+        load_model(name)
+    assert not hub.requests
+
+
+def test_a_mistyped_folder_is_not_only_a_name_on_the_hub(hub: HubServer) -> None:
+    with pytest.raises(
+        ModelNotFoundError, match="There is no folder 'rnus/shop' here, and as a name"
+    ):
+        load_model("rnus/shop")
+    with pytest.raises(OfflineError, match="There is no folder 'rnus/shop' here, and as a name"):
+        load_model("rnus/shop", local_files_only=True)
+
+
+@pytest.mark.parametrize("source", ["zero-shot", "coco18-tiny"])
+def test_labels_are_names_and_all_different(source: str) -> None:
+    with pytest.raises(ConfigError, match=r"labels must be all different, got \['dog'\]"):
+        load_model(source, labels=["dog", "cat", "dog"])
+    program = f"import trmml; trmml.load_model({source!r}, labels=['dog', 3])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert "ConfigError: labels must be names, got 3 (int)." in done.stderr

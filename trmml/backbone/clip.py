@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from trmml.errors import ConfigError, DependencyError
+from trmml.errors import ArtifactError, ConfigError, DependencyError
 
 try:
     import torchvision  # noqa: F401 (open_clip needs it, and it must fit torch)
@@ -25,6 +25,7 @@ from trmml.backbone.folding import fold_batch_norms
 from trmml.backbone.loading import FORMS, SMALL_CLIP, LoadedCLIP, load_clip
 from trmml.backbone.text import TextTower
 from trmml.backbone.towers import image_tower
+from trmml.backbone.weights import is_finite
 from trmml.config.groups import BackboneConfig, PhotoConfig
 from trmml.hub.repository import Access
 
@@ -46,6 +47,7 @@ class FrozenCLIP(nn.Module):
         photo: How photos are to be prepared, at the size asked for.
         dim: Width of the joint space.
         text_tower: Absent if the model was loaded for images alone.
+        grey_features: What it says of a photo from black to white, to try what is built on it.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class FrozenCLIP(nn.Module):
         Raises:
             UnsupportedBackboneError: If a tower is of a kind that cannot be taken apart exactly.
             ConfigError: If the image tower cannot take this size.
+            ArtifactError: If it answers with what is no finite number.
         """
         super().__init__()
         self.config: BackboneConfig = loaded.config
@@ -74,12 +77,14 @@ class FrozenCLIP(nn.Module):
         # A size that the tower cannot take shows here, and not in the middle of somebody's photos.
         try:
             with torch.no_grad():
-                patches, pooled = self.image_tower(torch.zeros(1, 3, size, size))
-        except (RuntimeError, AssertionError) as error:
+                patches, pooled = self.image_tower(self._grey_photo())
+        except (RuntimeError, AssertionError, LookupError, TypeError, ValueError) as error:
             raise ConfigError(
                 f"The image tower of {loaded.config.source} cannot take photos of image_size {size}: "
                 f"{error}"
             ) from error
+        self.grey_features = ImageFeatures(patches, pooled)
+        self._check_answers()
         fold_batch_norms(self.image_tower, size)
         # Convolutions are faster with the channels of a pixel side by side (`speed.py layout`).
         self.image_tower: nn.Module = self.image_tower.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
@@ -98,6 +103,26 @@ class FrozenCLIP(nn.Module):
         """Load by name; see `trmml.backbone.loading.load_clip` for sources and errors."""
         loaded = load_clip(source, text=text, expected=expected, access=access)
         return cls(loaded, image_size=image_size, text=text)
+
+    def _grey_photo(self) -> Float[Tensor, "1 3 height width"]:
+        """Return a normalized photo that goes from black to white, and so over all there can be."""
+        size = self.photo.image_size
+        grey = torch.linspace(0, 1, size).expand(1, 3, size, size)
+        mean, std = torch.tensor(self.photo.mean), torch.tensor(self.photo.std)
+        return (grey - mean[:, None, None]) / std[:, None, None]
+
+    @torch.no_grad()
+    def _check_answers(self) -> None:
+        """Refuse a CLIP that answers with NaN: each of its weights may be finite all the same."""
+        answers = [("photo", features) for features in self.grey_features]
+        if self.text_tower is not None:
+            answers.append(("text", self.text_tower(*self.text_tower.embed_names(("",), 0))))
+        for what, answer in answers:
+            if not is_finite(answer):
+                raise ArtifactError(
+                    f"{self.config.source} answers a plain {what} with what is no finite number: its "
+                    "weights, or mean and std of its photos, are not those of a trained CLIP."
+                )
 
     def train(self, mode: bool = True) -> "FrozenCLIP":
         """Stay in evaluation mode: batch norm must not move either."""

@@ -4,18 +4,18 @@ Weights come from safetensors files only. open_clip's own loading path would fal
 files, go on with random weights or only warn of a wrong activation, so each step is done here.
 """
 
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import open_clip
 import torch
-from open_clip.factory import load_checkpoint
-from open_clip.model import resize_pos_embed
 from open_clip.pretrained import list_pretrained_tags_by_model
 from open_clip.transformer import QuickGELU
-from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from trmml.backbone.settings import check_is_plain, check_settings, num_layers
+from trmml.backbone.weights import load_weights
 from trmml.config.groups import BackboneConfig, PhotoConfig
 from trmml.errors import (
     ArtifactError,
@@ -24,7 +24,7 @@ from trmml.errors import (
     UnsupportedBackboneError,
     nearest,
 )
-from trmml.files import BUNDLED, MAX_JSON_BYTES, read_json, sha256_of, with_home
+from trmml.files import BUNDLED, MAX_JSON_BYTES, is_folder, read_json, sha256_of, with_home
 from trmml.hub.repository import Access, RepositoryFile, fetch_files, split_name
 
 CONFIG_NAME, WEIGHTS_NAME = "open_clip_config.json", "open_clip_model.safetensors"
@@ -36,6 +36,14 @@ FORMS = (
     f"`hf-hub:<org/name>` or `{SMALL_CLIP}`"
 )
 _CLIP_FIELDS = {"embed_dim", "vision_cfg", "text_cfg", "quick_gelu"}
+
+
+def names_a_clip(source: str) -> bool:
+    """Say whether a name has one of the forms of a CLIP, and so is none of a trained model."""
+    if source.startswith(("local-dir:", "hf-hub:")) or source == SMALL_CLIP:
+        return True
+    name, slash, _ = source.partition("/")
+    return bool(slash) and name in open_clip.list_models()
 
 
 class LoadedCLIP(NamedTuple):
@@ -85,8 +93,13 @@ def load_clip(
     quick_gelu = bool(found.settings.get("quick_gelu", False))
     if expected is not None:
         _check_is_expected(found.weights, checksum, quick_gelu, source, expected)
-    clip = _built(found.settings, text, source)
-    _load_weights(clip, found.weights, text)
+    check_settings(found.settings, source)
+    clip = load_weights(
+        partial(_built, found.settings, text, source),
+        found.weights,
+        text=text,
+        num_layers=num_layers(found.settings, text=text),
+    )
     _check_activation(clip, quick_gelu, source)
     origin = found.origin
     config = BackboneConfig(
@@ -159,7 +172,7 @@ def _read_settings(path: Path) -> tuple[dict[str, Any], PhotoConfig]:
         settings, prepared = dict(values["model_cfg"]), values.get("preprocess_cfg", {})
         size = prepared.get("size", settings["vision_cfg"]["image_size"])
         photo = _photo_config(size, prepared)
-        _check_is_plain(settings, str(path.parent))
+        check_is_plain(settings, str(path.parent))
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise ArtifactError(f"{path} is not an open_clip configuration: {error!r}.") from error
     return settings, photo
@@ -167,14 +180,19 @@ def _read_settings(path: Path) -> tuple[dict[str, Any], PhotoConfig]:
 
 def _built_in(source: str, pinned: BackboneConfig | None, access: Access) -> _Found:
     name, slash, tag = source.partition("/")
+    known = open_clip.list_models()
+    if name not in known or not tag:
+        _refuse_folder(source)
     if not slash or not tag:
         raise ConfigError(f"The backbone {source!r} must have the form {FORMS}.")
-    settings = open_clip.get_model_config(name)
-    if settings is None:
-        known = open_clip.list_models()
-        raise ConfigError(f"open_clip has no architecture {name!r}. {nearest(name, known)}")
+    settings = open_clip.get_model_config(name) if name in known else None
+    if settings is None:  # other names could be a repository or a folder to open_clip
+        raise ConfigError(
+            f"open_clip has no architecture {name!r}. {nearest(name, known)} A repository is named "
+            "hf-hub:<org/name>, a folder local-dir:<folder>."
+        )
     settings = dict(settings)
-    _check_is_plain(settings, source)  # before any download
+    check_is_plain(settings, source)  # before any download
     size = settings["vision_cfg"]["image_size"]
     if tag.startswith("file:"):
         weights = _weight_file(with_home(tag.removeprefix("file:")))
@@ -182,6 +200,18 @@ def _built_in(source: str, pinned: BackboneConfig | None, access: Access) -> _Fo
     published = _published(name, tag, settings)
     fetched = _published_weights(published.get("hf_hub", ""), source, pinned, access)
     return _Found(settings, _photo_config(size, published), fetched.path, fetched)
+
+
+def _refuse_folder(source: str) -> None:
+    """Say what to do with a trained model, or with the folder of a CLIP, that is named as a backbone."""
+    for folder in (with_home(source), BUNDLED / source):
+        if is_folder(folder) and (folder / "config.json").is_file():
+            raise ConfigError(
+                f"{source!r} is a trained model, which knows its CLIP; name it as the model, without a "
+                "backbone."
+            )
+    if source and is_folder(source):
+        raise ConfigError(f"{source!r} is a folder; as a backbone it is named local-dir:{source}.")
 
 
 def _weight_file(path: Path) -> Path:
@@ -237,22 +267,6 @@ def _published_weights(
     return fetch_files(repository, revision, access, required={name: MAX_WEIGHTS_BYTES})[0]
 
 
-def _check_is_plain(settings: dict[str, Any], source: str) -> None:
-    text = settings.get("text_cfg", {})
-    reasons = {
-        "has a custom text tower": settings.get("custom_text", False),
-        "is a captioning model": "multimodal_cfg" in settings,
-        "has a Hugging Face text tower": text.get("hf_model_name"),
-        "has another tokenizer": text.get("hf_tokenizer_name") or text.get("tokenizer_kwargs"),
-    }
-    for reason, holds in reasons.items():
-        if holds:
-            raise UnsupportedBackboneError(
-                f"{source} {reason}; supported are CLIP models of open_clip's class `CLIP` with its "
-                "own tokenizer (RN50, RN101, ViT-B-16, …)."
-            )
-
-
 def _built(settings: dict[str, Any], text: bool, source: str) -> open_clip.CLIP:
     values: dict[str, Any] = {n: value for n, value in settings.items() if n in _CLIP_FIELDS}
     if not text:
@@ -263,37 +277,16 @@ def _built(settings: dict[str, Any], text: bool, source: str) -> open_clip.CLIP:
         # The random start is overwritten; the caller's generator must not notice it.
         with torch.random.fork_rng(devices=[]):
             return open_clip.CLIP(**values)
-    except (TypeError, ValueError, RuntimeError, LookupError, AssertionError) as error:
+    except (
+        TypeError,
+        ValueError,
+        RuntimeError,
+        LookupError,
+        AssertionError,
+        ArithmeticError,
+        AttributeError,
+    ) as error:
         raise ArtifactError(f"The architecture of {source} cannot be built: {error}.") from error
-
-
-def _load_weights(clip: open_clip.CLIP, weights: Path, text: bool) -> None:
-    """Load every tensor of the towers that are wanted, or fail: none is left at random."""
-    try:
-        if text:
-            load_checkpoint(clip, str(weights), strict=True)
-        else:
-            with safe_open(weights, framework="pt") as file:
-                visual = {
-                    name: file.get_tensor(name)
-                    for name in file.keys()  # noqa: SIM118 (a safetensors handle is no mapping)
-                    if name.startswith("visual.")
-                }
-            resize_pos_embed(visual, clip)  # as `load_checkpoint` does
-            visual = {name.removeprefix("visual."): tensor for name, tensor in visual.items()}
-            clip.visual.load_state_dict(visual, strict=True)
-    except SafetensorError as error:
-        raise ArtifactError(f"{weights} is damaged: {error}.") from error
-    except OSError as error:  # some file systems and devices cannot be mapped
-        raise ArtifactError(
-            f"{weights} cannot be read: {error}; copy it to a local disk."
-        ) from error
-    except (RuntimeError, AttributeError, AssertionError, StopIteration) as error:
-        reason = str(error).strip().splitlines()
-        raise ArtifactError(
-            f"{weights} does not fit its architecture: {' '.join(line.strip() for line in reason)[:300]}"
-        ) from error
-    clip.float()
 
 
 def _check_activation(clip: nn.Module, quick_gelu: bool, source: str) -> None:

@@ -48,6 +48,11 @@ class TextTower(nn.Module):
         self.register_buffer("attention_mask", parts.attn_mask, persistent=False)
         self.context_length: int = parts.context_length
         self.tokenizer = open_clip.SimpleTokenizer(context_length=self.context_length)
+        if self.token_embedding.num_embeddings < self.tokenizer.vocab_size:
+            raise UnsupportedBackboneError(
+                f"This text tower knows {self.token_embedding.num_embeddings} tokens, open_clip's own "
+                f"tokenizer has {self.tokenizer.vocab_size}; it was trained with another one."
+            )
 
     @property
     def width(self) -> int:

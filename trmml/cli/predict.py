@@ -82,7 +82,7 @@ def predict(
 
 def _photos_at(places: list[str]) -> list[str | Path]:
     """Return the photos that are named, that match a pattern, and that lie in folders."""
-    from trmml.tasks.inference import photos_of
+    from trmml.matcher.decoding import photos_of
 
     photos: list[str | Path] = []
     for place in (match for text in places for match in _matching(text)):

@@ -18,7 +18,7 @@ from trmml.backbone.clip import FrozenCLIP, ImageFeatures
 from trmml.backbone.text import TextTower
 from trmml.config.groups import ModelConfig
 from trmml.errors import ConfigError
-from trmml.matcher.decoding import PhotoScores, stream_predictions
+from trmml.matcher.decoding import PhotoScores, PredictsPhotos, stream_predictions
 from trmml.matcher.matching import WAYS, CenteredFeatures, MatcherOutput, TextFeatures
 from trmml.matcher.prediction import Prediction
 from trmml.matcher.prompts import HAND_WRITTEN, TEMPLATES, NewRow, PromptLearner, random_context
@@ -26,7 +26,7 @@ from trmml.matcher.sides import Side
 from trmml.matcher.thresholds import Calibration
 
 
-class TextRegionMatcher(nn.Module):
+class TextRegionMatcher(PredictsPhotos, nn.Module):
     """Scores every label of a photo by matching its text with its own region.
 
     Attributes:

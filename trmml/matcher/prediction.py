@@ -1,6 +1,7 @@
 """What a model says about one photo."""
 
 import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,9 +25,9 @@ class Tag(NamedTuple):
     score: float
 
 
-@dataclass(frozen=True, eq=False)
-class Prediction:
-    """Scores of all labels for one photo.
+@dataclass(frozen=True, eq=False, repr=False)
+class Prediction(Mapping[str, float]):
+    """Scores of all labels for one photo: a mapping from label to score, in the order of the labels.
 
     Attributes:
         labels: Label names.
@@ -61,9 +62,39 @@ class Prediction:
         """Return the score of a label.
 
         Raises:
-            KeyError: If the model has no such label.
+            KeyError: If the model has no such label; labels go by name and not by number.
         """
         return float(self.scores[self._index(label)])
+
+    def __iter__(self) -> Iterator[str]:
+        """Return the labels, in the order of the model."""
+        return iter(self.labels)
+
+    def __len__(self) -> int:
+        """Return the number of labels."""
+        return len(self.labels)
+
+    def __contains__(self, label: object) -> bool:
+        """Say whether the model has a label, whatever its score."""
+        return label in self.labels
+
+    def __eq__(self, other: object) -> bool:
+        """Say whether it is the very same one: equal scores do not make two photos one."""
+        return self is other
+
+    def __hash__(self) -> int:
+        """Return a hash for `==`."""
+        return id(self)
+
+    def __bool__(self) -> bool:
+        """Return True, as for any prediction, whatever was found; `positive` says what was."""
+        return True
+
+    def __repr__(self) -> str:
+        """Return what `str` says, in short, and how many labels there are."""
+        said = f"error={self.error!r}" if self.error is not None else self._brief()
+        source = f"{self.source!r}, " if self.source else ""
+        return f"{type(self).__name__}({source}{said}, {len(self.labels)} labels)"
 
     def heatmap(self, label: str) -> Float[np.ndarray, "height width"]:
         """Return what in the photo speaks for a label: evidence at its size, scaled to [0, 1].
@@ -155,11 +186,17 @@ class Prediction:
         """Return one line: the positive labels with their scores."""
         if self.error is not None:
             return self.error
-        tags = ", ".join(f"{tag.label} {tag.score:.2f}" for tag in self.positive)
-        if not tags:
-            best = self.top(1)[0]
-            tags = f"no label over its threshold (nearest: {best.label} {best.score:.2f})"
+        tags = self._brief(len(self.labels))
         return f"{self.source}: {tags}" if self.source else tags
+
+    def _brief(self, most: int = 5) -> str:
+        """Return the positive labels with their scores, at most so many, or the nearest label."""
+        tags, best = self.positive, self.top(1)
+        if not tags:
+            nearest = f" (nearest: {best[0].label} {best[0].score:.2f})" if best else ""
+            return f"no label over its threshold{nearest}"
+        more = f", … ({len(tags)} in all)" if len(tags) > most else ""
+        return ", ".join(f"{tag.label} {tag.score:.2f}" for tag in tags[:most]) + more
 
     def shrunk(self) -> "Prediction":
         """Return the same for a photo no larger than a panel of a sheet, whose pictures cost little."""
@@ -167,6 +204,9 @@ class Prediction:
         return self if photo is None else replace(self, _photo=drawing.shrunk(photo))
 
     def _index(self, label: str) -> int:
+        if not isinstance(label, str):
+            known = nearest("", self.labels)
+            raise KeyError(f"Labels go by name, got {label!r} ({type(label).__name__}). {known}")
         if label not in self.labels:
             raise KeyError(f"No label {label!r}. {nearest(label, self.labels)}")
         return self.labels.index(label)

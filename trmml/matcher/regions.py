@@ -150,4 +150,5 @@ class RegionModule(nn.Module):
 
 def _blank_linear(dim: int) -> nn.Linear:
     """A square linear map without values, so that making one draws no random numbers."""
-    return nn.utils.skip_init(nn.Linear, dim, dim)  # pyright: ignore[reportReturnType]
+    place = torch.get_default_device()  # else it were the CPU, even where shapes alone are wanted
+    return nn.utils.skip_init(nn.Linear, dim, dim, device=place)  # pyright: ignore[reportReturnType]

@@ -83,12 +83,26 @@ class Exported:
         self._run = run
 
     def __call__(
-        self, photos: UInt8[np.ndarray, "batch 3 height width"]
+        self, photos: np.ndarray
     ) -> tuple[Float32[np.ndarray, "batch label"], Float32[np.ndarray, "batch label patch"]]:
         """Return scores in [0, 1] and the evidence of the patches, row by row.
 
+        Args:
+            photos: Bytes, batch × 3 × height × width.
+
         The evidence, `TextRegionMatcher.evidence`, is empty (no patches) for text-image matching.
+
+        Raises:
+            ConfigError: If there is no photo, or they have another form; some runtimes would end the
+                process.
         """
+        size = self.description.image_size
+        photos = np.asarray(photos)
+        if photos.dtype != np.uint8 or photos.shape[1:] != (3, size, size) or not len(photos):
+            raise ConfigError(
+                f"An exported model takes uint8 photos of shape (1 or more, 3, {size}, {size}), got "
+                f"{photos.dtype} {photos.shape}; stack what `prepare` returns."
+            )
         scores, evidence = self._run(photos)
         return scores, evidence
 

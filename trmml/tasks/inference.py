@@ -1,17 +1,12 @@
 """`predict`: one photo or many, with a model or by its name."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
-from torch import Tensor
-
-from trmml.data.photos import find_photos
-from trmml.errors import ImageError
-from trmml.files import is_folder, with_home
+from trmml.errors import ConfigError, refuse_text
+from trmml.files import with_home
 from trmml.matcher.model import TextRegionMatcher
 from trmml.matcher.prediction import Prediction
 from trmml.zoo.folder import CONFIG
@@ -22,6 +17,7 @@ def predict(
     images: Any,
     model: TextRegionMatcher | str | Path | None = None,
     *,
+    labels: Sequence[str] | None = None,
     threshold: float | None = None,
     top_k: int | None = None,
     batch_size: int = 16,
@@ -30,9 +26,10 @@ def predict(
     """Score every label of one photo or of many.
 
     Args:
-        images: A photo (path, bytes, PIL image, HWC uint8 array, CHW tensor), a folder, or an
+        images: A photo (path, open file, bytes, PIL image, HWC array, CHW tensor), a folder, or an
             iterable of photos.
         model: A loaded model, or what `load_model` takes; the bundled model by default.
+        labels: Labels to score, with a model that is named; see `load_model`.
         threshold: One threshold for all labels instead of the model's own, in [0, 1].
         top_k: At most so many positive labels per photo; without a threshold, the best ones whatever
             their scores.
@@ -45,57 +42,30 @@ def predict(
 
     Raises:
         ImageError: If a single photo cannot be read, or a folder holds no photo.
+        ConfigError: If labels are given for a loaded model.
     """
     if not isinstance(model, TextRegionMatcher):
         source = str(model or DEFAULT_MODEL)
-        model = _cached_model(source, _state_of(with_home(source)))
-    is_one = _is_one_photo(images)
-    predictions = model.predict_many(
-        [images] if is_one else photos_of(images),
-        threshold=threshold,
-        top_k=top_k,
-        batch_size=batch_size,
-        heatmaps=heatmaps,
+        refuse_text(labels, "labels")
+        wanted = None if labels is None else tuple(labels)
+        model = _cached_model(source, _state_of(with_home(source)), wanted)
+    elif labels is not None:
+        raise ConfigError(
+            "labels= goes with the name of a model, and this one is loaded: load_model(name, labels=…)."
+        )
+    return model.predict(
+        images, threshold=threshold, top_k=top_k, batch_size=batch_size, heatmaps=heatmaps
     )
-    if not is_one:  # among many, one unreadable photo must not cost the others
-        return list(predictions)
-    prediction = next(predictions)
-    if prediction.error is not None:
-        raise ImageError(prediction.error)
-    return prediction
-
-
-def photos_of(images: Any) -> Iterable[Any]:
-    """Return the photos of a folder, or an iterable as it is.
-
-    Raises:
-        ImageError: If a folder holds no photo, or the value is nothing that holds photos.
-    """
-    if isinstance(images, str | Path):
-        folder = with_home(images)
-        photos = find_photos(folder)
-        if not photos:
-            raise ImageError(f"There is no photo in the folder {folder}.")
-        return photos
-    if not isinstance(images, Iterable):
-        raise ImageError(f"Expected a photo, a folder or a list, got {type(images).__name__}.")
-    return images
-
-
-def _is_one_photo(images: Any) -> bool:
-    if isinstance(images, str | Path):
-        return not is_folder(images)
-    if isinstance(images, np.ndarray | Tensor):
-        return images.ndim < 4
-    return isinstance(images, bytes | bytearray | Image.Image)
 
 
 # One model only, since each keeps its CLIP in memory.
 @lru_cache(maxsize=1)
-def _cached_model(source: str, state: tuple[int, ...]) -> TextRegionMatcher:
+def _cached_model(
+    source: str, state: tuple[int, ...], labels: tuple[str, ...] | None
+) -> TextRegionMatcher:
     """Load a model by name once for a series of calls, and again when its files have changed."""
     del state
-    return load_model(source)
+    return load_model(source, labels=labels)
 
 
 def _state_of(folder: Path) -> tuple[int, ...]:

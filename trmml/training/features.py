@@ -7,6 +7,7 @@ Processes that train one model share the work.
 
 import hashlib
 import logging
+import math
 import os
 import shutil
 from collections.abc import Sequence
@@ -34,6 +35,7 @@ logger = logging.getLogger(__name__)
 FORMAT = 2
 PHOTOS_PER_SHARD = 256
 MOST_OPEN = 128
+END_BYTES = 1024
 VIEWS = {"plain": ("plain",), "plain+flip": ("plain", "flip")}
 _ADVICE = "Set TRMML_CACHE to a folder that can be written to."
 
@@ -59,7 +61,7 @@ class FeatureStore:
         """Name finished shards; they are memory-mapped, not read."""
         self.shards = list(shards)
         # Each open one takes a file handle, of which a process has a thousand or less.
-        self._open = lru_cache(maxsize=MOST_OPEN)(partial(np.load, mmap_mode="r"))
+        self._open = lru_cache(maxsize=MOST_OPEN)(_open_shard)
 
     @property
     def num_views(self) -> int:
@@ -177,9 +179,43 @@ def _view(photo: Image.Image, view: str) -> Image.Image:
     return ImageOps.mirror(photo) if view == "flip" else photo
 
 
+class _UnmappedShard:
+    """A shard on a disk that cannot map files into memory, as some network mounts; read row by row."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with path.open("rb") as file:
+            np.lib.format.read_magic(file)
+            self.shape, _, self.dtype = np.lib.format.read_array_header_1_0(file)
+            self.start = file.tell()
+        self.per_view = math.prod(self.shape[2:])
+        if path.stat().st_size != self.start + math.prod(self.shape) * self.dtype.itemsize:
+            raise ValueError(f"{path} is cut off")
+
+    def __getitem__(self, rows_and_views: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+        rows = [
+            np.fromfile(self.path, self.dtype, self.per_view, offset=self.start + int(place))
+            for place in np.ravel_multi_index(rows_and_views, self.shape[:2])
+            * (self.per_view * self.dtype.itemsize)
+        ]
+        return np.stack(rows).reshape(-1, *self.shape[2:])
+
+
+def _open_shard(path: Path) -> "np.ndarray | _UnmappedShard":
+    """Open an array in a file, of which only the rows that are used are read.
+
+    Raises:
+        OSError, EOFError, ValueError: If there is no such file, or it is not whole.
+    """
+    try:
+        return np.load(path, mmap_mode="r")
+    except OSError:
+        return _UnmappedShard(path)
+
+
 def _is_whole(shard: Path) -> bool:
     try:
-        np.load(shard, mmap_mode="r")
+        _open_shard(shard)
     except (OSError, EOFError, ValueError):  # not there, empty, cut off or overwritten
         return False
     return True
@@ -196,15 +232,30 @@ def _backbone_key(backbone: FrozenCLIP, views: str) -> str:
 
 
 def _photos_key(photos: Sequence[Path]) -> str:
-    """Name of a shard: changes when a photo is moved, replaced or touched."""
+    """Name of a shard: changes when a photo is moved, replaced or touched.
+
+    Size and time alone would not tell: many disks count in seconds, and copies can keep their times.
+    """
     digest = hashlib.sha256()
     for photo in photos:
         try:
             stat = photo.stat()
         except OSError as error:
             raise DataError(f"{photo} has gone: {error.strerror}.") from error
-        digest.update(os.fsencode(f"{photo.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}\n"))
+        digest.update(os.fsencode(f"{photo.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}\0"))
+        digest.update(_ends_of(photo, stat.st_size))
     return digest.hexdigest()[:32]
+
+
+def _ends_of(photo: Path, size: int) -> bytes:
+    """Return the first and last kilobyte of a file; nothing if it cannot be read, which shows later."""
+    try:
+        with photo.open("rb") as file:
+            first = file.read(END_BYTES)
+            file.seek(max(size - END_BYTES, 0))
+            return first + file.read(END_BYTES)
+    except OSError:
+        return b""
 
 
 def _check_free_space(folder: Path, missing_shards: int, backbone: FrozenCLIP, views: str) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from trmml.backbone.loading import SMALL_CLIP
+from trmml.backbone.loading import SMALL_CLIP, names_a_clip
 from trmml.errors import (
     ArtifactError,
     ConfigError,
@@ -190,13 +190,13 @@ def model_folder_of(
             "'zero-shot' is no trained model: there is nothing to load, or to start from. Name its CLIP "
             "with backbone= or --backbone instead."
         )
+    if names_a_clip(name):  # one of open_clip's would look like a name on the Hub
+        raise ModelNotFoundError(
+            f"{name} is a CLIP and knows no labels; name it as the backbone of zero-shot or of a "
+            "training: backbone=, or --backbone."
+        )
     if isinstance(source, str) and source.partition("@")[0].count("/") == 1:
         return _on_the_hub(source, revision, access)
-    if name == SMALL_CLIP:
-        raise ModelNotFoundError(
-            f"{SMALL_CLIP} is a CLIP and knows no labels; name it as the backbone of zero-shot or of a "
-            "training (--backbone)."
-        )
     known = [*_bundled(), *_pinned_names(), ZERO_SHOT]
     raise ModelNotFoundError(
         f"No model {name!r}. {nearest(name, known)} "
@@ -229,7 +229,9 @@ def _on_the_hub(source: str, revision: str | None, access: Access | None) -> tup
     except (ModelNotFoundError, ModelAccessError, OfflineError) as error:
         folder = with_home(source)
         if not is_folder(folder.parent):
-            raise
+            # Neither is known to be meant: the first is a slip of the hand, the second a fact.
+            place = f"There is no folder {source!r} here"
+            raise type(error)(f"{place}, and as a name on the Hub: {error}") from error
         there = sorted(path.parent.name for path in folder.parent.glob(f"*/{CONFIG}"))
         raise type(error)(
             f"There is no folder {folder.name!r} in {folder.parent}. "

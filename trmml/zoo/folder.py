@@ -21,16 +21,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from trmml.backbone.clip import FrozenCLIP
+from trmml.backbone.weights import TensorFile, is_finite, open_tensors
 from trmml.config.groups import ModelConfig
 from trmml.errors import ArtifactError, ConfigError, ModelNotFoundError
 from trmml.files import (
     MAX_JSON_BYTES,
     read_json,
+    set_mode,
     with_home,
     write_atomically,
     write_json,
@@ -72,7 +73,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
         temporary = Path(name)
         try:
             yield temporary
-            temporary.chmod(0o755)  # mkdtemp makes folders for the owner alone
+            set_mode(temporary, 0o755)  # mkdtemp makes folders for the owner alone
             move_into_place(temporary, folder)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -243,10 +244,16 @@ def load_folder(
         access=access,
     )
     try:
-        model = TextRegionMatcher(config, frozen)
+        with torch.device("meta"):  # shapes, and no memory: the file may state any
+            wanted = TextRegionMatcher(config, frozen).learned_state()
+        with _fitting_tensors(folder / WEIGHTS, wanted) as file:
+            model = TextRegionMatcher(config, frozen)
+            with torch.no_grad():
+                for name, tensor in model.learned_state().items():
+                    tensor.copy_(_finite(file.read(name), f"{folder / WEIGHTS}: {name}"))
     except ConfigError as error:
         raise ArtifactError(f"{folder / CONFIG}: {error}") from error
-    _load_tensors(model, folder / WEIGHTS)
+    _check_scores(model, folder / WEIGHTS)
     path = folder / CALIBRATION
     if not path.is_file():
         raise ModelNotFoundError(f"There is no {CALIBRATION} in {folder}.")
@@ -259,35 +266,37 @@ LARGEST = 1e6
 """No learned value comes near it; from there on scores could be NaN."""
 
 
-def _load_tensors(model: TextRegionMatcher, path: Path) -> None:
-    """Copy the learned tensors of a file into a model, if they are exactly those that it has."""
+@contextlib.contextmanager
+def _fitting_tensors(path: Path, wanted: Mapping[str, Tensor]) -> Iterator[TensorFile]:
+    """Open a file of learned tensors, if their names and shapes are exactly those that are wanted."""
     if not path.is_file():
         raise ModelNotFoundError(f"There is no {path.name} in {path.parent}.")
     if path.stat().st_size > MAX_WEIGHTS_BYTES:
         raise ArtifactError(f"{path} is larger than {MAX_WEIGHTS_BYTES >> 30} GiB; it is not read.")
-    wanted = model.learned_state()
-    try:
-        with safe_open(path, framework="pt") as file:
-            # Names and shapes stand in the header: what does not fit is refused before it is read.
-            found = set(file.keys())
-            if found != set(wanted):
+    with open_tensors(path) as file:
+        found = set(file.shapes)
+        if found != set(wanted):
+            raise ArtifactError(
+                f"{path} does not fit {CONFIG}: missing tensors {sorted(set(wanted) - found)}, "
+                f"unexpected tensors {sorted(found - set(wanted))}."
+            )
+        for name, tensor in wanted.items():
+            if file.shapes[name] != tuple(tensor.shape):
                 raise ArtifactError(
-                    f"{path} does not fit {CONFIG}: missing tensors {sorted(set(wanted) - found)}, "
-                    f"unexpected tensors {sorted(found - set(wanted))}."
+                    f"{path}: {name} has the shape {file.shapes[name]}, {CONFIG} needs "
+                    f"{tuple(tensor.shape)}."
                 )
-            for name, tensor in wanted.items():
-                shape = tuple(file.get_slice(name).get_shape())
-                if shape != tuple(tensor.shape):
-                    raise ArtifactError(
-                        f"{path}: {name} has the shape {shape}, {CONFIG} needs {tuple(tensor.shape)}."
-                    )
-            with torch.no_grad():
-                for name, tensor in wanted.items():
-                    tensor.copy_(_finite(file.get_tensor(name), f"{path}: {name}"))
-    except SafetensorError as error:
-        raise ArtifactError(f"{path} is damaged: {error}.") from error
-    except OSError as error:  # some file systems and devices cannot be mapped
-        raise ArtifactError(f"{path} cannot be read: {error}; copy it to a local disk.") from error
+        yield file
+
+
+@torch.no_grad()
+def _check_scores(model: TextRegionMatcher, path: Path) -> None:
+    """Refuse a model that scores a grey photo with NaN, as finite tensors may make it do as well."""
+    scores = model.match(model.backbone.grey_features, model.stored_text()).scores
+    if not is_finite(scores):
+        raise ArtifactError(
+            f"{path} gives scores that are no finite numbers; it holds no trained model."
+        )
 
 
 def _finite(tensor: Tensor, name: str) -> Tensor:

@@ -63,6 +63,9 @@ def load_model(
         ConfigError: If the arguments do not go together.
     """
     refuse_text(labels, "labels")
+    for label in labels or ():
+        if not isinstance(label, str):
+            raise ConfigError(f"labels must be names, got {label!r} ({type(label).__name__}).")
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     cache = None if cache_dir is None else with_home(cache_dir)
     access = Access(cache, local_files_only, token)
