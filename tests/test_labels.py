@@ -39,7 +39,7 @@ def test_an_encoding_reads_numbers_their_decimals_plain_words_blanks_and_nothing
     expected = dict(CELLS[name])
     expected |= {f"{cell}.0": state for cell, state in CELLS[name].items()}
     expected |= {"true": POSITIVE, "yes": POSITIVE, "false": NEGATIVE, "no": NEGATIVE}
-    expected |= dict.fromkeys(["", "nan", "none", "null"], UNKNOWN)
+    expected |= dict.fromkeys(["", "nan", "none", "null", "<na>"], UNKNOWN)
     assert dict(encoding_named(name)) == expected
 
 
