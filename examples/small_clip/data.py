@@ -12,7 +12,7 @@ import numpy as np
 import open_clip
 import torch
 from jaxtyping import Bool, Int, Int8
-from timm.data import ImageNetInfo
+from timm.data.imagenet_info import ImageNetInfo
 from torch import Tensor
 
 TEMPLATES = (
@@ -91,7 +91,7 @@ def nouns(captions: Sequence[str], size: int) -> list[str]:
                 total[word] += 1
                 with_article[word] += before in ("a", "an", "the")
                 before_of[word] += after == "of"
-                closes[word] += not words_of(after) or after.endswith(("ing", "ed", "s"))
+                closes[word] += not words_of(after) or after.endswith(("ing", "ed"))
     found = [
         word
         for word, count in total.most_common()

@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float16
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.transforms.v2 import functional as transform
 from tower import MEAN, STD
 from tqdm import tqdm
@@ -27,7 +28,7 @@ def read_photo(path: Path, side: int) -> Float[Tensor, "3 side side"]:
 
 
 def pooled_features(
-    tower: nn.Module, paths: Sequence[Path], side: int, cache: Path
+    tower: Any, paths: Sequence[Path], side: int, cache: Path
 ) -> Float16[np.ndarray, "photo width"]:
     """Return the tower's pooled features of photos, from the shards that are there and new ones.
 
@@ -40,7 +41,7 @@ def pooled_features(
         cache: Folder of the shards.
     """
     cache.mkdir(parents=True, exist_ok=True)
-    tower = tower.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    tower = tower.to(memory_format=torch.channels_last)
     shards = [np.zeros((0, tower.num_features), dtype=np.float16)]
     with ThreadPoolExecutor(2) as pool:
         for start in tqdm(range(0, len(paths), PHOTOS_PER_SHARD), cache.name, mininterval=20):
@@ -57,7 +58,7 @@ def pooled_features(
 
 @torch.inference_mode()
 def _features(
-    tower: nn.Module, paths: Sequence[Path], side: int, pool: ThreadPoolExecutor
+    tower: Any, paths: Sequence[Path], side: int, pool: ThreadPoolExecutor
 ) -> Float16[np.ndarray, "photo width"]:
     ahead = list(pool.map(lambda path: read_photo(path, side), paths))
     parts = []

@@ -124,7 +124,7 @@ def commit() -> str:
 
 def main() -> None:
     """Measure and write."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("clip", type=Path, help="folder in open_clip's form")
     parser.add_argument("--data", type=Path, required=True, help="folder with both tables")
     parser.add_argument("--split", default="val")

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-MEAN, STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+MEAN, STD = [0.5, 0.5, 0.5], [0.5, 0.5, 0.5]
 
 
 class Classifier(NamedTuple):

@@ -50,6 +50,9 @@ class Learner(nn.Module):
     Features are standardized first, which the map takes over in the end (`joint_map`).
     """
 
+    mean: Tensor
+    spread: Tensor
+
     def __init__(
         self, model: dict[str, Any], num_tokens: int, pooled: Float[np.ndarray, "photo width"]
     ) -> None:
@@ -61,7 +64,7 @@ class Learner(nn.Module):
             pooled: The locked tower's features of the photos.
         """
         super().__init__()
-        self.clip = open_clip.CLIP(
+        self.clip: Any = open_clip.CLIP(
             **model | {"text_cfg": model["text_cfg"] | {"vocab_size": num_tokens}}
         )
         self.clip.visual = nn.Linear(pooled.shape[1], model["embed_dim"])
@@ -244,8 +247,8 @@ class Training:
         # On a CPU, plain products are several times faster in bfloat16 than fused attention is.
         with torch.autocast(self.device.type, torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
             losses = self._losses(rows, rng)
-        total = sum(self.recipe["weights"][name] * loss for name, loss in losses.items())
-        assert isinstance(total, Tensor)
+        weighted = [self.recipe["weights"][name] * loss for name, loss in losses.items()]
+        total = torch.stack(weighted).sum()
         if not torch.isfinite(total):
             raise SystemExit(
                 f"The loss is {total.item()} at step {self.step.total}; nothing is saved."
@@ -401,7 +404,7 @@ def overridden(recipe: dict[str, Any], changes: list[str]) -> Iterator[tuple[str
 
 def main() -> None:
     """Parse the command, then train or go on."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="folder with both tables")
     parser.add_argument("--tower", type=Path, required=True, help="file of the tower's weights")
     parser.add_argument("--output", type=Path, required=True)
