@@ -55,7 +55,7 @@ timm_proj = "linear"
 timm_proj_bias = true
 image_size = 64
 [model.text_cfg]
-context_length = 12
+context_length = 24
 vocab_size = 49408
 width = 8
 heads = 2
