@@ -24,7 +24,7 @@ from trmml.matcher.model import TextRegionMatcher
 from trmml.matcher.thresholds import Calibration
 from trmml.tasks.exporting import export
 from trmml.training.features import compute_features
-from trmml.training.run_folder import Run
+from trmml.training.run_folder import RunFolder
 from trmml.zoo.folder import add_metrics, replace_calibration, save_model
 
 Maker = Callable[..., MultiLabelDataset]
@@ -162,7 +162,7 @@ WRITERS: dict[str, Callable[[TextRegionMatcher, MultiLabelDataset, Path], object
     "heatmaps": lambda model, data, place: next(
         model.predict_many(data.photos[:1], heatmaps=True)
     ).save_heatmaps(place / "out"),
-    "run": lambda model, data, place: Run(place / "out", resume=False).begin(""),
+    "run": lambda model, data, place: RunFolder(place / "out", resume=False).begin(""),
 }
 
 

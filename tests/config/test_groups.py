@@ -177,7 +177,7 @@ def test_a_missing_setting_is_named_with_its_group() -> None:
         (TrainingConfig, "val_fraction", (0.0, 1.0)),
         (LossConfig, "gamma_negative", (-0.1,)),
         (LossConfig, "contrastive", (-0.1,)),
-        (LossConfig, "weak_negative", (-0.1,)),
+        (LossConfig, "assumed_negative", (-0.1,)),
         (LossConfig, "clip", (-0.1, 1.0)),
         (PseudoLabelConfig, "positive_threshold", (1.1,)),
         (PseudoLabelConfig, "negative_threshold", (-0.1, 0.97)),

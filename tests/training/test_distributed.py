@@ -118,7 +118,7 @@ def test_two_processes_train_what_one_does_and_go_on_after_a_kill(
 
 def test_alone_the_shard_is_everything() -> None:
     rows = np.array([3, 1, 2])
-    np.testing.assert_array_equal(distributed.shard(rows), rows)
+    np.testing.assert_array_equal(distributed.own_rows(rows), rows)
     tensor = torch.ones(3, 2)
     assert distributed.gather(tensor, 3) is tensor
     assert (distributed.count(), distributed.rank(), distributed.is_first()) == (1, 0, True)

@@ -227,12 +227,12 @@ def test_augmented_views_do_not_depend_on_the_number_of_workers(
     assert not torch.equal(again, torch.cat([f.image_features for _, f in ours]))
 
 
-def test_centers_are_of_the_plain_photos(
+def test_a_sample_is_of_the_plain_photos(
     backbone: FrozenCLIP, make_dataset: Maker, tmp_path: Path
 ) -> None:
     dataset = make_dataset(8)
     batches = cached(backbone, dataset, tmp_path / "f")
     _, pooled = direct(backbone, [load_photo(photo) for photo in dataset.photos[1:]])
-    np.testing.assert_allclose(batches.centers().image_features.numpy(), pooled, atol=2e-3)
+    np.testing.assert_allclose(batches.sample().image_features.numpy(), pooled, atol=2e-3)
     augmented = AugmentedPhotos(dataset.photos[1:], backbone, TrainingConfig())
-    np.testing.assert_allclose(augmented.centers().image_features.numpy(), pooled, atol=1e-5)
+    np.testing.assert_allclose(augmented.sample().image_features.numpy(), pooled, atol=1e-5)

@@ -30,7 +30,7 @@ from trmml.training.optimization import (
     make_optimizer,
     make_schedule,
 )
-from trmml.training.run_folder import Run
+from trmml.training.run_folder import RunFolder
 from trmml.training.trainer import CHECKPOINT
 from trmml.zoo.loading import load_model
 
@@ -213,7 +213,7 @@ def test_an_output_that_cannot_be_is_one_error(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     for output in (tmp_path / ("a" * 252), tmp_path / "loop" / "out"):
         with pytest.raises(ConfigError, match="cannot be: "):
-            Run(output, resume=False)
+            RunFolder(output, resume=False)
 
 
 def test_the_log_rates_pseudo_labels_where_the_truth_is_hidden(
@@ -318,7 +318,10 @@ def test_nothing_is_overwritten(backbone_source: str, make_dataset: Maker, tmp_p
 
 
 def test_of_two_runs_that_begin_at_once_one_goes_on(tmp_path: Path) -> None:
-    first, second = Run(tmp_path / "out", resume=False), Run(tmp_path / "out", resume=False)
+    first, second = (
+        RunFolder(tmp_path / "out", resume=False),
+        RunFolder(tmp_path / "out", resume=False),
+    )
     assert first.begin("a") is None
     with pytest.raises(ConfigError, match="holds an unfinished run; resume it"):
         second.begin("b")
@@ -343,7 +346,8 @@ def test_a_run_goes_on_with_other_threads_and_workers(
     data, out, threads = make_dataset(12), tmp_path / "out", torch.get_num_threads()
     with monkeypatch.context() as patch:
         patch.setattr(
-            "trmml.training.run_folder.Run.finish", lambda *_: (_ for _ in ()).throw(SystemExit)
+            "trmml.training.run_folder.RunFolder.finish",
+            lambda *_: (_ for _ in ()).throw(SystemExit),
         )
         with pytest.raises(SystemExit):
             trmml.finetune(data, backbone=backbone_source, config=QUICK, output=out)
@@ -398,7 +402,8 @@ def test_a_checkpoint_of_another_run_is_refused(
     data, out = make_dataset(12), tmp_path / "out"
     with monkeypatch.context() as patch:
         patch.setattr(
-            "trmml.training.run_folder.Run.finish", lambda *_: (_ for _ in ()).throw(SystemExit)
+            "trmml.training.run_folder.RunFolder.finish",
+            lambda *_: (_ for _ in ()).throw(SystemExit),
         )
         with pytest.raises(SystemExit):
             trmml.finetune(data, backbone=backbone_source, config=QUICK, output=out)
@@ -482,7 +487,7 @@ def test_single_positives_can_be_trained_on(backbone_source: str, make_dataset: 
 def test_log_odds_by_hand(make_dataset: Maker) -> None:
     labels = np.array([[1, 1], [0, -1], [0, -1], [-1, -1]], dtype=np.int8)
     data = MultiLabelDataset(make_dataset(4).photos, labels, ("a", "b"))
-    odds = known_log_odds(data, FinetuneConfig().changed({"loss.weak_negative": 0.1}))
+    odds = known_log_odds(data, FinetuneConfig().changed({"loss.assumed_negative": 0.1}))
     np.testing.assert_allclose(odds, np.log([2 / 3, 2 / (0.3 + 1)]), rtol=1e-6)
 
 

@@ -57,12 +57,12 @@ def test_unknown_labels_have_no_gradient_where_negatives_are_known(
     assert torch.equal(gradient != 0, LABELS != UNKNOWN)
 
 
-def test_without_known_negatives_an_unknown_label_is_a_weak_negative(
+def test_without_known_negatives_an_unknown_label_is_a_assumed_negative(
     model: TextRegionMatcher,
 ) -> None:
     pulls = []
     for weight in (0.0, 0.1, 1.0):
-        _, gradient = step(model, HAS_NONE, loss__weak_negative=weight)
+        _, gradient = step(model, HAS_NONE, loss__assumed_negative=weight)
         pulls.append(gradient[0, 2].item())
         # The unknown labels of the labels with known negatives still have none.
         assert not gradient[1, :2].any()

@@ -75,8 +75,8 @@ class BackboneConfig(Settings):
         require(_is_hex(self.sha256, 64), "backbone.sha256", "64 hexadecimal digits", self.sha256)
         require(self.revision is None or _is_hex(self.revision, 40), "backbone.revision",
                  "a commit of 40 hexadecimal digits", self.revision)  # fmt: skip
-        is_name = self.repository is None or re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", self.repository)
-        require(bool(is_name), "backbone.repository", "org/name", self.repository)
+        fits = self.repository is None or re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", self.repository)
+        require(bool(fits), "backbone.repository", "org/name", self.repository)
         require(self.file is None or re.fullmatch(r"[\w.-]+\.safetensors", self.file) is not None,
                  "backbone.file", "the name of a .safetensors file", self.file)  # fmt: skip
         require((self.repository is None) == (self.revision is None) == (self.file is None),
@@ -198,7 +198,7 @@ class LossConfig(Settings):
     """A label that is known in n photos is distilled min(max(few_labels / n − 1, 0), 30) times more, and
     in photos in which it is known as well; 0: never."""
     contrastive: Annotated[float, at_least(0)] = 0.0
-    weak_negative: Annotated[float, at_least(0)] = 0.1
+    assumed_negative: Annotated[float, at_least(0)] = 0.1
     """Weight of an unknown state as a negative one, where a label has no known negative."""
 
 

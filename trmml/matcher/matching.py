@@ -21,14 +21,14 @@ HIGHEST_SCORE = 1 - 2**-24
 ATTENTION_DROPOUT = 0.1
 """Share of the attention weights dropped in training (as in Query2Labels; our choice)."""
 BEST_PATCHES = 1 / 16
-"""Share of the patches that speak for a label: one alone is an unsteady witness."""
+"""Share of the patches that speak for a label: the mean of several is steadier than one."""
 
 
 class CenteredFeatures(NamedTuple):
     """Image features relative to their mean in training.
 
     Attributes:
-        patches: As long as they are.
+        patches: Not normalized: their length says something, too.
         image: Of unit length.
     """
 
@@ -62,7 +62,7 @@ class Match(NamedTuple):
 
 
 class MatcherOutput(NamedTuple):
-    """What a batch of photos looks like to a model.
+    """Logits and region features of a batch of photos.
 
     Attributes:
         logits: Matching logits, before the sigmoid.

@@ -6,7 +6,7 @@ Paper: TRM-ML is this with text–region matching; see `trmml.matcher.matching` 
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from trmml.errors import ConfigError
 from trmml.matcher.decoding import PhotoScores, stream_predictions
 from trmml.matcher.matching import WAYS, CenteredFeatures, MatcherOutput, TextFeatures
 from trmml.matcher.prediction import Prediction
-from trmml.matcher.prompts import HAND_WRITTEN, TEMPLATES, PromptLearner, random_context
+from trmml.matcher.prompts import HAND_WRITTEN, TEMPLATES, NewRow, PromptLearner, random_context
 from trmml.matcher.sides import Side
 from trmml.matcher.thresholds import Calibration
 
@@ -90,8 +90,8 @@ class TextRegionMatcher(nn.Module):
         return [self.present] if self.absent is None else [self.present, self.absent]
 
     @property
-    def tensors_per_label(self) -> dict[str, Literal["text", "mean"]]:
-        """Which tensors have a row per label beside those of the parts; see `relabelled`."""
+    def tensors_per_label(self) -> dict[str, NewRow]:
+        """The bias; see `NewRow`. That of a new label is what the learned ones are in the mean."""
         return {"logit_bias": "mean"}
 
     @torch.no_grad()
@@ -115,10 +115,10 @@ class TextRegionMatcher(nn.Module):
             self.present.prompts.context.copy_(words.expand_as(self.present.prompts.context))
         self.matching.start(self.hand_written_text, generator)
         for side, features in self._by_side(self.encode_text()):
-            side.restart(features)
+            side.set_from_text(features)
 
     @torch.no_grad()
-    def start_from_data(self, centers: ImageFeatures, log_odds: Float[Tensor, " label"]) -> None:
+    def start_from_data(self, sample: ImageFeatures, log_odds: Float[Tensor, " label"]) -> None:
         """Set what the training photos say before any step.
 
         Image and text features of a CLIP lie in two narrow cones, so cosines hardly differ between
@@ -126,11 +126,11 @@ class TextRegionMatcher(nn.Module):
         how common a label is.
 
         Args:
-            centers: Mean patch feature and mean image feature of training photos, one row each.
+            sample: Features of a sample of the training photos; their means become the centers.
             log_odds: Of a positive among the known states.
         """
-        self.patch_center.copy_(centers.patch_features.mean(dim=(0, 1)))
-        self.image_center.copy_(centers.image_features.mean(dim=0))
+        self.patch_center.copy_(sample.patch_features.mean(dim=(0, 1)))
+        self.image_center.copy_(sample.image_features.mean(dim=0))
         self.logit_bias.copy_(log_odds)
 
     def relabelled(self, labels: Sequence[str]) -> "TextRegionMatcher":
@@ -166,11 +166,11 @@ class TextRegionMatcher(nn.Module):
                 tensor[kept] = learned[name][rows]
             # Only now, since what their prompts say depends on the learned context.
             for side, features in fresh._by_side(fresh.encode_text()):
-                side.restart(features, new)
+                side.set_from_text(features, new)
         fresh.calibration = self.calibration.relabelled(self.labels, labels)
         return fresh.eval().requires_grad_(False)
 
-    def _starts_per_label(self) -> dict[str, Literal["text", "mean"]]:
+    def _starts_per_label(self) -> dict[str, NewRow]:
         """Name every tensor with a row per label, and what the row of a new label starts from."""
         return {
             f"{prefix}.{name}".lstrip("."): start
@@ -205,7 +205,7 @@ class TextRegionMatcher(nn.Module):
         return text - text.mean(dim=0)
 
     def encode_text(self) -> TextFeatures:
-        """Encode the present prompts; gradients reach the contexts."""
+        """Encode the current prompts; gradients reach the contexts."""
         tower = self._text_tower()
         num_context_tokens = self.config.matching.num_context_tokens
         names, counts = tower.embed_names(self.config.prompt_names, num_context_tokens)

@@ -11,6 +11,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+NewRow = Literal["text", "mean"]
+"""What a label that was never learned starts from, in a tensor with a row per label.
+
+Each part of a model names its tensors of that kind in `tensors_per_label`, for
+`TextRegionMatcher.relabelled`. "mean": of the learned rows. "text": what its prompt says, which
+`start_from_text` and `Side.set_from_text` put there.
+"""
 HAND_WRITTEN = "a photo of a"
 """Context of the prompts that need no training."""
 TEMPLATES = (
@@ -59,8 +66,8 @@ class PromptLearner(nn.Module):
         return self.context.ndim == 2
 
     @property
-    def tensors_per_label(self) -> dict[str, Literal["text", "mean"]]:
-        """The contexts, where each label has its own; that of a new label starts from their mean."""
+    def tensors_per_label(self) -> dict[str, NewRow]:
+        """The contexts, where each label has its own; see `NewRow`."""
         return {} if self.is_shared else {"context": "mean"}
 
     def prefix(

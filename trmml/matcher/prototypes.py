@@ -5,12 +5,12 @@ inter-category similarities estimate unknown labels. Momentum and confidence gat
 (0.99 and 0.8, seen in the same first author's earlier public code).
 """
 
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+
+from trmml.matcher.prompts import NewRow
 
 
 class Prototypes(nn.Module):
@@ -30,15 +30,9 @@ class Prototypes(nn.Module):
         self.register_buffer("text", text_features.detach().clone())
 
     @property
-    def tensors_per_label(self) -> dict[str, Literal["text", "mean"]]:
-        """All; those of a new label start from its text."""
+    def tensors_per_label(self) -> dict[str, NewRow]:
+        """Both modalities; see `NewRow`."""
         return {"visual": "text", "text": "text"}
-
-    @torch.no_grad()
-    def start(self, text_features: Float[Tensor, "label dim"]) -> None:
-        """Set both modalities to text features of unit length."""
-        self.visual.copy_(text_features)
-        self.text.copy_(text_features)
 
     @torch.no_grad()
     def replace_visual(
@@ -65,7 +59,7 @@ class Prototypes(nn.Module):
         Args:
             region_features: Region features of a batch, of unit length.
             chosen: Which of them are trusted examples of their label.
-            text_features: Present text features.
+            text_features: Current ones, of the same side.
             momentum: Share of the old visual prototype kept, in [0, 1).
         """
         # Average before the update: a label seen twice in a batch still moves once.

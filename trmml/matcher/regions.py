@@ -6,7 +6,7 @@ from the query into the region feature, so that a region stays a mix of what is 
 """
 
 import math
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from trmml.errors import ConfigError
+from trmml.matcher.prompts import NewRow
 
 
 class RegionModule(nn.Module):
@@ -31,10 +32,10 @@ class RegionModule(nn.Module):
         dropout: float = 0.0,
         mlp: bool = True,
     ) -> None:
-        """Start from queries, usually the text features of the hand-written prompts.
+        """Make the maps; the queries are placeholders until `start`.
 
         Args:
-            queries: First values of the queries.
+            queries: One for each label; only their shape matters before `start`.
             num_heads: Attention heads; must divide the width.
             dropout: Share of attention weights dropped in training.
             mlp: Whether an MLP refines the regions.
@@ -81,8 +82,8 @@ class RegionModule(nn.Module):
                 nn.init.zeros_(values)
 
     @property
-    def tensors_per_label(self) -> dict[str, Literal["text", "mean"]]:
-        """A query for each label; a new label's starts from its text."""
+    def tensors_per_label(self) -> dict[str, NewRow]:
+        """The queries; see `NewRow`."""
         return {"queries": "text"}
 
     def forward(
@@ -138,9 +139,9 @@ class RegionModule(nn.Module):
             keys = self._split_heads(self.key_map(self.patch_norm(patch_features)))
             return torch.einsum("chd,bphd->bhcp", queries, keys)
         key_map = self.key_map.weight.unflatten(0, (self.num_heads, -1))
-        directions = torch.einsum("chd,hde->hce", queries, key_map) * self.patch_norm.weight
+        query_keys = torch.einsum("chd,hde->hce", queries, key_map) * self.patch_norm.weight
         standardized = F.layer_norm(patch_features, (dim,), eps=self.patch_norm.eps)
-        similarity = F.linear(standardized, directions.flatten(end_dim=1))
+        similarity = F.linear(standardized, query_keys.flatten(end_dim=1))
         return similarity.unflatten(-1, (self.num_heads, -1)).movedim(1, -1)
 
     def _split_heads(self, features: Tensor) -> Tensor:

@@ -1,12 +1,10 @@
-"""Presence and absence: what a model holds, twice if it has negative prompts, about every label."""
-
-from typing import Literal
+"""The side of presence and, with negative prompts, that of absence: what is learned of every label."""
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from trmml.matcher.prompts import PromptLearner
+from trmml.matcher.prompts import NewRow, PromptLearner
 from trmml.matcher.prototypes import Prototypes
 
 
@@ -34,15 +32,15 @@ class Side(nn.Module):
         self.register_buffer("text_features", text_features.clone())
 
     @property
-    def tensors_per_label(self) -> dict[str, Literal["text", "mean"]]:
-        """The text features; those of a new label come from its prompt."""
+    def tensors_per_label(self) -> dict[str, NewRow]:
+        """The text features; see `NewRow`."""
         return {"text_features": "text"}
 
     @torch.no_grad()
-    def restart(
+    def set_from_text(
         self, text_features: Float[Tensor, "label dim"], which: list[int] | slice = slice(None)
     ) -> None:
-        """Start text features and prototypes of some labels from what their prompts say."""
+        """Set text features and prototypes of some labels to what their prompts say."""
         self.text_features[which] = text_features[which]
         self.prototypes.visual[which] = text_features[which]
         self.prototypes.text[which] = text_features[which]

@@ -1,6 +1,6 @@
 """Batches of frozen features for training: from the cache, or from photos augmented anew.
 
-A batch comes as the rows of all of it and the features of this process's shard of them.
+A batch comes as the rows of all of it and the features of this process's part of them.
 """
 
 from collections.abc import Iterator, Sequence
@@ -44,7 +44,7 @@ class CachedFeatures:
 
         Args:
             store: Features on disk.
-            positions: Which of its rows, in the order of the data set's labels.
+            positions: Which of its rows, in the order of the data set's photos.
         """
         self.store = store
         self.positions = positions
@@ -57,16 +57,16 @@ class CachedFeatures:
         for start in range(0, len(order), batch_size):
             # Sorted within a batch: nothing depends on that order, and the disk likes it.
             chosen = np.sort(order[start : start + batch_size])
-            own = distributed.shard(chosen)
+            own = distributed.own_rows(chosen)
             yield chosen, self.store.read(self.positions[own], views[own])
 
-    def centers(self) -> ImageFeatures:
+    def sample(self) -> ImageFeatures:
         """Return the features of up to 2,048 photos, evenly chosen; see `start_from_data`."""
         return self.store.read(*_first_views(self.positions[_evenly(len(self.positions), 2048)]))
 
     def in_order(self, batch_size: int) -> Iterator[ImageFeatures]:
-        """Yield the plain view of this process's shard of the photos, in order."""
-        own = distributed.shard(self.positions)
+        """Yield the plain view of this process's part of the photos, in order."""
+        own = distributed.own_rows(self.positions)
         for start in range(0, len(own), batch_size):
             yield self.store.read(*_first_views(own[start : start + batch_size]))
 
@@ -88,7 +88,7 @@ class AugmentedPhotos:
         """Serve photos, each of which is opened once now: a bad one must not end an epoch.
 
         Args:
-            photos: Paths, in the order of the data set's labels.
+            photos: Paths, in the order of the data set's photos.
             backbone: The frozen CLIP, on the device where it is to run.
             config: Number of worker processes, and the precision.
 
@@ -101,7 +101,7 @@ class AugmentedPhotos:
         self.use_bfloat16 = use_bfloat16(config, backbone.device)
         _require_readable(photos, backbone.photo.image_size, self.num_workers)
 
-    def centers(self) -> ImageFeatures:
+    def sample(self) -> ImageFeatures:
         """Return the plain features of up to 256 photos, evenly chosen; see `start_from_data`."""
         photos = [self.photos[i] for i in _evenly(len(self.photos), 256)]
         device = self.backbone.device
@@ -123,7 +123,7 @@ class AugmentedPhotos:
         batches = [positions[i : i + batch_size] for i in range(0, len(order), batch_size)]
         loader = DataLoader(
             views,
-            batch_sampler=[distributed.shard(batch).tolist() for batch in batches],
+            batch_sampler=[distributed.own_rows(batch).tolist() for batch in batches],
             num_workers=self.num_workers,
             pin_memory=device.type == "cuda",
         )
@@ -135,7 +135,7 @@ class AugmentedPhotos:
 
 
 def _require_readable(photos: Sequence[Path], image_size: int, num_threads: int) -> None:
-    """Open every photo once; of several processes each opens its shard.
+    """Open every photo once; of several processes each opens its part.
 
     Raises:
         DataError: If some cannot be read.

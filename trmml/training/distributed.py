@@ -1,6 +1,6 @@
 """Several processes that train one model: `torchrun --nproc-per-node N -m trmml finetune …`.
 
-Every process holds the whole model and the whole label table. It encodes and matches its shard of a
+Every process holds the whole model and the whole label table. It encodes and matches its part of a
 batch; the outputs are put together, with their gradient, so that the loss, the prototypes and the
 validation see the whole batch everywhere. The result is that of one process at the same batch size,
 but for rounding and for what dropout draws. Outside of `joined` every process is alone.
@@ -83,10 +83,10 @@ def wait() -> None:
         dist.barrier()
 
 
-def shard(rows: Int64[np.ndarray, " row"]) -> Int64[np.ndarray, " own"]:
+def own_rows(rows: Int64[np.ndarray, " row"]) -> Int64[np.ndarray, " own"]:
     """Return the rows that are this process's to work on.
 
-    All shards are equally long: where they cannot be, first rows come again at the end, and `gather`
+    All parts are equally long: where they cannot be, first rows come again at the end, and `gather`
     drops what they gave.
     """
     # Collectives wait for each other: a process with a batch less would hang all the others.
@@ -95,7 +95,7 @@ def shard(rows: Int64[np.ndarray, " row"]) -> Int64[np.ndarray, " own"]:
 
 
 def gather(own: Float[Tensor, "own ..."], num_rows: int) -> Float[Tensor, "row ..."]:
-    """Put together what the processes computed for their shards of so many rows.
+    """Put together what the processes computed for their parts of so many rows.
 
     The gradient of a row reaches the process that computed it, summed over all processes.
     """

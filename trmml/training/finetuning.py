@@ -29,7 +29,7 @@ from trmml.matcher.model import TextRegionMatcher
 from trmml.training import distributed
 from trmml.training.batches import AugmentedPhotos, CachedFeatures, use_bfloat16
 from trmml.training.features import cache_bytes, compute_features
-from trmml.training.run_folder import Run, check_together, digest_of, facts_of, fingerprint_of
+from trmml.training.run_folder import RunFolder, check_together, digest_of, facts_of, fingerprint_of
 from trmml.training.trainer import CHECKPOINT, Trainer, TrainingPhotos, ValidationPhotos
 from trmml.zoo.folder import read_facts
 from trmml.zoo.loading import load_for_training, make_config
@@ -90,7 +90,7 @@ def finetune(
     settings = _resolved(config)
     show = sys.stderr.isatty() if progress is None else progress
     with distributed.joined():
-        run = None if output is None else Run(with_home(output), resume)
+        run = None if output is None else RunFolder(with_home(output), resume)
         distributed.wait()  # all have looked before the first one writes
         everything = _dataset(data, images, labels)
         held_out = None if val is None else _dataset(val, images, labels, may_lack_labels=True)
@@ -110,8 +110,8 @@ def finetune(
         try:
             training, validation = _features(matcher, settings, photos, train, held_out, show)
             if start.labels is None:
-                centers = training.features.centers()
-                matcher.start_from_data(centers, known_log_odds(train, settings))
+                sample = training.features.sample()
+                matcher.start_from_data(sample, known_log_odds(train, settings))
             trainer = Trainer(
                 matcher,
                 settings,
@@ -128,12 +128,12 @@ def finetune(
         return _finished(trainer, run, started)
 
 
-def _train(trainer: Trainer, run: Run | None, progress: bool) -> None:
+def _train(trainer: Trainer, run: RunFolder | None, progress: bool) -> None:
     """Train the epochs that are left, from the checkpoint if there is one."""
     if run is not None and (run.working / CHECKPOINT).exists():
         trainer.resume(run.working / CHECKPOINT)
     check_together(trainer.fingerprint, len(trainer.history))
-    trainer.run(None if run is None else run.working, progress)
+    trainer.train(None if run is None else run.working, progress)
     if trainer.best_epoch is None:
         logger.warning(
             "No epoch was better on the validation photos than the model that training started "
@@ -142,7 +142,7 @@ def _train(trainer: Trainer, run: Run | None, progress: bool) -> None:
         )
 
 
-def _finished(trainer: Trainer, run: Run | None, started: float) -> TextRegionMatcher:
+def _finished(trainer: Trainer, run: RunFolder | None, started: float) -> TextRegionMatcher:
     """Return the best epoch's model with its thresholds and its report, written if there is a run."""
     model, val = trainer.model, trainer.val_data
     scores = trainer.use_best()
@@ -307,7 +307,7 @@ def known_log_odds(train: MultiLabelDataset, settings: FinetuneConfig) -> torch.
     positives = (train.states == POSITIVE).sum(axis=0)
     known = known_mask(train.states).sum(axis=0)
     negatives = (known - positives).astype(np.float64)
-    assumed = settings.loss.weak_negative * (len(train) - known)
+    assumed = settings.loss.assumed_negative * (len(train) - known)
     negatives = np.where(negatives == 0, assumed, negatives)
     return torch.from_numpy(np.log((positives + 1) / (negatives + 1))).float()
 

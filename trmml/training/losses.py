@@ -25,7 +25,7 @@ def asymmetric_loss(
     clip: float,
     weights: Float[Tensor, "batch label"] | None = None,
 ) -> Float[Tensor, ""]:
-    """Asymmetric loss, averaged over the labels that are not unknown.
+    """Asymmetric loss, averaged over the known states.
 
     With p the score, a positive costs −(1 − p)^γ₊ log p and a negative −pₘ^γ₋ log(1 − pₘ), where
     pₘ = max(p − clip, 0). The focusing factors carry no gradient. Zero focus and clip give binary
@@ -37,10 +37,10 @@ def asymmetric_loss(
         gamma_positive: Focus γ₊ on hard positives.
         gamma_negative: Focus γ₋ on hard negatives.
         clip: Score below which a negative costs nothing.
-        weights: Weight of each label in the average; all 1 by default.
+        weights: Weight of each state in the average; all 1 by default.
 
     Returns:
-        A scalar; zero if every label is unknown.
+        A scalar; zero if every state is unknown.
     """
     is_positive = states == POSITIVE
     log_positive = F.logsigmoid(logits)
@@ -54,11 +54,11 @@ def asymmetric_loss(
     with torch.no_grad():
         gamma = torch.where(is_positive, gamma_positive, gamma_negative)
         focus = (1 - log_right.exp()).clamp(min=0) ** gamma
-    counts = (states != UNKNOWN).to(logits.dtype)
+    # Where a cell has no weight the product is 0, and so is its gradient.
+    cell_weights = (states != UNKNOWN).to(logits.dtype)
     if weights is not None:
-        counts = counts * weights
-    # Where nothing counts the product is 0, so its gradient is too.
-    return -(counts * focus * log_right).sum() / counts.sum().clamp(min=1e-8)
+        cell_weights = cell_weights * weights
+    return -(cell_weights * focus * log_right).sum() / cell_weights.sum().clamp(min=1e-8)
 
 
 def distillation_loss(
@@ -81,11 +81,11 @@ def distillation_loss(
     Returns:
         The mean over labels, each times its mean weight; zero if all weights are.
     """
-    # A weighted correlation: the mean is taken out with the weights, each side scaled by their root.
-    counts = weights.sum(dim=0).clamp(min=1e-6)
+    # A weighted correlation: the mean is taken out with the weights, each vector scaled by their root.
+    total = weights.sum(dim=0).clamp(min=1e-6)
 
     def centered(scores: Tensor) -> Tensor:
-        return weights.sqrt() * (scores - (weights * scores).sum(dim=0) / counts)
+        return weights.sqrt() * (scores - (weights * scores).sum(dim=0) / total)
 
     correlation = F.cosine_similarity(
         centered(logits), centered(teacher_scores.detach()), dim=0, eps=1e-6

@@ -101,7 +101,7 @@ class Objective:
 
         Args:
             output: What the matcher made of the photos.
-            text: The present text features.
+            text: The current text features.
             states: Of the same photos.
             teacher_scores: What `teacher` says about the photos, if there is one.
         """
@@ -110,10 +110,10 @@ class Objective:
         if self.can_estimate and self.is_warm:
             estimated = self._estimate(output, states)
         is_estimated = estimated != states
-        # This is where unknown states leave the loss: their weight in `asymmetric_loss` is 0, but for
-        # those that stand in for negatives.
+        # Unknown states get no term: `asymmetric_loss` skips every UNKNOWN of `targets`. The weights are
+        # for those that have just been assumed to be negative.
         targets = self.with_assumed_negatives(states).masked_fill(is_estimated, UNKNOWN)
-        weights = torch.where(states == UNKNOWN, loss.weak_negative, 1.0)
+        weights = torch.where(states == UNKNOWN, loss.assumed_negative, 1.0)
         classify = partial(
             asymmetric_loss,
             output.logits,

@@ -1,4 +1,4 @@
-"""The optimizer's side of training: parameter groups, schedule, and the average of the weights."""
+"""Optimization: parameter groups, schedule, and the average of the weights."""
 
 import torch
 from torch import Tensor, nn
@@ -59,7 +59,7 @@ class AveragedWeights:
     """Exponential moving average of the trained parameters, warmed up over the first steps."""
 
     def __init__(self, model: nn.Module, decay: float) -> None:
-        """Start from the present values."""
+        """Start from the current values."""
         self.decay = decay
         self.steps = 0
         self.parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
@@ -79,9 +79,9 @@ class AveragedWeights:
         """Exchange parameters and averages; calling it again undoes it."""
         for name, average in self.averages.items():
             # In place: the optimizer holds these very tensors.
-            present = self.parameters[name].detach().clone()
+            current = self.parameters[name].detach().clone()
             self.parameters[name].copy_(average)
-            average.copy_(present)
+            average.copy_(current)
 
     def state(self) -> dict[str, Tensor | int | dict[str, Tensor]]:
         """Return what a checkpoint needs."""

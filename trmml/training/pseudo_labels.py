@@ -18,6 +18,7 @@ START_EPOCH = 2
 NEAREST_LABELS = 3
 """A region makes its label positive only if fewer prototypes than this are nearer than its own."""
 INTER_TEMPERATURE = 0.01
+"""Of the softmax over labels, where that alone estimates; cosines differ by hundredths."""
 MOST_SIMILARITIES = 2**24
 """Cosines held at a time: all regions with all labels would be photos × labels²."""
 
@@ -41,8 +42,8 @@ def presence_probability(
         region_features: Of unit length.
         present: Prototypes of the presence of each label.
         absent: Those of its absence, if the model has negative prompts.
-        logit_scale: The model's present scale.
-        logit_bias: The model's present bias per label.
+        logit_scale: The model's current scale.
+        logit_bias: The model's current bias per label.
         config: Which modalities and relations count.
     """
     if config.relations == "inter":

@@ -36,7 +36,7 @@ from trmml.zoo.folder import (
 )
 
 
-class Run:
+class RunFolder:
     """The folders of a run: where it works, and where its result goes."""
 
     def __init__(self, output: Path, resume: bool) -> None:

@@ -80,7 +80,7 @@ class Trainer:
         fingerprint: str,
         learned: Collection[str] | None = None,
     ) -> None:
-        """Prepare a run.
+        """Prepare a training.
 
         Args:
             model: The matcher, on its device; its learned tensors change in place.
@@ -113,7 +113,7 @@ class Trainer:
         self.best_epoch: int | None = None
         self.best_state: dict[str, Tensor] = {}
 
-    def run(self, folder: Path | None, progress: bool) -> None:
+    def train(self, folder: Path | None, progress: bool) -> None:
         """Train the epochs that are left; with a folder, keep a checkpoint and a log there.
 
         Of several processes the first one writes.
@@ -199,7 +199,7 @@ class Trainer:
     def _step(
         self, features: ImageFeatures, states: Int8[Tensor, "batch label"]
     ) -> tuple[StepLoss, MatcherOutput]:
-        """Learn from a batch: the features of this process's shard, the labels of all of it."""
+        """Learn from a batch: the features of this process's part, the labels of all of it."""
         device, num_photos = self.model.device, len(states)
         features = ImageFeatures(*(f.to(device, non_blocking=True) for f in features))
         half = use_bfloat16(self.config.training, device)

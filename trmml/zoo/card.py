@@ -1,7 +1,7 @@
 """Model cards: facts in, Markdown out. No network, no model, nothing that was not written down.
 
 The facts are the JSON files of a model folder. What only a person knows (a summary, the license, the
-intended use) comes from `about.json`; see `About`.
+intended use) comes from `about.json`; see `ABOUT_FIELDS`.
 """
 
 import html
