@@ -42,7 +42,9 @@ def main(folder: str, output: str) -> None:
     labels = read_labels(Path(__file__).with_name("labels.toml"))
     with (Path(folder) / "captions.csv").open(newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["split"] in SPLITS]
-    rows.sort(key=lambda row: tuple(SPLITS).index(row["split"]))  # features are cached in this order
+    rows.sort(
+        key=lambda row: tuple(SPLITS).index(row["split"])
+    )  # features are cached in this order
     counts = dict.fromkeys(labels, 0)
     lines = []
     for row in rows:
