@@ -9,11 +9,13 @@ validation photos, see the README here.
 """
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import trmml
 from trmml.evaluation.calibration import Goal, calibrate
 from trmml.evaluation.measuring import evaluate
+from trmml.matcher.thresholds import NEVER
 from trmml.zoo.folder import replace_calibration
 
 PRECISION = 0.4
@@ -33,9 +35,10 @@ def main(table: str, output: str) -> None:
         resume=True,
     )
     scores = evaluate(model, val).scores
-    goal = Goal(kind="precision", target=PRECISION)
-    made = calibrate(scores, val.states, model.labels, goal)
-    replace_calibration(Path(output), made)
+    made = calibrate(scores, val.states, model.labels, Goal(kind="precision", target=PRECISION))
+    # A label that captions hardly ever name would never reach the precision: it has the global one.
+    thresholds = [made.global_threshold if t == NEVER else t for t in made.thresholds]
+    replace_calibration(Path(output), replace(made, thresholds=tuple(thresholds)))
 
 
 if __name__ == "__main__":
