@@ -1,7 +1,7 @@
 """Judge the tags of everyday-tiny by eye: draw sheets to look at, and count what was marked.
 
-    python examples/everyday/marks.py sheets everyday-tiny coco18 sheets/     # photos with numbered tags
-    python examples/everyday/marks.py measure everyday-tiny coco18            # with marks.json beside this file
+    python examples/everyday/marks.py sheets everyday-tiny coco18 sheets/  # photos with tags to judge
+    python examples/everyday/marks.py measure everyday-tiny coco18         # by marks.json, beside this
 
 A caption names few of the things in a photo, so precision cannot be counted with captions.
 `marks.json` holds, for 200 validation photos, evenly chosen, which tags are right (true) and which are
