@@ -1,21 +1,32 @@
-"""Photos in memory, their captions and words, and augmented batches."""
+"""What the text tower learns from: captions, their words, and the names of ImageNet's classes."""
 
 import csv
 import re
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import open_clip
 import torch
-from PIL import Image
+from jaxtyping import Bool, Int, Int8
+from timm.data.imagenet_info import ImageNetInfo
 from torch import Tensor
-from torchvision.transforms.v2 import functional as transform
-from tqdm import tqdm
 
-MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+TEMPLATES = (
+    "{}.",
+    "a {}.",
+    "the {}.",
+    "a photo of a {}.",
+    "a photo of the {}.",
+    "there is a {}.",
+    "a {} in a scene.",
+    "{}",
+    "a {}",
+)
+"""What is put around names and words; a full stop mostly ends them, as it does trmml's prompts."""
 _FUNCTION_WORDS = frozenset(
     word
     for line in (
@@ -29,62 +40,29 @@ _FUNCTION_WORDS = frozenset(
 
 
 @dataclass(frozen=True)
-class Photos:
-    """Photos as squares of uint8, with what is said about each.
+class Captioned:
+    """Photos and what is said about each."""
 
-    Attributes:
-        pixels: Number of photos × 3 × side × side.
-        texts: Caption or class name of each.
-        classes: Number of each photo's class, where photos have classes instead of captions.
-    """
-
-    pixels: np.ndarray
-    texts: list[str]
-    classes: np.ndarray | None = None
-
-    def __len__(self) -> int:
-        return len(self.texts)
+    paths: list[Path]
+    captions: list[str]
 
 
-def read_captions(folder: Path, splits: set[str], side: int, cache: Path) -> Photos:
-    """Read the photos of some splits with their captions, squashed to squares."""
+def read_captions(folder: Path, splits: set[str]) -> Captioned:
+    """Read the captions of some splits of `captions.csv`."""
     rows = _rows(folder / "captions.csv", splits)
-    paths = [folder / row["image"] for row in rows]
-    name = "-".join(sorted(splits))
-    return Photos(_pixels(paths, side, cache / f"{name}-{side}.npy"), [r["caption"] for r in rows])
+    return Captioned([folder / row["image"] for row in rows], [row["caption"] for row in rows])
 
 
-def read_classes(folder: Path, cache: Path) -> Photos:
-    """Read photos of one class each (tiny-imagenet), 64 pixels wide."""
-    rows = _rows(folder / "labels.csv", None)
-    pixels = _pixels([folder / row["image"] for row in rows], 64, cache / "classes-64.npy")
-    names = sorted({row["wnid"] for row in rows})
-    classes = np.array([names.index(row["wnid"]) for row in rows])
-    return Photos(pixels, [row["name"] for row in rows], classes)
+def read_labels(folder: Path, split: str) -> tuple[list[str], Int8[np.ndarray, "photo label"]]:
+    """Read the labels of a split of `labels.csv`: their names, and 1 where a photo has one."""
+    tables = [row["labels"].split("|") for row in _rows(folder / "labels.csv", {split})]
+    names = sorted({name for table in tables for name in table if name})
+    return names, np.array([[n in table for n in names] for table in tables], dtype=np.int8)
 
 
-def _rows(table: Path, splits: set[str] | None) -> list[dict[str, str]]:
+def _rows(table: Path, splits: set[str]) -> list[dict[str, str]]:
     with table.open(newline="", encoding="utf-8") as file:
-        return [row for row in csv.DictReader(file) if splits is None or row["split"] in splits]
-
-
-def _pixels(paths: list[Path], side: int, cache: Path) -> np.ndarray:
-    if cache.is_file():
-        return np.load(cache, mmap_mode=None)
-    pixels = np.empty((len(paths), 3, side, side), dtype=np.uint8)
-
-    def decode(i: int) -> None:
-        with Image.open(paths[i]) as photo:
-            square = photo.convert("RGB").resize((side, side), Image.Resampling.BICUBIC)
-        pixels[i] = np.asarray(square).transpose(2, 0, 1)
-
-    with ThreadPoolExecutor() as pool:
-        list(tqdm(pool.map(decode, range(len(paths))), "photos", len(paths)))
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    partial = cache.with_suffix(".partial.npy")
-    np.save(partial, pixels)
-    partial.replace(cache)
-    return pixels
+        return [row for row in csv.DictReader(file) if row["split"] in splits]
 
 
 def words_of(text: str) -> set[str]:
@@ -93,14 +71,40 @@ def words_of(text: str) -> set[str]:
     return {word[:-1] if len(word) > 3 and word[-1] == "s" != word[-2] else word for word in words}
 
 
-def vocabulary(texts: list[str], size: int) -> list[str]:
+def vocabulary(texts: Sequence[str], size: int) -> list[str]:
     """Return the commonest content words, by the number of captions that have them."""
     counts = Counter(word for text in texts for word in sorted(words_of(text)))
     return [word for word, _ in counts.most_common(size)]
 
 
-def word_targets(texts: list[str], words: list[str]) -> Tensor:
-    """Mark each text's words; texts × words, 0 or 1."""
+def nouns(captions: Sequence[str], size: int) -> list[str]:
+    """Return the commonest nouns, as far as captions give them away, in the form of `words_of`.
+
+    A noun follows an article at times and is mostly followed by a function word, a verb's ending or
+    nothing; what "of" follows often ("group") only counts things, and -ing is mostly a doing.
+    """
+    total, with_article, before_of, closes = (Counter() for _ in range(4))
+    for caption in captions:
+        tokens = re.findall(r"[a-z]+", caption.lower())
+        for before, token, after in zip(["", *tokens], tokens, [*tokens[1:], ""], strict=False):
+            for word in words_of(token):
+                total[word] += 1
+                with_article[word] += before in ("a", "an", "the")
+                before_of[word] += after == "of"
+                closes[word] += not words_of(after) or after.endswith(("ing", "ed"))
+    found = [
+        word
+        for word, count in total.most_common()
+        if with_article[word] > 0.1 * count
+        and closes[word] > 0.5 * count
+        and before_of[word] < 0.4 * count
+        and not word.endswith("ing")
+    ]
+    return found[:size]
+
+
+def word_targets(texts: Sequence[str], words: Sequence[str]) -> Bool[Tensor, "text word"]:
+    """Mark each text's words."""
     index = {word: i for i, word in enumerate(words)}
     targets = torch.zeros(len(texts), len(words), dtype=torch.bool)
     for row, text in zip(targets, texts, strict=True):
@@ -108,79 +112,38 @@ def word_targets(texts: list[str], words: list[str]) -> Tensor:
     return targets
 
 
-class Batch(NamedTuple):
-    """Photos ready for the tower; `rows` count through the captioned photos, then the others."""
+class ImageNetClass(NamedTuple):
+    """What a class of ImageNet is called, and what it is."""
 
-    images: Tensor
-    rows: Tensor
+    lemmas: list[str]
+    definition: str
 
 
-class Batches:
-    """Shuffled, augmented batches of an epoch, made one ahead of the training step."""
+def imagenet_classes() -> list[ImageNetClass]:
+    """Return the thousand classes in the order of a classifier's outputs."""
+    info = ImageNetInfo()
+    classes = []
+    for index in range(info.num_classes()):
+        name = info.index_to_description(index)
+        detailed = info.index_to_description(index, detailed=True)
+        classes.append(ImageNetClass(name.split(", "), detailed.removeprefix(f"{name}: ")))
+    return classes
 
-    def __init__(
-        self, sets: list[Photos], size: int, batch_size: int, smallest_crop: float, seed: int
-    ) -> None:
-        """Take several sets of photos as one.
 
-        Args:
-            sets: Photos; rows count through them in this order.
-            size: Side of the photos that come out.
-            batch_size: Photos a batch; a last smaller batch is left out.
-            smallest_crop: Smallest share of the area that a random crop keeps.
-            seed: Of order and augmentation, together with the epoch.
-        """
-        self.sets, self.size, self.batch_size = sets, size, batch_size
-        self.smallest_crop, self.seed = smallest_crop, seed
-        self.starts = np.cumsum([0, *(len(s) for s in sets)])
+class Texts:
+    """Texts as rows of one table of token ids, counted anew so that only tokens that occur have one.
+
+    Attributes:
+        ids: Own numbers of the tokens, padded at the end.
+        lengths: Tokens of each text, start and end counted.
+        tokens: open_clip's id of each own number.
+    """
+
+    def __init__(self, texts: Sequence[str], most_tokens: int) -> None:
+        """Encode texts; what is longer than `most_tokens`, start and end counted, is cut."""
+        known = open_clip.SimpleTokenizer(context_length=most_tokens)(list(texts))
+        self.lengths: Int[Tensor, " text"] = known.argmax(dim=1) + 1
+        self.tokens, self.ids = known.unique(return_inverse=True)
 
     def __len__(self) -> int:
-        return int(self.starts[-1]) // self.batch_size
-
-    def epoch(self, epoch: int, first: int = 0):
-        """Yield the batches of an epoch from the given one on; the same for the same epoch."""
-        if first >= len(self):
-            return
-        order = np.random.default_rng([self.seed, epoch]).permutation(self.starts[-1])
-        chosen = order[: len(self) * self.batch_size].reshape(len(self), self.batch_size)
-        with ThreadPoolExecutor(1) as pool:
-            ahead = pool.submit(self._make, chosen[first], [self.seed, epoch, first])
-            for i in range(first, len(self)):
-                batch = ahead.result()
-                if i + 1 < len(self):
-                    ahead = pool.submit(self._make, chosen[i + 1], [self.seed, epoch, i + 1])
-                yield batch
-
-    def _make(self, rows: np.ndarray, seed: list[int]) -> Batch:
-        rng = np.random.default_rng(seed)
-        images = torch.stack([self._crop(int(row), rng) for row in rows])
-        return Batch(_recoloured(images, rng), torch.from_numpy(rows))
-
-    def _crop(self, row: int, rng: np.random.Generator) -> Tensor:
-        which = int(np.searchsorted(self.starts, row, side="right")) - 1
-        pixels = torch.from_numpy(self.sets[which].pixels[row - self.starts[which]])
-        side = pixels.shape[1]
-        area, ratio = rng.uniform(self.smallest_crop, 1), np.exp(rng.uniform(-0.29, 0.29))
-        height = min(side, round(side * (area / ratio) ** 0.5))
-        width = min(side, round(side * (area * ratio) ** 0.5))
-        top, left = rng.integers(side - height + 1), rng.integers(side - width + 1)
-        size = [self.size, self.size]
-        crop = transform.resized_crop(pixels, int(top), int(left), height, width, size)
-        return transform.horizontal_flip(crop) if rng.random() < 0.5 else crop
-
-
-def _recoloured(images: Tensor, rng: np.random.Generator) -> Tensor:
-    """Change brightness, contrast and saturation of each photo a little, and normalize."""
-    factors = torch.from_numpy(rng.uniform(0.7, 1.3, (3, len(images), 1, 1, 1)).astype(np.float32))
-    images = normalized(images) * factors[0]
-    grey = images.mean(dim=1, keepdim=True)
-    images = grey + (images - grey) * factors[1]
-    centre = grey.mean(dim=(2, 3), keepdim=True)
-    return centre + (images - centre) * factors[2]
-
-
-def normalized(images: Tensor) -> Tensor:
-    """Scale bytes to CLIP's range, in channels-last order."""
-    mean, std = torch.tensor(MEAN)[:, None, None], torch.tensor(STD)[:, None, None]
-    images = (images.float() / 255 - mean) / std
-    return images.contiguous(memory_format=torch.channels_last)
+        return len(self.lengths)

@@ -3,7 +3,6 @@
 python examples/small_clip/plot.py runs/clip/log.jsonl curves.png
 """
 
-import itertools
 import json
 import sys
 from pathlib import Path
@@ -13,13 +12,19 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+LOSSES = {
+    "contrast": "contrast with captions",
+    "words": "words of captions",
+    "names": "the classifier's answers",
+    "rows": "ideal photos of classes",
+}
+
 
 def main(log: str, picture: str) -> None:
     """Read a log and write one PNG."""
     lines = [json.loads(line) for line in Path(log).read_text(encoding="utf-8").splitlines()]
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
-    names = {"words": "words", "val_words": "words, val", "classes": "classes"}
-    for key, name in (names | {"contrast": "contrast"}).items():
+    for key, name in LOSSES.items():
         points = [(line["steps"], line[key]) for line in lines if key in line]
         if points:
             left.plot(*zip(*points, strict=True), marker="o", markersize=3, label=name)
@@ -29,12 +34,6 @@ def main(log: str, picture: str) -> None:
     scores = [100 * line["val_zero_shot_map"] for line in lines]
     right.plot(steps, scores, marker="o", markersize=3, color="tab:green")
     right.set(xlabel="step", ylabel="mAP", title="Zero-shot on val", ylim=(0, None))
-    for before, line in itertools.pairwise(lines):
-        if line["stage"] != before["stage"]:
-            for axes in (left, right):
-                axes.axvline(before["steps"], color="grey", linewidth=0.8, linestyle=":")
-            place = (before["steps"], axes.get_ylim()[1] * 0.02)
-            right.annotate(f" {line['size']} px", place, color="grey", fontsize=8)
     figure.savefig(picture, dpi=120)
 
 

@@ -21,7 +21,7 @@ from trmml.zoo.folder import load_folder
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_MODEL = "coco18-tiny"
+DEFAULT_MODEL = "everyday-tiny"
 
 
 def load_model(
