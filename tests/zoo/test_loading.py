@@ -366,9 +366,9 @@ def test_a_bundled_model_tells_a_person_from_a_cat(name: str) -> None:
 
 
 def test_a_cup_of_coffee_is_nobody() -> None:
-    tags = [tag.label for tag in trmml.predict(skimage.data.coffee()).positive]
-    assert {"cup", "coffee"} & set(tags)
-    assert not {"person", "man", "woman", "child"} & set(tags)
+    prediction = trmml.predict(skimage.data.coffee())
+    assert "cup" in [tag.label for tag in prediction.top(3)]
+    assert not {"person", "man", "woman", "child"} & {tag.label for tag in prediction.positive}
 
 
 def test_one_flipped_byte_of_the_bundled_model_is_found(
