@@ -114,7 +114,7 @@ def test_the_command_writes_a_file_that_needs_nothing_of_this_package(
     square = Image.open(photo).convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
     pixels = np.asarray(square).transpose(2, 0, 1)[None]
     scores, _ = session.run(None, {"photos": pixels})
-    np.testing.assert_allclose(scores[0], trmml.predict(photo).scores, atol=1e-4)
+    np.testing.assert_allclose(scores[0], trmml.predict(photo, "coco18-tiny").scores, atol=1e-4)
 
 
 def test_a_file_that_answers_otherwise_is_refused(

@@ -397,7 +397,7 @@ def test_labels_go_with_the_name_of_a_model(model: TextRegionMatcher) -> None:
     assert list(prediction) == labels
     expected = trmml.load_model(labels=labels).predict(photo)
     np.testing.assert_array_equal(prediction.scores, expected.scores)
-    assert len(trmml.predict(photo)) == 18
+    assert len(trmml.predict(photo)) == 209
     with pytest.raises(ConfigError, match=r"this one is loaded: load_model\(name, labels=…\)"):
         trmml.predict(photo, model, labels=labels)
 
