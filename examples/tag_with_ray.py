@@ -21,10 +21,8 @@ def tag(batch: dict, model: str) -> dict[str, list]:
     return {"photo": photos, "tags": tags, "scores": scores, "error": errors}
 
 
-def main(
-    photos: Path, tags: Path, model: str = "everyday-tiny", gpus: float = 0, part: int = 50_000
-):
-    """Tag photos, so many a part; a part is there as a whole or not at all."""
+def main(photos: Path, tags: Path, model: str = "everyday-tiny", gpus: float = 0, part: int = 5000):
+    """Tag photos, so many a part; a part is there whole or not at all."""
     old, tags = sorted(tags.glob("part-*")), tags.resolve()  # on a disk that all machines see
     done = {name for o in old for name in pq.read_table(o, columns=["photo"])["photo"].to_pylist()}
     model = str(Path(model).resolve()) if Path(model).is_dir() else model

@@ -497,7 +497,7 @@ def test_log_odds_by_hand(make_dataset: Maker) -> None:
         (
             {"model": "coco18-tiny", "backbone": None, "config": {"image_size": 448}},
             ConfigError,
-            "image_size is 448, but the model to start from sees photos of 196 px",
+            "image_size is 448, but the model to start from sees photos of 224 px",
         ),
         ({"config": {"training.epoch": 1}}, ConfigError, "Did you mean 'training.epochs'"),
         ({"labels": ["pink"]}, DataError, "no label 'pink'"),

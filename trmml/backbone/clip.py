@@ -71,6 +71,8 @@ class FrozenCLIP(nn.Module):
         self.photo: PhotoConfig = replace(loaded.photo, image_size=size)
         self.image_tower = image_tower(loaded.clip, size)
         self.text_tower = TextTower(loaded.clip) if text else None
+        if self.text_tower is not None:
+            self.text_tower.require_whole_vocabulary()
         # Without the text tower the temperature is not read either, and nobody may take it for one.
         self.logit_scale = loaded.clip.logit_scale.exp().item() if text else float("nan")
         self.eval().requires_grad_(False)

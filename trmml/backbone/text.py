@@ -48,6 +48,13 @@ class TextTower(nn.Module):
         self.register_buffer("attention_mask", parts.attn_mask, persistent=False)
         self.context_length: int = parts.context_length
         self.tokenizer = open_clip.SimpleTokenizer(context_length=self.context_length)
+
+    def require_whole_vocabulary(self) -> None:
+        """Make sure that every token of open_clip's tokenizer has an embedding.
+
+        Raises:
+            UnsupportedBackboneError: If the tower was trained with another tokenizer.
+        """
         if self.token_embedding.num_embeddings < self.tokenizer.vocab_size:
             raise UnsupportedBackboneError(
                 f"This text tower knows {self.token_embedding.num_embeddings} tokens, open_clip's own "
