@@ -11,7 +11,8 @@ from trmml.backbone.clip import FrozenCLIP, ImageFeatures
 from trmml.config.groups import MatchingConfig, Way
 from trmml.data.tensors import photo_tensor
 from trmml.errors import ConfigError
-from trmml.matcher.model import TextRegionMatcher, require_loaded
+from trmml.evaluation.measuring import require_loaded
+from trmml.matcher.model import TextRegionMatcher
 from trmml.zoo.loading import make_config
 
 CATEGORIES = ("cat", "fire hydrant", "stop_sign")

@@ -42,6 +42,9 @@ class MatchingConfig(Settings):
     spatial_scale: Annotated[float, Interval(0, 100, "(]")] = 20.0
     """Text–pixel: start of the learned sharpness of a label's weights over the patches; near 0 all
     patches weigh the same. DualCoOp has 20."""
+    linear_probe: bool = True
+    """Whether a linear map of the frozen features stands beside the text, most where the CLIP knows
+    least of the labels' names (our choice; False for TRM-ML as published)."""
     logit_scale: Annotated[float, Interval(1, 100)] = 50.0
     """Start of the learned factor on the cosine difference; 50 is exp(3.91)."""
 
@@ -194,6 +197,9 @@ class LossConfig(Settings):
     teacher: Literal["photo", "patches", "both"] = "both"
     """What of a photo zero-shot matching sees: all of it in one feature, the patches that fit a label
     best, or each for half of the distillation."""
+    trust_teacher: bool = True
+    """Whether zero-shot matching teaches a label the less, the worse it orders the photos in which the
+    label is known."""
     few_labels: Annotated[int, at_least(0)] = 2000
     """A label that is known in n photos is distilled min(max(few_labels / n − 1, 0), 30) times more, and
     in photos in which it is known as well; 0: never."""

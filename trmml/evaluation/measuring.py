@@ -14,11 +14,11 @@ from tqdm import tqdm
 
 from trmml.data.dataset import MultiLabelDataset
 from trmml.data.writing import relative_name
-from trmml.errors import DataError, nearest
+from trmml.errors import ConfigError, DataError, nearest
 from trmml.evaluation.metrics import F1, average_precisions, f1, top_k_mask
 from trmml.files import write_text, writing_to
 from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN, known_mask
-from trmml.matcher.model import TextRegionMatcher, require_loaded
+from trmml.matcher.model import TextRegionMatcher
 from trmml.reports.columns import first_column
 
 
@@ -268,3 +268,13 @@ def _plain_f1(values: F1) -> dict[str, float | None]:
 
 def _plain(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
+
+
+def require_loaded(model: object) -> None:
+    """Check that a model is one, and not the name of one.
+
+    Raises:
+        ConfigError: If it is something else.
+    """
+    if not isinstance(model, TextRegionMatcher):
+        raise ConfigError(f"Load the model first: trmml.load_model({str(model)!r}).")

@@ -21,6 +21,7 @@ from trmml.errors import ConfigError
 from trmml.matcher.decoding import PhotoScores, PredictsPhotos, stream_predictions
 from trmml.matcher.matching import WAYS, CenteredFeatures, MatcherOutput, TextFeatures
 from trmml.matcher.prediction import Prediction
+from trmml.matcher.probe import LinearProbe
 from trmml.matcher.prompts import HAND_WRITTEN, TEMPLATES, NewRow, PromptLearner, random_context
 from trmml.matcher.sides import Side
 from trmml.matcher.thresholds import Calibration
@@ -70,6 +71,8 @@ class TextRegionMatcher(PredictsPhotos, nn.Module):
         self.register_buffer("image_center", torch.zeros(config.dim))
         self.register_buffer("patch_center", torch.zeros(config.dim))
         self.matching = WAYS[matching.way](num_labels, config.dim, matching)
+        has_probe = matching.linear_probe and self.matching.learns
+        self.probe = LinearProbe(num_labels, config.dim) if has_probe else None
         self.log_scale = nn.Parameter(torch.tensor(math.log(matching.logit_scale)))
         self.logit_bias = nn.Parameter(torch.zeros(num_labels))
         self.eval()
@@ -253,10 +256,15 @@ class TextRegionMatcher(PredictsPhotos, nn.Module):
     def match(self, features: ImageFeatures, text: TextFeatures) -> MatcherOutput:
         """Match image features with text, label by label: logit = scale · similarity + bias.
 
-        The similarity of text–region matching is cos(region, presence) − cos(region, absence).
+        The similarity of text–region matching is cos(region, presence) − cos(region, absence). Where a
+        linear probe has a share, it is mixed in.
         """
-        similarity, regions = self.matching(self.centered(features), text)
-        return MatcherOutput(self.logit_scale * similarity + self.logit_bias, regions)
+        centered = self.centered(features)
+        similarity, regions = self.matching(centered, text)
+        logits = self.logit_scale * similarity + self.logit_bias
+        if self.probe is not None:
+            logits = self.probe(logits, centered)
+        return MatcherOutput(logits, regions)
 
     def evidence(
         self, features: ImageFeatures, text: TextFeatures
@@ -338,13 +346,3 @@ class TextRegionMatcher(PredictsPhotos, nn.Module):
         if evidence is None:
             return PhotoScores(scores, None)
         return PhotoScores(scores, evidence.unflatten(-1, self.backbone.grid).float().cpu().numpy())
-
-
-def require_loaded(model: object) -> None:
-    """Check that a model is one, and not the name of one.
-
-    Raises:
-        ConfigError: If it is something else.
-    """
-    if not isinstance(model, TextRegionMatcher):
-        raise ConfigError(f"Load the model first: trmml.load_model({str(model)!r}).")

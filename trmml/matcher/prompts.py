@@ -11,12 +11,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-NewRow = Literal["text", "mean"]
+NewRow = Literal["text", "mean", "zero"]
 """What a label that was never learned starts from, in a tensor with a row per label.
 
 Each part of a model names its tensors of that kind in `tensors_per_label`, for
-`TextRegionMatcher.relabelled`. "mean": of the learned rows. "text": what its prompt says, which
-`start_from_text` and `Side.set_from_text` put there.
+`TextRegionMatcher.relabelled`. "mean": of the learned rows. "zero": nothing. "text": what its prompt
+says, which `start_from_text` and `Side.set_from_text` put there.
 """
 HAND_WRITTEN = "a photo of a"
 """Context of the prompts that need no training."""

@@ -16,10 +16,10 @@ from tqdm import tqdm
 from trmml.config.groups import PseudoLabelConfig
 from trmml.data.dataset import MultiLabelDataset
 from trmml.errors import ConfigError, DataError
-from trmml.evaluation.measuring import require_known
+from trmml.evaluation.measuring import require_known, require_loaded
 from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
 from trmml.matcher.matching import HIGHEST_SCORE
-from trmml.matcher.model import TextRegionMatcher, require_loaded
+from trmml.matcher.model import TextRegionMatcher
 from trmml.training.batches import CachedFeatures
 from trmml.training.features import compute_features
 from trmml.training.pseudo_labels import presence_probability
