@@ -24,6 +24,7 @@ from trmml.zoo.loading import make_config, zero_shot_model
 PROMPTS_FIRST = "prompts first"
 """A change that is no setting: learn the prompts with pooled features, then all else on them."""
 MATCHING_ALONE = {
+    "matching.linear_probe": False,
     "loss.distillation": 0.0,
     "loss.contrastive": 0.0,
     "pseudo_labels.enabled": False,

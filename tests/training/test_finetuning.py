@@ -169,6 +169,7 @@ def test_a_model_that_training_does_not_improve_is_kept(
 ) -> None:
     data, out = make_dataset(24), tmp_path / "out"
     learned = QUICK | {"training.epochs": 20, "training.learning_rate": 1e-2}
+    learned |= {"matching.linear_probe": False}
     start = trmml.finetune(data, val=data, backbone=backbone_source, config=learned)
     spoilt = QUICK | {"training.learning_rate": 0.5, "training.prompt_learning_rate": 0.5}
     model = trmml.finetune(data, val=data, model=start, config=spoilt, output=out)

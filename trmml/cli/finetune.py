@@ -117,6 +117,7 @@ def _validation_scores(report: dict[str, dict[str, Any]]) -> str:
         for what, value in (
             ("before training", report["finetune"]["start_validation_mAP"]),
             ("its CLIP alone, zero-shot", report["finetune"]["zero_shot_validation_mAP"]),
+            ("a linear probe alone", report["finetune"]["linear_probe_validation_mAP"]),
         )
         if value is not None
     ]

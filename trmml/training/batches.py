@@ -5,6 +5,7 @@ A batch comes as the rows of all of it and the features of this process's part o
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -111,6 +112,18 @@ class AugmentedPhotos:
             batch = [load_tensor(photo, self.backbone.photo) for photo in some]
             parts.append(self.backbone(torch.stack(batch).to(device)))
         return ImageFeatures(*(torch.cat(part) for part in zip(*parts, strict=True)))
+
+    def in_order(self, batch_size: int) -> Iterator[ImageFeatures]:
+        """Yield the plain view of this process's part of the photos, in order."""
+        own = distributed.own_rows(np.arange(len(self.photos)))
+        with ThreadPoolExecutor(max(self.num_workers, 1)) as pool:
+            for start in range(0, len(own), batch_size):
+                yield self._plain([self.photos[i] for i in own[start : start + batch_size]], pool)
+
+    def _plain(self, photos: Sequence[Path], pool: ThreadPoolExecutor) -> ImageFeatures:
+        load = partial(load_tensor, config=self.backbone.photo)
+        images = torch.stack(list(pool.map(load, photos))).to(self.backbone.device)
+        return self.backbone(images)
 
     def shuffled(self, batch_size: int, seed: int, epoch: int) -> Iterator[Batch]:
         """Yield all photos once, in the order of the seed and epoch."""

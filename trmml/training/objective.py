@@ -78,6 +78,7 @@ class Objective:
         known = torch.where(negatives == 0, len(states), positives + negatives)
         boost = (loss.few_labels / known.clamp(min=1) - 1).clamp(0, MAX_TEACHER_BOOST)
         self.teacher_boost = boost.to(model.device)
+        self.teacher_trust = torch.ones(states.shape[1], device=model.device)
         self.begin_epoch(0)
 
     def begin_epoch(self, epoch: int) -> None:
@@ -128,7 +129,7 @@ class Objective:
             only_estimated = estimated.masked_fill(~is_estimated, UNKNOWN)
             parts["pseudo_labels"] = pseudo.weight * per_known * classify(only_estimated)
         if teacher_scores is not None:
-            teacher_weights = (states == UNKNOWN) + self.teacher_boost
+            teacher_weights = self.teacher_trust * ((states == UNKNOWN) + self.teacher_boost)
             losses = [
                 distillation_loss(output.logits, scores, teacher_weights)
                 for scores in teacher_scores.unbind(dim=1)

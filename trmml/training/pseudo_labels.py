@@ -6,11 +6,14 @@ relationships" to estimate unknown labels. The formulas and thresholds here are 
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int8, Int64
 from torch import Tensor
 
 from trmml.config.groups import PseudoLabelConfig
 from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
+from trmml.matcher.matching import MatcherOutput
+from trmml.matcher.model import TextRegionMatcher
 from trmml.matcher.prototypes import Prototypes
 
 START_EPOCH = 2
@@ -159,6 +162,29 @@ def pseudo_labels(
     estimated[budget.spend(wanted, probability, unknown)] = POSITIVE
     estimated[unknown & (probability <= config.negative_threshold)] = NEGATIVE
     return estimated
+
+
+class RegionSums:
+    """Sums of region features over an epoch's known states, to start prototypes from."""
+
+    def __init__(self, model: TextRegionMatcher) -> None:
+        """Start from nothing."""
+        self.sides = dict(zip((POSITIVE, NEGATIVE), model.sides, strict=False))
+        self.sums = {
+            state: torch.zeros_like(side.prototypes.visual) for state, side in self.sides.items()
+        }
+
+    @torch.no_grad()
+    def add(self, output: MatcherOutput, states: Int8[Tensor, "batch label"]) -> None:
+        """Add the regions of a batch, each to the side that its state says."""
+        regions = F.normalize(output.region_features, dim=-1)
+        for state, total in self.sums.items():
+            total += torch.einsum("bc,bcd->cd", (states == state).float(), regions)
+
+    def into_prototypes(self) -> None:
+        """Put the directions of the sums into the visual prototypes."""
+        for state, side in self.sides.items():
+            side.prototypes.replace_visual(self.sums[state])
 
 
 class PseudoLabelCounts:

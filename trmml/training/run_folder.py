@@ -167,6 +167,7 @@ def facts_of(
             "best_epoch": trainer.best_epoch,
             "start_validation_mAP": trainer.start_map,
             "zero_shot_validation_mAP": trainer.zero_shot_map(),
+            "linear_probe_validation_mAP": trainer.probe_map,
             "history": trainer.history,
             "peak_memory_gb": _peak_memory_gb(),
             "versions": _versions(),

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float32, Int8
 from torch import Tensor
 from tqdm import tqdm
@@ -23,7 +22,6 @@ from trmml.data.dataset import MultiLabelDataset
 from trmml.errors import ArtifactError, ConfigError
 from trmml.evaluation.metrics import mean_average_precision
 from trmml.files import write_atomically, write_text, writing_to
-from trmml.labels import NEGATIVE, POSITIVE
 from trmml.matcher.matching import MatcherOutput, zero_shot_similarity
 from trmml.matcher.model import TextRegionMatcher
 from trmml.training import distributed
@@ -36,7 +34,8 @@ from trmml.training.optimization import (
     make_optimizer,
     make_schedule,
 )
-from trmml.training.pseudo_labels import PseudoLabelCounts
+from trmml.training.probing import fit_probe, survey, trust
+from trmml.training.pseudo_labels import PseudoLabelCounts, RegionSums
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +64,7 @@ class Trainer:
 
     Attributes:
         history: One record per finished epoch, as in the log.
+        probe_map: Validation mAP of the linear probe alone, once it was solved for.
         start_map: Validation mAP of the model that training starts from, if it was trained before.
         best_epoch: The epoch with the highest validation mAP (known labels only); None where no epoch
             was better than that model.
@@ -107,11 +107,23 @@ class Trainer:
         self.steps_per_epoch = math.ceil(num_photos / self.batch_size)
         self.schedule = make_schedule(self.optimizer, self.steps_per_epoch * training.epochs)
         self.average = AveragedWeights(model, training.ema_decay)
+        self._see_all_photos()
         self.history: list[dict[str, Any]] = []
         self.start_map: float | None = None
         self.best_map: float | None = None
+        self.probe_map: float | None = None
         self.best_epoch: int | None = None
         self.best_state: dict[str, Tensor] = {}
+
+    def _see_all_photos(self) -> None:
+        """Keep what a linear probe learns from, and how far the teacher is to be trusted."""
+        model, teacher = self.model, self.objective.teacher
+        self.seen = survey(model, self.train_features, len(self.train_data), teacher)
+        # The zero-shot scores of a single label say nothing: they are relative to those of the others.
+        if self.config.loss.trust_teacher and teacher is not None and len(model.labels) > 1:
+            assert self.seen.teacher_scores is not None
+            found = trust(self.seen.teacher_scores, self.states.to(model.device))
+            self.objective.teacher_trust = found
 
     def train(self, folder: Path | None, progress: bool) -> None:
         """Train the epochs that are left; with a folder, keep a checkpoint and a log there.
@@ -142,13 +154,35 @@ class Trainer:
             raise OSError("the checkpoint breaks off, as on a full disk") from error
 
     def use_best(self) -> Float32[np.ndarray, "image label"]:
-        """Put the best epoch's tensors into the model and return its validation scores."""
+        """Put the best epoch's tensors into the model and return its validation scores.
+
+        The linear probe is mixed in; into a model that was trained before only if that helps.
+        """
+        model, states = self.model, torch.from_numpy(self.val_data.states)
+        self._restore(self.best_state)
+        model.eval().requires_grad_(False)
+        before = self._val_scores()
+        if model.probe is None or self.best_epoch is None:
+            return before
+        val = survey(model, self.val_features, len(states))
+        weight = self.config.loss.assumed_negative
+        probe = fit_probe(self.seen, self.states, val, states, assumed_negative=weight)
+        self.probe_map = _finite(self._map_of(probe.logits(val.summaries).cpu().numpy()))
+        probe.mix_into(model.probe, self.objective.teacher_trust)
+        after = self._val_scores()
+        if self.is_trained and not self._map_of(after) > self._map_of(before):
+            self._restore(self.best_state)
+            return before
+        return after
+
+    @torch.no_grad()
+    def _restore(self, state: dict[str, Tensor]) -> None:
         learned = self.model.learned_state()
-        with torch.no_grad():
-            for name, tensor in self.best_state.items():
-                learned[name].copy_(tensor)
-        self.model.eval().requires_grad_(False)
-        return self._val_scores()
+        for name, tensor in state.items():
+            learned[name].copy_(tensor)
+
+    def _map_of(self, scores: Float32[np.ndarray, "image label"]) -> float:
+        return mean_average_precision(scores, self.val_data.states)
 
     def _keep_if_best(self, epoch: int | None, val_map: float | None) -> None:
         # Without any label to validate on, the last epoch is the best.
@@ -164,7 +198,7 @@ class Trainer:
         cuda = [device] if device.type == "cuda" else []
         sums: dict[str, float] = {}
         counts = PseudoLabelCounts()
-        regions = _RegionSums(self.model)
+        regions = RegionSums(self.model)
         with torch.random.fork_rng(devices=cuda):
             torch.manual_seed((training.seed << 20) + epoch + (distributed.rank() << 40))
             self.model.train()
@@ -242,8 +276,7 @@ class Trainer:
         self.average.swap()
 
     def _val_map(self) -> float | None:
-        value = mean_average_precision(self._val_scores(), self.val_data.states)
-        return None if math.isnan(value) else round(value, 6)
+        return _finite(self._map_of(self._val_scores()))
 
     def zero_shot_map(self) -> float | None:
         """Return the validation mAP of the CLIP alone, to compare with; None where there is none."""
@@ -253,8 +286,7 @@ class Trainer:
         scores = self._over_val(
             lambda features: zero_shot_similarity(self.model.centered(features), text)
         )
-        value = mean_average_precision(scores, self.val_data.states)
-        return None if math.isnan(value) else round(value, 6)
+        return _finite(self._map_of(scores))
 
     def _val_scores(self) -> Float32[np.ndarray, "image label"]:
         text = self.model.stored_text()
@@ -305,9 +337,7 @@ class Trainer:
                 f"{path} is of a run with other data or settings; resume with the same ones, or "
                 "choose another output."
             )
-        learned = self.model.learned_state()
-        for name, tensor in state["learned"].items():
-            learned[name].copy_(tensor)
+        self._restore(state["learned"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.average.restore(state["average"])
@@ -316,21 +346,5 @@ class Trainer:
         self.best_epoch, self.best_state = state["best_epoch"], state["best_state"]
 
 
-class _RegionSums:
-    """Sums of region features over an epoch's known states, to start prototypes from."""
-
-    def __init__(self, model: TextRegionMatcher) -> None:
-        self.sides = dict(zip((POSITIVE, NEGATIVE), model.sides, strict=False))
-        self.sums = {
-            state: torch.zeros_like(side.prototypes.visual) for state, side in self.sides.items()
-        }
-
-    @torch.no_grad()
-    def add(self, output: MatcherOutput, states: Int8[Tensor, "batch label"]) -> None:
-        regions = F.normalize(output.region_features, dim=-1)
-        for state, total in self.sums.items():
-            total += torch.einsum("bc,bcd->cd", (states == state).float(), regions)
-
-    def into_prototypes(self) -> None:
-        for state, side in self.sides.items():
-            side.prototypes.replace_visual(self.sums[state])
+def _finite(value: float) -> float | None:
+    return None if math.isnan(value) else round(value, 6)

@@ -1,0 +1,143 @@
+"""The linear probe that stands beside the text, and how far the text is trusted."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+
+from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
+from trmml.matcher.matching import CenteredFeatures
+from trmml.matcher.probe import LinearProbe, summary
+from trmml.training.probing import PENALTIES, Survey, fit_probe, fit_probes, trust
+
+PHOTOS, LABELS, PATCHES, DIM = 211, 3, 5, 7
+
+
+@pytest.fixture
+def features() -> CenteredFeatures:
+    generator = torch.Generator().manual_seed(0)
+    patches = torch.randn(PHOTOS, PATCHES, DIM, generator=generator)
+    return CenteredFeatures(patches, torch.randn(PHOTOS, DIM, generator=generator))
+
+
+@pytest.fixture
+def states(features: CenteredFeatures) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    noise = torch.randn(PHOTOS, LABELS, generator=generator)
+    states = (features.image[:, :LABELS] + noise > 0).to(torch.int8)
+    return states.masked_fill(torch.rand(PHOTOS, LABELS, generator=generator) < 0.4, UNKNOWN)
+
+
+def test_the_summary_is_the_image_feature_and_mean_and_maximum_of_the_patches() -> None:
+    patches = torch.tensor([[[1.0, -2.0], [3.0, -4.0]]])
+    image = torch.tensor([[0.6, 0.8]])
+    seen = summary(CenteredFeatures(patches, image))
+    torch.testing.assert_close(seen, torch.tensor([[0.6, 0.8, 2.0, -3.0, 3.0, -2.0]]))
+
+
+def test_the_share_moves_each_logit_from_the_matching_to_the_probe(
+    features: CenteredFeatures,
+) -> None:
+    probe = LinearProbe(LABELS, DIM)
+    matched = torch.randn(PHOTOS, LABELS)
+    torch.testing.assert_close(probe(matched, features), matched)
+    weight, bias = torch.randn(LABELS, 3 * DIM), torch.randn(LABELS)
+    probe.mix_in(weight, bias, torch.tensor([0.0, 0.25, 1.0]))
+    probed = summary(features) @ weight.T + bias
+    mixed = probe(matched, features)
+    torch.testing.assert_close(mixed[:, 0], matched[:, 0])
+    torch.testing.assert_close(mixed[:, 1], 0.75 * matched[:, 1] + 0.25 * probed[:, 1])
+    torch.testing.assert_close(mixed[:, 2], probed[:, 2])
+
+
+def test_a_second_map_is_mixed_into_what_the_logits_are_by_then(features: CenteredFeatures) -> None:
+    probe, matched = LinearProbe(LABELS, DIM), torch.randn(PHOTOS, LABELS)
+    probe.mix_in(torch.randn(LABELS, 3 * DIM), torch.randn(LABELS), torch.tensor([0.0, 0.3, 1.0]))
+    before = probe(matched, features)
+    weight, bias, share = torch.randn(LABELS, 3 * DIM), torch.randn(LABELS), torch.full((3,), 0.4)
+    probe.mix_in(weight, bias, share)
+    expected = 0.6 * before + 0.4 * (summary(features) @ weight.T + bias)
+    torch.testing.assert_close(probe(matched, features), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_the_weights_are_those_of_a_logistic_regression_on_the_known_photos(
+    features: CenteredFeatures, states: torch.Tensor
+) -> None:
+    seen = summary(features)
+    scaled = (seen - seen.mean(dim=0)) / seen.std(dim=0, correction=0)
+    for probe in fit_probes(seen, states, 0.1):
+        for label in range(LABELS):
+            known = states[:, label] != UNKNOWN
+            fit = LogisticRegression(C=1 / probe.penalty, tol=1e-8, max_iter=1000)
+            fit.fit(scaled[known], states[known, label])
+            expected = fit.decision_function(scaled)
+            np.testing.assert_allclose(probe.logits(seen)[:, label], expected, atol=5e-3)
+
+
+def test_the_penalty_is_that_of_the_lowest_loss_on_known_validation_photos(
+    features: CenteredFeatures, states: torch.Tensor
+) -> None:
+    seen = Survey(summary(features), None)
+    train, val = Survey(seen.summaries[:150], None), Survey(seen.summaries[150:], None)
+    chosen = fit_probe(train, states[:150], val, states[150:], assumed_negative=0.1)
+    known = states[150:] != UNKNOWN
+
+    def loss(logits: torch.Tensor) -> float:
+        each = torch.nn.functional.binary_cross_entropy_with_logits(
+            logits, (states[150:] == POSITIVE).float(), reduction="none"
+        )
+        return float(
+            torch.stack([e[k].mean() for e, k in zip(each.T, known.T, strict=True)]).mean()
+        )
+
+    losses = {
+        probe.penalty: loss(probe.logits(val.summaries))
+        for probe in fit_probes(train.summaries, states[:150], 0.1)
+    }
+    assert set(losses) == set(PENALTIES)
+    assert chosen.penalty == min(losses, key=lambda penalty: losses[penalty])
+
+
+def test_unknown_photos_count_a_little_where_no_negative_is_known() -> None:
+    seen = torch.cat([torch.ones(30, 3), -torch.ones(70, 3)]) + torch.randn(100, 3) / 10
+    states = torch.full((100, 1), UNKNOWN, dtype=torch.int8)
+    states[:10] = POSITIVE
+    probe = fit_probes(seen, states, 0.1)[-1]
+    logits = probe.logits(seen)[:, 0]
+    assert logits[:30].min() > logits[30:].max()
+
+
+def test_trust_follows_the_area_under_the_curve_of_known_states() -> None:
+    generator = torch.Generator().manual_seed(2)
+    states = (torch.rand(4000, 2, generator=generator) < 0.3).to(torch.int8)
+    noise = torch.randn(4000, 2, generator=generator)
+    # The first label is ordered a little better than by chance, the second well.
+    scores = noise + torch.tensor([0.4, 3.0]) * states
+    states[:1000] = UNKNOWN
+    area = roc_auc_score(states[1000:, 0], scores[1000:, 0])
+    found = trust(scores[:, None], states)
+    assert found[0].item() == pytest.approx((area - 0.5) / 0.2, abs=0.01)
+    assert found[1].item() == 1
+
+
+def test_a_teacher_that_orders_by_chance_is_not_trusted() -> None:
+    generator = torch.Generator().manual_seed(3)
+    states = (torch.rand(300, 40, generator=generator) < 0.1).to(torch.int8)
+    found = trust(torch.randn(300, 2, 40, generator=generator), states)
+    assert found.max() < 0.2
+
+
+def test_a_label_with_few_known_states_is_trusted_as_the_others_are() -> None:
+    generator = torch.Generator().manual_seed(4)
+    states = (torch.rand(500, 20, generator=generator) < 0.3).to(torch.int8)
+    scores = torch.randn(500, 20, generator=generator) + 2.0 * states
+    states[2:, 7] = UNKNOWN
+    states[:2, 7] = torch.tensor([POSITIVE, NEGATIVE], dtype=torch.int8)
+    scores[:2, 7] = torch.tensor([0.0, 1.0])  # its one pair is in the wrong order
+    assert trust(scores[:, None], states)[7] > 0.9
+
+
+def test_without_anything_known_of_a_label_all_are_trusted() -> None:
+    states = torch.full((5, 2), POSITIVE, dtype=torch.int8)
+    assert trust(torch.randn(5, 1, 2), states).tolist() == [1, 1]

@@ -1,0 +1,240 @@
+"""What is solved for and not trained by steps: the linear probe, and its share beside the text.
+
+Our choice. A logistic regression of the frozen features is the simplest thing that learns from known
+photos; text is better where the CLIP knows the labels and worse than nothing where it does not. Which
+of the two holds can be seen before any training: by how well the teacher's scores order the photos in
+which a label is known.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int8
+from torch import Tensor
+
+from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
+from trmml.matcher.model import TextRegionMatcher
+from trmml.matcher.probe import LinearProbe, summary
+from trmml.training import distributed
+from trmml.training.batches import AugmentedPhotos, CachedFeatures
+from trmml.training.teacher import Teacher
+
+PENALTIES = (3000.0, 1000.0, 300.0, 100.0, 30.0, 10.0)
+"""Of the squared weights, from strong to weak; each solution starts from the one before it."""
+MOST_ITERATIONS = 60
+MOST_CELLS = 2**25
+"""Of photos × labels solved for at a time, to bound memory."""
+FULL_TRUST = 0.7
+"""Area under the ROC curve from which on a teacher is trusted; at 0.5, that of chance, it is not."""
+SHARE_BESIDE_TEXT = 1 / 3
+"""Of the probe, where the text is trusted: half as much as the text."""
+
+
+class Survey(NamedTuple):
+    """What is seen of all photos in one pass.
+
+    Attributes:
+        summaries: What a linear probe sees; see `trmml.matcher.probe.summary`.
+        teacher_scores: What each way of the teacher says; None without a teacher.
+    """
+
+    summaries: Float[Tensor, "image summary"]
+    teacher_scores: Float[Tensor, "image teacher label"] | None
+
+
+class Probe(NamedTuple):
+    """A logistic regression of each label on the summaries of photos.
+
+    Attributes:
+        penalty: Of its squared weights.
+    """
+
+    weight: Float[Tensor, "label summary"]
+    bias: Float[Tensor, " label"]
+    penalty: float
+
+    def logits(self, summaries: Float[Tensor, "image summary"]) -> Float[Tensor, "image label"]:
+        """Return the logits of some photos."""
+        return summaries.float() @ self.weight.T + self.bias
+
+    def mix_into(self, probe: LinearProbe, trusted: Float[Tensor, " label"]) -> None:
+        """Give it a third of the logit where the text is trusted, and up to all where it is not."""
+        probe.mix_in(self.weight, self.bias, 1 - (1 - SHARE_BESIDE_TEXT) * trusted)
+
+
+@torch.no_grad()
+def survey(
+    model: TextRegionMatcher,
+    features: CachedFeatures | AugmentedPhotos,
+    num_photos: int,
+    teacher: Teacher | None = None,
+    batch_size: int = 256,
+) -> Survey:
+    """See the plain view of all photos once, in the order of the data set."""
+    summaries, scores = [], []
+    for own in features.in_order(batch_size):
+        own = type(own)(*(part.to(model.device) for part in own))
+        summaries.append(summary(model.centered(own)).half())
+        if teacher is not None:
+            scores.append(teacher(own))
+    gathered = distributed.gather(torch.cat(summaries), num_photos)
+    if teacher is None:
+        return Survey(gathered, None)
+    return Survey(gathered, distributed.gather(torch.cat(scores), num_photos))
+
+
+def cell_weights(
+    states: Int8[Tensor, "image label"], assumed_negative: float
+) -> Float[Tensor, "image label"]:
+    """Return 1 for known states, 0 for unknown ones; a little where a label has no known negative."""
+    known = (states != UNKNOWN).float()
+    without_negatives = (states == NEGATIVE).sum(dim=0) == 0
+    return torch.where(without_negatives & (states == UNKNOWN), assumed_negative, known)
+
+
+def fit_probe(
+    train: Survey,
+    states: Int8[Tensor, "image label"],
+    val: Survey,
+    val_states: Int8[Tensor, "val_image label"],
+    *,
+    assumed_negative: float,
+) -> Probe:
+    """Fit one probe for each penalty, and take the one with the lowest cross-entropy on `val`.
+
+    Args:
+        train: What is seen of the training photos.
+        states: Of the same photos; unknown ones do not count.
+        val: What is seen of the validation photos.
+        val_states: Of these; each label counts the same.
+        assumed_negative: Weight of unknown states of labels without a known negative.
+    """
+    device = train.summaries.device
+    probes = fit_probes(train.summaries, states.to(device), assumed_negative)
+    val_states = val_states.to(device)
+    return min(probes, key=lambda probe: _mean_loss(probe, val.summaries, val_states))
+
+
+def fit_probes(
+    summaries: Float[Tensor, "image summary"],
+    states: Int8[Tensor, "image label"],
+    assumed_negative: float,
+) -> list[Probe]:
+    """Solve a logistic regression per label, one for each penalty.
+
+    Minimized is Σ wᵢ · cross-entropy + penalty / 2 · ‖weight‖² over standardized features, for all
+    labels together, by L-BFGS.
+
+    Args:
+        summaries: Of the training photos.
+        states: Of the same photos; unknown ones do not count.
+        assumed_negative: Weight of unknown states of labels without a known negative.
+    """
+    features = summaries.float()
+    mean, deviation = features.mean(dim=0), features.std(dim=0, correction=0) + 1e-6
+    features = (features - mean) / deviation
+    targets, weights = (states == POSITIVE).float(), cell_weights(states, assumed_negative)
+    positives, all_cells = (targets * weights).sum(dim=0) + 1, weights.sum(dim=0) + 2
+    parts = torch.arange(states.shape[1]).split(max(MOST_CELLS // len(states), 1))
+    solved = [
+        _solve(
+            features,
+            targets[:, part],
+            weights[:, part],
+            (positives / (all_cells - positives))[part].log(),
+        )
+        for part in parts
+    ]
+    probes = []
+    for penalty, *of_parts in zip(PENALTIES, *solved, strict=True):
+        scaled = torch.cat([weight for weight, _ in of_parts]) / deviation
+        bias = torch.cat([bias for _, bias in of_parts])
+        probes.append(Probe(scaled, bias - scaled @ mean, penalty))
+    return probes
+
+
+def _solve(
+    features: Float[Tensor, "image summary"],
+    targets: Float[Tensor, "image label"],
+    weights: Float[Tensor, "image label"],
+    bias: Float[Tensor, " label"],
+) -> list[tuple[Tensor, Tensor]]:
+    """Return weight and bias of some labels for each penalty."""
+    weight = features.new_zeros(targets.shape[1], features.shape[1], requires_grad=True)
+    bias = bias.clone().requires_grad_()
+    found = []
+    for penalty in PENALTIES:
+        solver = torch.optim.LBFGS(
+            [weight, bias],
+            max_iter=MOST_ITERATIONS,
+            tolerance_change=0,
+            line_search_fn="strong_wolfe",
+        )
+
+        def cost(penalty: float = penalty, solver: torch.optim.LBFGS = solver) -> Tensor:
+            solver.zero_grad()
+            losses = F.binary_cross_entropy_with_logits(
+                features @ weight.T + bias, targets, weights, reduction="sum"
+            )
+            total = (losses + penalty / 2 * weight.square().sum()) / len(features)
+            total.backward()
+            return total
+
+        with torch.enable_grad():
+            solver.step(cost)  # pyright: ignore[reportArgumentType]
+        found.append((weight.detach().clone(), bias.detach().clone()))
+    return found
+
+
+def _mean_loss(
+    probe: Probe, summaries: Float[Tensor, "image summary"], states: Int8[Tensor, "image label"]
+) -> float:
+    """Return the cross-entropy on known states, each label counting the same."""
+    weights, targets = (states != UNKNOWN).float(), (states == POSITIVE).float()
+    losses = F.binary_cross_entropy_with_logits(
+        probe.logits(summaries), targets, weights, reduction="none"
+    )
+    return (losses.sum(dim=0) / weights.sum(dim=0).clamp(min=1)).mean().item()
+
+
+def trust(
+    teacher_scores: Float[Tensor, "image teacher label"], states: Int8[Tensor, "image label"]
+) -> Float[Tensor, " label"]:
+    """Return how far a teacher is to be trusted of each label, in [0, 1].
+
+    From the area under the ROC curve on the known states (unknown ones stand for negatives where none
+    is known): 0 at 0.5, 1 from 0.7 on. Few known states say little, so the area of a label is drawn
+    towards the mean of all labels, by its variance (Mann and Whitney) and that between labels.
+    """
+    areas = torch.stack([_areas(scores, states) for scores in teacher_scores.unbind(dim=1)])
+    positives = (states == POSITIVE).sum(dim=0).double()
+    negatives = _negatives(states).sum(dim=0).double()
+    measured = (positives > 0) & (negatives > 0)
+    if not measured.any():
+        return torch.ones(states.shape[1], device=states.device)
+    area = areas.mean(dim=0)
+    variance = (positives + negatives + 1) / (12 * positives * negatives).clamp(min=1)
+    mean = (area / variance)[measured].sum() / (1 / variance)[measured].sum()
+    between = ((area - mean)[measured].square() - variance[measured]).mean().clamp(min=1e-4)
+    drawn = torch.where(measured, (between * area + variance * mean) / (between + variance), mean)
+    return ((drawn - 0.5) / (FULL_TRUST - 0.5)).clamp(0, 1).float()
+
+
+def _negatives(states: Int8[Tensor, "image label"]) -> Tensor:
+    without_negatives = (states == NEGATIVE).sum(dim=0) == 0
+    return torch.where(without_negatives, states == UNKNOWN, states == NEGATIVE)
+
+
+def _areas(
+    scores: Float[Tensor, "image label"], states: Int8[Tensor, "image label"]
+) -> Float[Tensor, " label"]:
+    """Return the area under the ROC curve of each label: the share of pairs in the right order."""
+    areas, negatives = [], _negatives(states)
+    for column, positive, negative in zip(
+        scores.double().T, (states == POSITIVE).T, negatives.T, strict=True
+    ):
+        below, above = column[negative].sort().values, column[positive].contiguous()
+        right = torch.searchsorted(below, above) + torch.searchsorted(below, above, right=True)
+        areas.append(right.double().sum() / 2 / max(len(above) * len(below), 1))
+    return torch.stack(areas)
