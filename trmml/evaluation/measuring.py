@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int8
-from tqdm import tqdm
 
 from trmml.data.dataset import MultiLabelDataset
 from trmml.data.writing import relative_name
@@ -20,6 +19,7 @@ from trmml.files import write_text, writing_to
 from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN, known_mask
 from trmml.matcher.model import TextRegionMatcher, require_loaded
 from trmml.reports.columns import first_column
+from trmml.reports.progress import followed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,7 +189,7 @@ def evaluate(
         dataset: Its labels must all be the model's; their order may differ. Labels of the model that
             it never names are measured as well where they are known to be negative.
         batch_size: Photos per pass through the model.
-        progress: Whether to show a bar.
+        progress: Whether to show how far it is.
 
     Raises:
         DataError: If the data set has a label that the model does not know, no known label, or
@@ -206,8 +206,8 @@ def evaluate(
     columns = [model.labels.index(name) for name in dataset.labels]
     rows, readable, skipped = [], [], []
     predictions = model.predict_many(dataset.photos, batch_size=batch_size)
-    bar = tqdm(predictions, total=len(dataset), desc="evaluate", unit="photo", disable=not progress)
-    for position, prediction in enumerate(bar):
+    counted = followed(predictions, "evaluate", len(dataset), show=progress)
+    for position, prediction in enumerate(counted):
         if prediction.error is not None:
             skipped.append(prediction.error)
             continue
