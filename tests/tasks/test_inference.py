@@ -421,6 +421,7 @@ def test_evaluation_measures_the_predictions(model: TextRegionMatcher, make_data
     np.testing.assert_allclose(evaluation.scores, scores, atol=1e-6)
     expected = mean_average_precision(evaluation.scores, data.states)
     assert evaluation.mean_average_precision == expected
+    assert repr(evaluation).startswith(f"Evaluation({len(data)} photos, 3 labels, mAP ")
     assert evaluation.to_dict()["mAP"] == expected
 
 

@@ -15,6 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from trmml.config.base import MAX_ITEMS, Interval, Settings, above, at_least, is_name, require
 from trmml.errors import ConfigError, nearest
+from trmml.files import read_bytes
 
 Way = Literal["text-region", "text-pixel", "text-image", "zero-shot"]
 Probability = Annotated[float, Interval(0, 1)]
@@ -250,7 +251,7 @@ class FinetuneConfig(Settings):
             ConfigError: If the file is missing, is not TOML or holds a wrong setting.
         """
         try:
-            values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+            values = tomllib.loads(read_bytes(path).decode("utf-8-sig"))
         except OSError as error:
             raise ConfigError(f"Cannot read the recipe {path}: {error.strerror}.") from error
         except (ValueError, RecursionError) as error:  # TOML's, of the encoding, of huge numbers

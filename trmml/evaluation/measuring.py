@@ -22,7 +22,7 @@ from trmml.reports.columns import first_column
 from trmml.reports.progress import followed
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Evaluation:
     """What was measured; all shares in [0, 1], NaN where a label cannot be scored.
 
@@ -52,6 +52,11 @@ class Evaluation:
     scores: Float32[np.ndarray, "image label"]
     skipped: tuple[str, ...] = ()
     readable: tuple[int, ...] = ()
+
+    def __repr__(self) -> str:
+        """Return one line; `str` gives the table."""
+        measured = f"{self.num_images} photos, {len(self.labels)} labels"
+        return f"{type(self).__name__}({measured}, mAP {_per_cent(self.mean_average_precision).strip()})"
 
     @property
     def mean_average_precision(self) -> float:

@@ -61,7 +61,7 @@ class Cell(NamedTuple):
     rank: float
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Completion:
     """A table with blanks filled, and what a person should look at.
 
@@ -80,6 +80,13 @@ class Completion:
     mistakes: list[Cell]
     questions: list[Cell]
     precision: float
+
+    def __repr__(self) -> str:
+        """Return one line."""
+        return (
+            f"{type(self).__name__}({self.dataset!r}, {int(self.decided.sum())} blanks filled, "
+            f"{len(self.mistakes)} possible mistakes, {len(self.questions)} questions)"
+        )
 
 
 def complete(
