@@ -311,10 +311,10 @@ class Maker:
             shutil.copy(photo, folder / photo.name)
         place = write_table(folder, [photo.name for photo in self.good[:12]], rng)
         command = ["data", "check", str(place)]
-        if rng.random() < 0.3:
+        if rng.random() < 0.7:
             command = ["data", "convert", str(place), str(folder / "converted.jsonl")]
         form = place.name.rpartition(".")[2]
-        if rng.random() < (0.8 if form in ("voc", "labelled", "json") else 0.3):
+        if rng.random() < (0.95 if form in ("voc", "labelled", "json") else 0.15):
             command += ["--unlabeled", rng.choice(("negative", "unknown"))]
         if rng.random() < 0.1:
             command += ["--separator", rng.choice((";", ",", " ", "|", "\t", "ab"))]

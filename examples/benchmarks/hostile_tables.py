@@ -66,8 +66,8 @@ def _csv(folder: Path, photos: Sequence[str], rng: Random) -> Path:
         rng.choice(rows)[-1] = "x" * 5_000_000
     elif how == 7:
         rows = [[cell * 1000 for cell in rows[0]], *rows[1:]]
-    separator = rng.choices((",", ";", "\t", "|", " ", "\x01", ""), (12, 2, 2, 1, 1, 1, 1))[0]
-    end = rng.choices(("\n", "\r\n", "\r", "\n\n", "\0\n"), (10, 3, 1, 1, 1))[0]
+    separator = rng.choices((",", ";", "\t", "|", " ", "\x01", ""), (20, 2, 2, 1, 1, 1, 1))[0]
+    end = rng.choices(("\n", "\r\n", "\r", "\n\n", "\0\n"), (20, 5, 1, 1, 1))[0]
     text = end.join(separator.join(row) for row in rows) + end
     if rng.random() < 0.1:
         place = rng.randrange(len(text))
@@ -77,7 +77,7 @@ def _csv(folder: Path, photos: Sequence[str], rng: Random) -> Path:
     ]
     data = text.encode(encoding, "replace" if encoding == "cp1252" else "surrogatepass")
     path = folder / rng.choice(("labels.csv", "labels.csv", "labels.tsv", "labels.txt", "labels"))
-    path.write_bytes(mangled(data, rng) if rng.random() < 0.25 else data)
+    path.write_bytes(mangled(data, rng) if rng.random() < 0.12 else data)
     return path
 
 
@@ -86,7 +86,7 @@ def _jsonl(folder: Path, photos: Sequence[str], rng: Random) -> Path:
     if rng.random() < 0.3:
         rows = [{"image": p, "labels": list(LABELS[:2])} for p in photos]
     lines = [
-        as_strange_text(row, rng) if rng.random() < 0.4 else json.dumps(row).encode()
+        as_strange_text(row, rng) if rng.random() < 0.15 else json.dumps(row).encode()
         for row in rows
     ]
     path = folder / rng.choice(("labels.jsonl", "labels.ndjson"))
@@ -149,12 +149,12 @@ def _voc(folder: Path, photos: Sequence[str], rng: Random) -> Path:
         )
         text = f"<annotation><filename>{photo}</filename>{objects}</annotation>"
         path = root / "Annotations" / f"{Path(photo).stem}.xml"
-        path.write_bytes(_strange_xml(text, rng))
-        if rng.random() < 0.05:
+        path.write_bytes(_strange_xml(text, rng) if rng.random() < 0.1 else text.encode())
+        if rng.random() < 0.02:
             put_special(path, rng)
     names = "\n".join(Path(photo).stem for photo in photos).encode()
     path = root / "ImageSets" / "Main" / "train.txt"
-    path.write_bytes(mangled(names, rng) if rng.random() < 0.3 else names)
+    path.write_bytes(mangled(names, rng) if rng.random() < 0.2 else names)
     return root
 
 
@@ -182,7 +182,7 @@ def _folders(folder: Path, photos: Sequence[str], rng: Random) -> Path:
     root = folder / "labelled"
     for photo in photos:
         name = rng.choice(
-            (*LABELS, "a" * 200, "..x", "train", "\u202e", "dog ", "Dog", "-", "%00", "\n")
+            (*LABELS * 9, "a" * 200, "..x", "train", "\u202e", "dog ", "Dog", "-", "%00", "\n")
         )
         for part in range(rng.choice((1, 1, 2, 60))):
             name += f"/{part}" if part else ""
@@ -191,7 +191,7 @@ def _folders(folder: Path, photos: Sequence[str], rng: Random) -> Path:
         if target.exists() or target.is_symlink():
             continue
         target.write_bytes((folder / photo).read_bytes())
-        if rng.random() < 0.2:
+        if rng.random() < 0.1:
             put_special(target, rng)
     if rng.random() < 0.3:
         (root / "loop").symlink_to(root)
