@@ -25,6 +25,7 @@ STRANGE: tuple[Any, ...] = (
     *("hf-hub:org/name", "local-dir:/etc", "http://localhost:9/x", "1e999", "nan", "Ünḯçødé", "\u202e"),
     *([], {}, [[]], [None], {"a": {"b": []}}, [1] * 20_000, {"": ""}, [[1, 2], [3]], "=1+1", "\r\n,\""),
 )  # fmt: skip
+NUMBERS = (0, 1, 2, 3, 0.0, 0.5, 0.99, 1.0, 1e-12, 1e3, 1e12, 10**6, -1, -0.5, 2**31)
 SPECIAL = ("folder", "loop", "nowhere", "fifo", "zeros", "memory", "empty")
 
 
@@ -55,7 +56,9 @@ def mangled(data: bytes, rng: Random) -> bytes:
 
 def put_special(path: Path, rng: Random) -> None:
     """Put something in the place of a file that is none, or one without end."""
-    if path.is_file() or path.is_symlink():
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    elif os.path.lexists(path):
         path.unlink()
     what = rng.choice(SPECIAL)
     if what == "folder":
@@ -250,7 +253,7 @@ class Maker:
         for _ in range(rng.choice((1, 1, 2))):
             group = rng.choice(list(settings))
             name = rng.choice([*settings[group], "new"])
-            settings[group][name] = rng.choice(STRANGE)
+            settings[group][name] = rng.choice(NUMBERS if rng.random() < 0.6 else STRANGE)
         lines = []
         for group, values in settings.items():
             lines += [f"[{group}]", *(f"{k} = {_toml(v)}" for k, v in values.items())]

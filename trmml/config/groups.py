@@ -174,7 +174,7 @@ class TrainingConfig(Settings):
     views: Literal["plain", "plain+flip"] = "plain"
     """Fixed views kept per photo when features are cached."""
     cache_gb: Annotated[float, at_least(0)] = 8.0
-    num_workers: Annotated[int, at_least(0)] = 2
+    num_workers: Annotated[int, Interval(0, 1024)] = 2
     seed: Annotated[int, Interval(0, 2**32 - 1)] = 0
 
 
