@@ -2,6 +2,8 @@ import errno
 import hashlib
 import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from trmml.data.writing import write_dataset
 from trmml.errors import ArtifactError, ImageError, OutputError
 from trmml.files import (
     MAX_JSON_BYTES,
+    read_bytes,
     read_json,
     sha256_of,
     write_atomically,
@@ -266,3 +269,34 @@ def test_the_command_has_one_exit_code_for_what_cannot_be_written(
     folder = save_model(model, tmp_path / "model")
     assert run_command(*COMMANDS[command](folder, table, blocked)) == 2
     assert f"trmml: Cannot write to {blocked}" in capsys.readouterr().err
+
+
+def test_what_is_no_file_is_neither_waited_for_nor_read_without_end(tmp_path: Path) -> None:
+    os.mkfifo(pipe := tmp_path / "pipe.csv")
+    assert read_bytes(pipe) == b""  # nobody writes to it
+    (tmp_path / "endless.csv").symlink_to("/dev/zero")
+    with pytest.raises(OSError, match="it is a device and no file"):
+        read_bytes(tmp_path / "endless.csv")
+    with pytest.raises(IsADirectoryError):
+        read_bytes(tmp_path)
+
+
+def test_a_file_larger_than_the_memory_is_one_error(tmp_path: Path) -> None:
+    table = tmp_path / "huge.csv"
+    with table.open("wb") as file:
+        file.truncate(2**33)  # of zeros, which take no room on the disk
+    assert read_bytes(table, 3) == b"\0\0\0"
+    program = "import resource, sys; resource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30)); "
+    program += "from trmml.cli import main; main(['data', 'check', sys.argv[1]])"
+    command = [sys.executable, "-c", program, str(table)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 4
+    assert done.stderr == f"trmml: Cannot read the table {table}: it does not fit into memory.\n"
+
+
+def test_a_pipe_that_somebody_writes_to_is_read_to_its_end() -> None:
+    program = "import sys; from pathlib import Path; from trmml.files import read_bytes; "
+    program += "print(len(read_bytes(Path('/dev/stdin'))))"
+    content = b"image,dog\n" * 50_000  # more than a pipe holds
+    done = subprocess.run([sys.executable, "-c", program], input=content, capture_output=True)
+    assert done.stdout.split() == [b"500000"]

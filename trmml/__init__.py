@@ -25,6 +25,7 @@ _HOME = {
     "push_to_hub": "zoo.publishing",
     "read_dataset": "data.readers.tables",
     "save_model": "zoo.folder",
+    "to_pandas": "matcher.prediction",
     **dict.fromkeys(
         (
             "ArtifactError",
@@ -64,7 +65,7 @@ if TYPE_CHECKING:
     )
     from trmml.evaluation.measuring import evaluate
     from trmml.matcher.model import TextRegionMatcher
-    from trmml.matcher.prediction import Prediction
+    from trmml.matcher.prediction import Prediction, to_pandas
     from trmml.tasks.completion import complete
     from trmml.tasks.exporting import export, load_exported
     from trmml.tasks.inference import predict

@@ -5,11 +5,12 @@ import errno
 import hashlib
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from trmml.errors import ArtifactError, OutputError, TrmmlError
 
@@ -112,6 +113,43 @@ def set_mode(path: Path, mode: int) -> None:
         path.chmod(mode)
 
 
+def open_to_read(path: Path) -> BinaryIO:
+    """Open a file of which only the name is known: it may be no file at all.
+
+    A pipe is read as far as somebody writes to it; one that nobody writes to is empty, where `open`
+    would wait for ever.
+
+    Raises:
+        OSError: If it cannot be opened, or is a device, which may have no end.
+    """
+    return open(path, "rb", opener=_open_at_once)
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    at_once = getattr(os, "O_NONBLOCK", 0)  # Windows knows no such pipes
+    handle = os.open(path, flags | at_once)
+    mode = os.fstat(handle).st_mode
+    if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, "it is a device and no file", path)
+    if at_once:
+        os.set_blocking(handle, True)
+    return handle
+
+
+def read_bytes(path: Path, most: int = -1) -> bytes:
+    """Return the content of a file, or its first bytes; see `open_to_read`.
+
+    Raises:
+        OSError: If it cannot be read, or does not fit into memory.
+    """
+    try:
+        with open_to_read(path) as file:
+            return file.read(most)
+    except (MemoryError, OverflowError) as error:
+        raise OSError(errno.ENOMEM, "it does not fit into memory", str(path)) from error
+
+
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text, atomically and with the line ends it has.
 
@@ -136,7 +174,7 @@ def read_json(path: Path) -> Any:
     if path.stat().st_size > MAX_JSON_BYTES:
         raise ArtifactError(f"{path} is larger than {MAX_JSON_BYTES >> 20} MiB; it is not read.")
     try:
-        return json.loads(path.read_bytes().decode("utf-8-sig"))
+        return json.loads(read_bytes(path).decode("utf-8-sig"))
     except OSError as error:
         raise ArtifactError(f"{path} cannot be read: {error.strerror or error}.") from error
     except (ValueError, RecursionError) as error:

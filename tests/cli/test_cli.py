@@ -285,6 +285,15 @@ def test_zero_shot_tags_with_any_labels(
     templates = ["--template", "a {}", "--template", "many {}"]
     assert run("predict", photo, *arguments, *templates, "--format", "json") == 0
     assert json.loads(capsys.readouterr().out)["scores"] != scores
+    larger = ["--image-size", 128, "--format", "json"]
+    assert run("predict", photo, *arguments, *larger) == 0
+    model = trmml.load_model(
+        "zero-shot", labels=list(scores), backbone=backbone_source, image_size=128
+    )
+    expected = model.predict(photo)
+    assert json.loads(capsys.readouterr().out)["scores"] == pytest.approx(dict(expected), abs=1e-5)
+    assert run("predict", photo, "--image-size", 128) == 2
+    assert "image_size" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("encoding", ["cp1252", "ascii", "utf-8"])

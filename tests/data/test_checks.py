@@ -137,6 +137,7 @@ def test_the_page_shows_any_label_name_as_text(make: Callable) -> None:
     assert "日本語" in page
     assert page.count("data:image/jpeg;base64,") == 4
     assert "2 positive, 1 negative, 0 unknown" in page
+    assert ">1 positive · 0 negative · 2 unknown<" in page  # in the words of everything else
     assert "http" not in page  # opens without a network
 
 

@@ -150,3 +150,15 @@ def test_other_integers_are_no_labels() -> None:
     states = np.array([[2]], dtype=np.int8)
     with pytest.raises(DataError, match="states must be 1 \\(positive\\)"):
         MultiLabelDataset((Path("a.png"),), states, ("dog",))
+
+
+def test_a_data_set_is_one_short_line() -> None:
+    assert repr(make()) == (
+        "MultiLabelDataset('t.csv', 5 photos, 3 labels (dog, 日本語, <b>), 73.3 % of the cells known)"
+    )
+    many = make([[U] * 200] * 900, tuple(f"label {i}" for i in range(200)))
+    assert repr(many) == (
+        "MultiLabelDataset('t.csv', 900 photos, 200 labels (label 0, label 1, label 2, …), 0.0 % of the "
+        "cells known)"
+    )
+    assert "0 photos" in repr(make().subset(np.array([], dtype=np.int64)))

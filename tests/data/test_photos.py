@@ -490,3 +490,12 @@ def test_a_photo_of_too_many_pixels_is_refused_however_it_comes(
     }[kind]
     with pytest.raises(ImageError, match="has 7 × 5 pixels; the most is 34"):
         load_photo(source)
+
+
+def test_a_pipe_or_device_in_the_place_of_a_photo_is_an_error_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "zeros.jpg").symlink_to("/dev/zero")
+    for name in ("pipe.jpg", "zeros.jpg"):
+        with pytest.raises(ImageError, match=r"is empty|cannot be read"):
+            load_photo(tmp_path / name)
+    assert find_photos(tmp_path) == []

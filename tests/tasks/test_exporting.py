@@ -1,5 +1,7 @@
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -177,3 +179,29 @@ def test_the_model_stays_as_it_was_and_its_text_tower_is_left_out(
     path = export(model, tmp_path / "model.pt2", "torch-export")
     assert model.backbone.text_tower is not None
     assert not any("text_tower" in name for name in torch.export.load(path).state_dict)
+
+
+@pytest.mark.parametrize("tower", ["vit", "resnet"])
+def test_an_empty_batch_is_an_error_of_the_runtime_and_not_its_end(
+    clip_folders: dict[str, Path], tmp_path: Path, tower: str
+) -> None:
+    model = model_of(FrozenCLIP.load(f"local-dir:{clip_folders[tower]}"))
+    export(model, tmp_path / "model.onnx")
+    program = """
+import sys, numpy as np, onnxruntime
+session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
+for number in (0, 3, 0):
+    try:
+        scores, _ = session.run(None, {"photos": np.zeros((number, 3, 64, 64), np.uint8)})
+        print(scores.shape)
+    except Exception as error:
+        print(type(error).__name__)
+"""
+    command = [sys.executable, "-c", program, str(tmp_path / "model.onnx")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0
+    assert done.stdout.splitlines() == ["InvalidArgument", "(3, 3)", "InvalidArgument"]
+    export(model, tmp_path / "model.pt2", "torch-export")
+    loaded = torch.export.load(tmp_path / "model.pt2").module()
+    with pytest.raises((RuntimeError, IndexError)):
+        loaded(torch.zeros(0, 3, 64, 64, dtype=torch.uint8))

@@ -16,7 +16,7 @@ from PIL import Image
 import trmml
 from trmml.backbone.clip import FrozenCLIP
 from trmml.data.dataset import MultiLabelDataset
-from trmml.errors import ConfigError, DataError, ImageError
+from trmml.errors import ConfigError, DataError, DependencyError, ImageError
 from trmml.evaluation.measuring import dump_scores, evaluate, measure
 from trmml.evaluation.metrics import mean_average_precision
 from trmml.labels import NEGATIVE, UNKNOWN
@@ -421,6 +421,7 @@ def test_evaluation_measures_the_predictions(model: TextRegionMatcher, make_data
     np.testing.assert_allclose(evaluation.scores, scores, atol=1e-6)
     expected = mean_average_precision(evaluation.scores, data.states)
     assert evaluation.mean_average_precision == expected
+    assert repr(evaluation).startswith(f"Evaluation({len(data)} photos, 3 labels, mAP ")
     assert evaluation.to_dict()["mAP"] == expected
 
 
@@ -526,3 +527,32 @@ def test_a_folder_that_changed_is_loaded_again(
         model.logit_bias.add_(1.0)
     trmml.save_model(model, tmp_path / "shop")
     assert (trmml.predict(photo, tmp_path / "shop").scores > before.scores).all()
+
+
+def test_many_predictions_are_a_table_with_a_row_per_photo(
+    model: TextRegionMatcher, make_dataset: Maker, tmp_path: Path
+) -> None:
+    (tmp_path / "bad.png").write_bytes(b"no photo")
+    photos = [*make_dataset(3).photos, tmp_path / "bad.png"]
+    predictions = model.predict(photos)
+    table = trmml.to_pandas(predictions)
+    assert list(table.columns) == list(LABELS)
+    assert table.index.name == "image"
+    assert list(table.index) == [str(photo) for photo in photos]
+    np.testing.assert_array_equal(
+        table.to_numpy(np.float32), np.stack([p.scores for p in predictions])
+    )
+    assert table.loc[str(photos[3])].isna().all()
+    pandas.testing.assert_frame_equal(trmml.to_pandas(model.predict_many(photos)), table)
+
+
+def test_one_prediction_of_no_file_and_none_are_tables_as_well(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one = trmml.to_pandas(made([0.5, 0.25, 1.0], [0.5, 0.5, 0.5]))
+    assert one.to_dict("records") == [{"red": 0.5, "green": 0.25, "blue": 1.0}]
+    assert list(one.index) == [None]
+    assert trmml.to_pandas([]).empty
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(DependencyError, match="pip install pandas"):
+        trmml.to_pandas([])

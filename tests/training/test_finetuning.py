@@ -23,13 +23,13 @@ from trmml.data.writing import write_dataset
 from trmml.errors import ArtifactError, ConfigError, DataError, OutputError
 from trmml.evaluation.metrics import mean_average_precision
 from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
-from trmml.training.finetuning import known_log_odds
 from trmml.training.optimization import (
     AveragedWeights,
     effective_batch_size,
     make_optimizer,
     make_schedule,
 )
+from trmml.training.photos import known_log_odds
 from trmml.training.run_folder import RunFolder
 from trmml.training.trainer import CHECKPOINT
 from trmml.zoo.loading import load_model
@@ -105,6 +105,7 @@ def test_the_folder_says_how_the_model_was_made(
         "README.md",
         "calibration.json",
         "config.json",
+        "curves.png",
         "finetune.json",
         "log.jsonl",
         "metrics.json",

@@ -167,14 +167,19 @@ def _local_folder(folder: Path) -> _Found:
 
 def _read_settings(path: Path) -> tuple[dict[str, Any], PhotoConfig]:
     """Read an architecture and how its photos are prepared, from a file that may hold anything."""
+    values = read_json(path)
     try:
-        values = read_json(path)
         settings, prepared = dict(values["model_cfg"]), values.get("preprocess_cfg", {})
         size = prepared.get("size", settings["vision_cfg"]["image_size"])
         photo = _photo_config(size, prepared)
         check_is_plain(settings, str(path.parent))
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise ArtifactError(f"{path} is not an open_clip configuration: {error!r}.") from error
+        if isinstance(error, ArtifactError):
+            raise
+        raise ArtifactError(
+            f"{path} is not an open_clip configuration, an object with the objects model_cfg "
+            f"(embed_dim, vision_cfg, text_cfg) and preprocess_cfg: {error!r}."
+        ) from error
     return settings, photo
 
 

@@ -14,7 +14,6 @@ from trmml.cli.options import (
     TableOptions,
     exit_if_skipped,
     require_no_table,
-    shows_progress,
     with_labels_of,
     with_table_options,
     writing,
@@ -66,7 +65,7 @@ def calibrate(
     _require_folder(model, backbone)
     matcher = load_model(model, backbone=backbone)
     dataset = with_labels_of(options.read(table, labels), matcher.labels, table)
-    measured = measuring.evaluate(matcher, dataset, progress=shows_progress(quiet))
+    measured = measuring.evaluate(matcher, dataset, progress=not quiet)
     states = dataset.states[list(measured.readable)]
     made = calibration.calibrate(measured.scores, states, dataset.labels, wanted)
     never = _labels_never_predicted(made, dataset.labels)

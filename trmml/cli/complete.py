@@ -14,7 +14,6 @@ from trmml.cli.options import (
     TableOptions,
     require_free,
     require_no_table,
-    shows_progress,
     with_table_options,
     writing,
 )
@@ -83,7 +82,7 @@ def complete(
         dataset,
         precision=precision,
         calibrate_on=reference,
-        progress=shows_progress(quiet),
+        progress=not quiet,
     )
     write_dataset(found.dataset, output, images=options.images)
     if estimates is not None:

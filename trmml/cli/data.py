@@ -16,7 +16,6 @@ from trmml.cli.options import (
     as_json,
     require_free,
     require_no_table,
-    shows_progress,
     with_table_options,
     writing,
 )
@@ -55,7 +54,7 @@ def check(
     dataset = options.read(table, labels)
     held_out = options.read_others(table, val, val_split, labels)
     found = check_dataset(
-        dataset, val=held_out, rules=rule or (), open_photos=photos, progress=shows_progress(quiet)
+        dataset, val=held_out, rules=rule or (), open_photos=photos, progress=not quiet
     )
     if html is not None:
         from trmml.data.check_page import check_page

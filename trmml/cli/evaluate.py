@@ -8,6 +8,7 @@ import typer
 
 from trmml.cli.options import (
     Backbone,
+    ImageSize,
     Labels,
     Quiet,
     Report,
@@ -17,7 +18,6 @@ from trmml.cli.options import (
     as_json,
     exit_if_skipped,
     require_no_table,
-    shows_progress,
     with_labels_of,
     with_table_options,
     writing,
@@ -31,7 +31,7 @@ def evaluate(
     table: Table,
     options: TableOptions,
     backbone: Backbone = None,
-    image_size: Annotated[int | None, typer.Option(help="For zero-shot: size of photos.")] = None,
+    image_size: ImageSize = None,
     templates: Templates = None,
     labels: Labels = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 32,
@@ -64,9 +64,7 @@ def evaluate(
     dataset = with_labels_of(dataset, matcher.labels, table)
     # Before the measurement, which may take hours.
     folder = None if save_as is None else _folder_for(save_as, matcher.source)
-    found = measuring.evaluate(
-        matcher, dataset, batch_size=batch_size, progress=shows_progress(quiet)
-    )
+    found = measuring.evaluate(matcher, dataset, batch_size=batch_size, progress=not quiet)
     typer.echo(as_json(found.to_dict()) if format is Report.json else str(found))
     if dump_scores is not None:
         with writing(dump_scores):

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +15,6 @@ from trmml.cli.options import (
     Table,
     TableOptions,
     assignments_of,
-    shows_progress,
     with_table_options,
 )
 from trmml.config.groups import FinetuneConfig
@@ -22,6 +22,13 @@ from trmml.errors import DataError
 
 if TYPE_CHECKING:
     from trmml.data.dataset import MultiLabelDataset
+
+
+class Programs(StrEnum):
+    """What shows the epochs of a run; each is a package of its own."""
+
+    tensorboard = "tensorboard"
+    trackio = "trackio"
 
 
 @with_table_options
@@ -41,6 +48,9 @@ def finetune(
         list[str] | None, typer.Option("--set", help="A setting, as training.epochs=5.")
     ] = None,
     resume: Annotated[bool, typer.Option(help="Go on with an unfinished run.")] = False,
+    log_to: Annotated[
+        Programs | None, typer.Option(help="Show the epochs in this program as well.")
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Learn the labels of a table in which most cells may be blank.
@@ -71,7 +81,8 @@ def finetune(
                 config=settings,
                 output=output,
                 resume=resume,
-                progress=shows_progress(quiet),
+                progress=not quiet,
+                log_to=None if log_to is None else log_to.value,
             )
     if is_first:
         assert trained.report is not None  # every model that finetune returns has one

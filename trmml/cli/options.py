@@ -73,8 +73,11 @@ Templates = Annotated[
     list[str] | None,
     typer.Option("--template", help="For zero-shot, repeatable: e.g. 'an aerial view of a {}'."),
 ]
+ImageSize = Annotated[
+    int | None, typer.Option(help="For zero-shot: side of the photos, in pixels.")
+]
 Replace = Annotated[bool, typer.Option("--replace", help="Replace a file that exists.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No word of how far it is.")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -249,11 +252,6 @@ def assignments_of(texts: list[str]) -> dict[str, Any]:
             if found.keys() == {"value"}:
                 values[name.strip()] = found["value"]
     return values
-
-
-def shows_progress(quiet: bool) -> bool:
-    """Say whether to show progress bars: on a terminal, unless told not to."""
-    return not quiet and sys.stderr.isatty()
 
 
 def exit_if_skipped(reasons: Sequence[str]) -> None:

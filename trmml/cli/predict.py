@@ -14,12 +14,12 @@ from trmml.cli.exits import DATA, SOME_FAILED
 from trmml.cli.options import (
     Backbone,
     Format,
+    ImageSize,
     Labels,
     Quiet,
     Templates,
     as_json,
     names_of,
-    shows_progress,
     writing,
 )
 from trmml.errors import ConfigError
@@ -36,6 +36,7 @@ def predict(
     labels: Labels = None,
     backbone: Backbone = None,
     templates: Templates = None,
+    image_size: ImageSize = None,
     threshold: Annotated[
         float | None, typer.Option(min=0, max=1, help="One for all labels.")
     ] = None,
@@ -54,14 +55,19 @@ def predict(
 
     Example: trmml predict holiday/ --model runs/shop --format csv > tags.csv
     """
-    from tqdm import tqdm
-
+    from trmml.reports.progress import followed
     from trmml.zoo.catalog import ZERO_SHOT
     from trmml.zoo.loading import DEFAULT_MODEL, load_model
 
     paths = _photos_at(photos)
     name = model or (ZERO_SHOT if backbone else DEFAULT_MODEL)
-    matcher = load_model(name, labels=names_of(labels), backbone=backbone, templates=templates)
+    matcher = load_model(
+        name,
+        labels=names_of(labels),
+        backbone=backbone,
+        templates=templates,
+        image_size=image_size,
+    )
     if heatmaps is not None:
         _require_heatmaps(matcher, heatmaps, paths)
     predictions = matcher.predict_many(
@@ -73,8 +79,8 @@ def predict(
     )
     if heatmaps is not None:
         predictions = _saving_heatmaps(predictions, heatmaps)
-    bar = tqdm(predictions, total=len(paths), unit="photo", disable=not shows_progress(quiet))
-    failed = _print_predictions(bar, matcher.labels, format, len(paths))
+    counted = followed(predictions, "predict", len(paths), show=not quiet)
+    failed = _print_predictions(counted, matcher.labels, format, len(paths))
     if failed:
         typer.echo(f"{failed} of {len(paths)} photos could not be read.", err=True)
         raise typer.Exit(SOME_FAILED if failed < len(paths) else DATA)

@@ -171,5 +171,5 @@ def _converted_single(value: Any, wanted: type, name: str) -> Any:
     elif not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
         raise ConfigError(f"{name} must be of type {wanted.__name__}, got {value!r}.")
     if is_number:
-        require(abs(value) <= LARGEST, name, f"at most {LARGEST:g}", value)
+        require(abs(value) <= LARGEST, name, f"within ±{LARGEST:g}", value)
     return float(value) if wanted is float else value

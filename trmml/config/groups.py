@@ -15,6 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from trmml.config.base import MAX_ITEMS, Interval, Settings, above, at_least, is_name, require
 from trmml.errors import ConfigError, nearest
+from trmml.files import read_bytes
 
 Way = Literal["text-region", "text-pixel", "text-image", "zero-shot"]
 Probability = Annotated[float, Interval(0, 1)]
@@ -176,7 +177,7 @@ class TrainingConfig(Settings):
     views: Literal["plain", "plain+flip"] = "plain"
     """Fixed views kept per photo when features are cached."""
     cache_gb: Annotated[float, at_least(0)] = 8.0
-    num_workers: Annotated[int, at_least(0)] = 2
+    num_workers: Annotated[int, Interval(0, 1024)] = 2
     seed: Annotated[int, Interval(0, 2**32 - 1)] = 0
 
 
@@ -256,7 +257,7 @@ class FinetuneConfig(Settings):
             ConfigError: If the file is missing, is not TOML or holds a wrong setting.
         """
         try:
-            values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+            values = tomllib.loads(read_bytes(path).decode("utf-8-sig"))
         except OSError as error:
             raise ConfigError(f"Cannot read the recipe {path}: {error.strerror}.") from error
         except (ValueError, RecursionError) as error:  # TOML's, of the encoding, of huge numbers

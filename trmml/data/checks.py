@@ -11,7 +11,6 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
-from tqdm import tqdm
 
 from trmml.config.groups import TrainingConfig
 from trmml.data.dataset import MultiLabelDataset, Summary
@@ -21,6 +20,7 @@ from trmml.data.splits import photos_in_both, split_dataset
 from trmml.errors import DataError, ImageError, nearest
 from trmml.files import sha256_of
 from trmml.labels import NEGATIVE, POSITIVE
+from trmml.reports.progress import followed
 
 MOST_SHOWN = 20
 HASHED_SIDE = 36
@@ -176,7 +176,7 @@ def check_dataset(
             be held out is tried as `finetune` does it.
         rules: `a implies b` or `a excludes b`, labels by name.
         open_photos: Whether to open every photo, for damaged ones and near-duplicates.
-        progress: Whether to show a bar.
+        progress: Whether to show how far it is.
 
     Raises:
         DataError: If a rule has another form or names no label.
@@ -287,8 +287,8 @@ def _opened(
 
     # Threads and not processes: Pillow lets go of Python's lock while it decodes.
     with ThreadPoolExecutor() as pool:
-        bar = tqdm(pool.map(look, photos), total=len(photos), unit="photo", disable=not progress)
-        found = list(bar)
+        looked = pool.map(look, photos)
+        found = list(followed(looked, "photos opened", len(photos), show=progress))
     return [reason for reason, _ in found if reason is not None], [bits for _, bits in found]
 
 

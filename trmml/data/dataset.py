@@ -1,7 +1,7 @@
 """One data set for all readers: photos, labels, and what is known of each of both."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +10,12 @@ from jaxtyping import Int8, Int64
 
 from trmml.config.base import is_name
 from trmml.errors import DataError, nearest, refuse_text
-from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN, hide_labels, keep_single_positive
+from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN, hide_labels, keep_single_positive, known_mask
 from trmml.reports.columns import first_column
 
 
 # Not compared by value: two arrays have no single answer to ==.
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class MultiLabelDataset:
     """Photos with partly known labels.
 
@@ -35,8 +35,8 @@ class MultiLabelDataset:
     labels: tuple[str, ...]
     source: str = "data set"
     interpretation: str = ""
-    hidden_states: Int8[np.ndarray, "image label"] | None = field(default=None, repr=False)
-    rest: Int8[np.ndarray, " image"] | None = field(default=None, repr=False)
+    hidden_states: Int8[np.ndarray, "image label"] | None = None
+    rest: Int8[np.ndarray, " image"] | None = None
 
     def __post_init__(self) -> None:
         """Check that photos, states and labels belong together."""
@@ -59,6 +59,16 @@ class MultiLabelDataset:
                 )
         if len(set(self.labels)) != shape[1]:
             raise DataError(f"{self.source}: labels must all be different.")
+
+    def __repr__(self) -> str:
+        """Return one line: where it is from, how large it is and how much is known of it."""
+        cells = max(self.states.size, 1)
+        known = 100 * np.count_nonzero(known_mask(self.states)) / cells
+        names = ", ".join(self.labels[:3]) + (", …" if len(self.labels) > 3 else "")
+        return (
+            f"{type(self).__name__}({str(self.source)!r}, {len(self)} photos, {len(self.labels)} labels "
+            f"({names}), {known:.1f} % of the cells known)"
+        )
 
     def __len__(self) -> int:
         """Return the number of photos."""

@@ -20,7 +20,7 @@ from PIL import Image, UnidentifiedImageError
 
 from trmml.data.pixels import upright_rgb
 from trmml.errors import ConfigError, DataError, ImageError, TrmmlError
-from trmml.files import with_home
+from trmml.files import open_to_read, with_home
 
 logger = logging.getLogger(__name__)
 
@@ -226,7 +226,7 @@ def _decoded(
         raise ImageError(f"{name} is empty (0 bytes).")
     with contextlib.ExitStack() as stack:
         stack.enter_context(_image_errors(name))
-        data = stack.enter_context(file.open("rb")) if isinstance(file, Path) else file
+        data = stack.enter_context(open_to_read(file)) if isinstance(file, Path) else file
         image = stack.enter_context(_opened(data))
         # By the header alone: a bomb is refused before it is decoded, at whatever size it would be.
         _refuse_pixels(image, name)

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int8
-from tqdm import tqdm
 
 from trmml.data.dataset import MultiLabelDataset
 from trmml.data.writing import relative_name
@@ -20,9 +19,10 @@ from trmml.files import write_text, writing_to
 from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN, known_mask
 from trmml.matcher.model import TextRegionMatcher
 from trmml.reports.columns import first_column
+from trmml.reports.progress import followed
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Evaluation:
     """What was measured; all shares in [0, 1], NaN where a label cannot be scored.
 
@@ -52,6 +52,11 @@ class Evaluation:
     scores: Float32[np.ndarray, "image label"]
     skipped: tuple[str, ...] = ()
     readable: tuple[int, ...] = ()
+
+    def __repr__(self) -> str:
+        """Return one line; `str` gives the table."""
+        measured = f"{self.num_images} photos, {len(self.labels)} labels"
+        return f"{type(self).__name__}({measured}, mAP {_per_cent(self.mean_average_precision).strip()})"
 
     @property
     def mean_average_precision(self) -> float:
@@ -189,7 +194,7 @@ def evaluate(
         dataset: Its labels must all be the model's; their order may differ. Labels of the model that
             it never names are measured as well where they are known to be negative.
         batch_size: Photos per pass through the model.
-        progress: Whether to show a bar.
+        progress: Whether to show how far it is.
 
     Raises:
         DataError: If the data set has a label that the model does not know, no known label, or
@@ -206,8 +211,8 @@ def evaluate(
     columns = [model.labels.index(name) for name in dataset.labels]
     rows, readable, skipped = [], [], []
     predictions = model.predict_many(dataset.photos, batch_size=batch_size)
-    bar = tqdm(predictions, total=len(dataset), desc="evaluate", unit="photo", disable=not progress)
-    for position, prediction in enumerate(bar):
+    counted = followed(predictions, "evaluate", len(dataset), show=progress)
+    for position, prediction in enumerate(counted):
         if prediction.error is not None:
             skipped.append(prediction.error)
             continue

@@ -1,18 +1,21 @@
 """What a model says about one photo."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Float32, Int64
 from PIL import Image
 
-from trmml.errors import ConfigError, nearest
+from trmml.errors import ConfigError, DependencyError, nearest
 from trmml.files import with_home, write_atomically, writing_to
 from trmml.reports import drawing
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 MAX_NAME_BYTES = 100
 """Of a photo's or a label's part of a file name; file systems take 255 for the whole."""
@@ -213,6 +216,25 @@ class Prediction(Mapping[str, float]):
 
     def _tags(self, positions: Int64[np.ndarray, " tag"]) -> list[Tag]:
         return [Tag(self.labels[i], float(self.scores[i])) for i in positions]
+
+
+def to_pandas(predictions: "Prediction | Iterable[Prediction]") -> "DataFrame":
+    """Return scores as a data frame: a row per photo, named by its source, and a column per label.
+
+    Args:
+        predictions: One or many, also as they come from `predict_many`. A photo that cannot be read has
+            NaN in every column.
+
+    Raises:
+        DependencyError: If pandas is not installed.
+    """
+    try:
+        import pandas
+    except ImportError as error:
+        raise DependencyError("to_pandas needs its package: pip install pandas.") from error
+    rows = [predictions] if isinstance(predictions, Prediction) else list(predictions)
+    index = pandas.Index([row.source for row in rows], name="image", dtype=object)
+    return pandas.DataFrame(rows, index=index)
 
 
 def _file_name(text: str) -> str:

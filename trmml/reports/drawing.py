@@ -20,7 +20,7 @@ LARGEST_SIDE = 640
 _COLOURS = np.array(
     [[0, 0, 4], [81, 18, 124], [183, 55, 121], [252, 137, 97], [252, 253, 191]], dtype=np.float32
 )
-_PAPER, _INK, _QUIET = (255, 255, 255), (20, 20, 20), (110, 110, 110)
+PAPER, INK, QUIET = (255, 255, 255), (20, 20, 20), (110, 110, 110)
 # Usual ones of Linux, macOS and Windows, of many scripts before those of one.
 _NAMES = (
     *("DejaVuSans", "NotoSans-Regular", "NotoSansCJK-Regular", "Arial Unicode"),
@@ -98,15 +98,15 @@ def contact_sheet(
     gap, band = 12, 46  # a band holds a caption and the scale below it
     rows = -(-len(panels) // columns)
     cell = (size[0] + gap, size[1] + band + gap)
-    sheet = Image.new("RGB", (columns * cell[0] + gap, rows * cell[1] + gap), _PAPER)
+    sheet = Image.new("RGB", (columns * cell[0] + gap, rows * cell[1] + gap), PAPER)
     draw = ImageDraw.Draw(sheet)
     for i, panel in enumerate(panels):
         left, top = gap + i % columns * cell[0], gap + i // columns * cell[1]
         sheet.paste(panel.picture.resize(size, Image.Resampling.BICUBIC), (left, top))
         below, font = top + size[1] + 4, font_for(panel.caption + panel.value, 17)
         room = size[0] - font.getlength(panel.value) - (8 if panel.value else 0)
-        draw.text((left, below), _fitting(panel.caption, room, font), _INK, font)
-        draw.text((left + size[0], below), panel.value, _INK, font, "ra")
+        draw.text((left, below), _fitting(panel.caption, room, font), INK, font)
+        draw.text((left + size[0], below), panel.value, INK, font, "ra")
         if panel.has_scale:
             _draw_scale(sheet, left, top + size[1] + 28, size[0])
     return sheet
@@ -120,8 +120,8 @@ def _draw_scale(sheet: Image.Image, left: int, top: int, width: int) -> None:
     end = max(start + 8, left + width - round(font.getlength(more)) - 6)
     colours = _colours_of(np.linspace(0, 1, end - start, dtype=np.float32)[None].repeat(8, axis=0))
     sheet.paste(Image.fromarray(colours.round().astype(np.uint8)), (start, top + 4))
-    draw.text((left, top), less, _QUIET, font)
-    draw.text((end + 6, top), more, _QUIET, font)
+    draw.text((left, top), less, QUIET, font)
+    draw.text((end + 6, top), more, QUIET, font)
 
 
 def _colours_of(heat: Float[np.ndarray, "height width"]) -> Float[np.ndarray, "height width 3"]:

@@ -11,7 +11,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Int8
-from tqdm import tqdm
 
 from trmml.config.groups import PseudoLabelConfig
 from trmml.data.dataset import MultiLabelDataset
@@ -20,6 +19,7 @@ from trmml.evaluation.measuring import require_known, require_loaded
 from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
 from trmml.matcher.matching import HIGHEST_SCORE
 from trmml.matcher.model import TextRegionMatcher
+from trmml.reports.progress import followed
 from trmml.training.batches import CachedFeatures
 from trmml.training.features import compute_features
 from trmml.training.pseudo_labels import presence_probability
@@ -61,7 +61,7 @@ class Cell(NamedTuple):
     rank: float
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Completion:
     """A table with blanks filled, and what a person should look at.
 
@@ -80,6 +80,13 @@ class Completion:
     mistakes: list[Cell]
     questions: list[Cell]
     precision: float
+
+    def __repr__(self) -> str:
+        """Return one line."""
+        return (
+            f"{type(self).__name__}({self.dataset!r}, {int(self.decided.sum())} blanks filled, "
+            f"{len(self.mistakes)} possible mistakes, {len(self.questions)} questions)"
+        )
 
 
 def complete(
@@ -107,7 +114,7 @@ def complete(
         precision: Wanted share of right ones among the decided positives, and among the negatives.
         calibrate_on: Photos with known labels that the model was not trained on. By default the known
             labels of `dataset` itself, which flatters a model that learned from them.
-        progress: Whether to show a bar.
+        progress: Whether to show how far it is.
 
     Raises:
         ConfigError: If the precision is not between 0.5 and 1.
@@ -194,7 +201,7 @@ def _scores(model: TextRegionMatcher, dataset: MultiLabelDataset, progress: bool
     scores, estimates = [], []
     total = -(-len(dataset) // BATCH_SIZE)
     with torch.inference_mode():
-        for batch in tqdm(batches, "estimates", total, disable=not progress):
+        for batch in followed(batches, "estimates", total, "step", show=progress):
             features = type(batch)(*(part.to(model.device) for part in batch))
             output = model.match(features, text)
             probability = presence_probability(

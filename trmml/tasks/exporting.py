@@ -132,7 +132,10 @@ class _Program(nn.Module):
     def forward(
         self, photos: UInt8[Tensor, "batch 3 height width"]
     ) -> tuple[Float[Tensor, "batch label"], Float[Tensor, "batch label patch"]]:
-        features = self.model.backbone((photos.float() / 255 - self.mean) / self.std)
+        # Without a photo there is no first one, of which a runtime says so; it would end the process
+        # (a division by zero) where it cuts an empty batch into heads.
+        mean = self.mean + 0 * photos[0, 0, 0, 0].float()
+        features = self.model.backbone((photos.float() / 255 - mean) / self.std)
         text = self.model.stored_text()
         scores = self.model.match(features, text).scores
         evidence = self.model.evidence(features, text)

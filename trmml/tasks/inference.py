@@ -38,7 +38,7 @@ def predict(
 
     Returns:
         One prediction for one photo, else a list in the same order. In a list, a photo that cannot
-        be read has a prediction with `error` set.
+        be read has a prediction with `error` set. `trmml.to_pandas` makes a table of it.
 
     Raises:
         ImageError: If a single photo cannot be read, or a folder holds no photo.

@@ -19,6 +19,7 @@ from trmml.config.groups import PhotoConfig, TrainingConfig
 from trmml.data.photos import load_photo, refuse_unreadable
 from trmml.data.tensors import Augmentation, load_tensor
 from trmml.errors import ImageError
+from trmml.reports.progress import followed
 from trmml.training import distributed
 from trmml.training.features import FeatureStore
 
@@ -84,7 +85,11 @@ class AugmentedPhotos:
     """Photos augmented anew in every epoch, encoded as they come."""
 
     def __init__(
-        self, photos: Sequence[Path], backbone: FrozenCLIP, config: TrainingConfig
+        self,
+        photos: Sequence[Path],
+        backbone: FrozenCLIP,
+        config: TrainingConfig,
+        progress: bool = False,
     ) -> None:
         """Serve photos, each of which is opened once now: a bad one must not end an epoch.
 
@@ -92,6 +97,7 @@ class AugmentedPhotos:
             photos: Paths, in the order of the data set's photos.
             backbone: The frozen CLIP, on the device where it is to run.
             config: Number of worker processes, and the precision.
+            progress: Whether to show how many have been opened.
 
         Raises:
             DataError: If photos cannot be read; they are named.
@@ -100,7 +106,7 @@ class AugmentedPhotos:
         self.backbone = backbone
         self.num_workers = config.num_workers
         self.use_bfloat16 = use_bfloat16(config, backbone.device)
-        _require_readable(photos, backbone.photo.image_size, self.num_workers)
+        _require_readable(photos, backbone.photo.image_size, self.num_workers, progress)
 
     def sample(self) -> ImageFeatures:
         """Return the plain features of up to 256 photos, evenly chosen; see `start_from_data`."""
@@ -147,7 +153,9 @@ class AugmentedPhotos:
             yield order[batch], ImageFeatures(*(part.float() for part in features))
 
 
-def _require_readable(photos: Sequence[Path], image_size: int, num_threads: int) -> None:
+def _require_readable(
+    photos: Sequence[Path], image_size: int, num_threads: int, progress: bool
+) -> None:
     """Open every photo once; of several processes each opens its part.
 
     Raises:
@@ -162,8 +170,9 @@ def _require_readable(photos: Sequence[Path], image_size: int, num_threads: int)
         return None
 
     with ThreadPoolExecutor(max(num_threads, 1)) as pool:
-        own = pool.map(look, photos[distributed.rank() :: distributed.count()])
-        reasons = [reason for reason in own if reason is not None]
+        own = photos[distributed.rank() :: distributed.count()]
+        looked = followed(pool.map(look, own), "photos opened", len(own), show=progress)
+        reasons = [reason for reason in looked if reason is not None]
     refuse_unreadable(distributed.gather_lists(reasons), len(photos))
 
 

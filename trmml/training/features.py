@@ -20,7 +20,6 @@ import torch
 from jaxtyping import Float, Int
 from PIL import Image, ImageOps
 from torch import Tensor
-from tqdm import tqdm
 
 from trmml import files
 from trmml.backbone.clip import FrozenCLIP, ImageFeatures
@@ -28,6 +27,7 @@ from trmml.data.photos import load_photo, refuse_unreadable
 from trmml.data.tensors import photo_tensor
 from trmml.errors import DataError, ImageError, OutputError
 from trmml.files import write_atomically, writing_to
+from trmml.reports.progress import Progress
 from trmml.training import distributed
 
 logger = logging.getLogger(__name__)
@@ -100,7 +100,7 @@ def compute_features(
         folder: Cache folder; `cache_folder()` by default.
         batch_size: Photos per pass through the tower.
         num_workers: Threads that decode photos while the tower works.
-        progress: Whether to show a bar.
+        progress: Whether to show how far it is.
 
     Raises:
         DataError: If photos cannot be read; all of them are named, and the other shards are kept.
@@ -115,7 +115,7 @@ def compute_features(
 
         def make(some: Sequence[tuple[Path, Sequence[Path]]]) -> None:
             total = sum(len(part) for _, part in some)
-            with tqdm(total=total, desc="features", unit="photo", disable=not progress) as bar:
+            with Progress("features", total, show=progress) as counted:
                 for path, part in some:
                     if not _is_whole(path):
                         try:
@@ -125,7 +125,7 @@ def compute_features(
                         else:
                             with writing_to(folder, _ADVICE):
                                 write_atomically(path, partial(_save_array, rows))
-                    bar.update(len(part))
+                    counted.advance(len(part))
 
         make(shards[distributed.rank() :: distributed.count()])
         unreadable = distributed.gather_lists(unreadable)

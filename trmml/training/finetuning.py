@@ -5,39 +5,33 @@ Under torchrun all processes train one model, and the first one writes; see `trm
 
 import copy
 import logging
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
 from trmml.backbone.clip import FrozenCLIP
 from trmml.backbone.loading import SMALL_CLIP
 from trmml.config.groups import FinetuneConfig
 from trmml.data.dataset import MultiLabelDataset
-from trmml.data.readers.tables import read_dataset
-from trmml.data.splits import photos_in_both, split_dataset
-from trmml.errors import ConfigError, DataError
+from trmml.errors import ConfigError
 from trmml.evaluation.calibration import calibrate
-from trmml.evaluation.measuring import require_known
 from trmml.files import with_home
-from trmml.labels import POSITIVE, known_mask
 from trmml.matcher.model import TextRegionMatcher
+from trmml.reports.progress import say
 from trmml.training import distributed
 from trmml.training.batches import AugmentedPhotos, CachedFeatures, use_bfloat16
 from trmml.training.features import cache_bytes, compute_features
+from trmml.training.following import LogTo, SoFar, require_writer, say_epoch, writer_to
+from trmml.training.photos import as_dataset, known_log_odds, train_and_val
 from trmml.training.run_folder import RunFolder, check_together, digest_of, facts_of, fingerprint_of
-from trmml.training.trainer import CHECKPOINT, Trainer, TrainingPhotos, ValidationPhotos
+from trmml.training.trainer import CHECKPOINT, LOG, Trainer, TrainingPhotos, ValidationPhotos
 from trmml.zoo.folder import read_facts
 from trmml.zoo.loading import load_for_training, make_config
 
 logger = logging.getLogger(__name__)
-
-FEW_POSITIVES = 5
-"""Of a label among the validation photos: with fewer its threshold is mostly chance."""
 
 
 def finetune(
@@ -51,7 +45,8 @@ def finetune(
     config: FinetuneConfig | Mapping[str, Any] | str | Path | None = None,
     output: str | Path | None = None,
     resume: bool = False,
-    progress: bool | None = None,
+    progress: bool = True,
+    log_to: LogTo | None = None,
 ) -> TextRegionMatcher:
     """Learn the labels of a data set in which most cells may be unknown.
 
@@ -71,7 +66,10 @@ def finetune(
             `{"training.epochs": 5}`, or a recipe in TOML.
         output: Folder for the trained model; without one nothing is written, nor can be resumed.
         resume: Whether to go on with an unfinished run, or return a finished one, of this output.
-        progress: Whether to show bars; by default only on a terminal.
+        progress: Whether to say on stderr how far the training is: a line per epoch, and bars on a
+            terminal.
+        log_to: Another program that is to show the epochs: `tensorboard`, whose files are written to the
+            folder `tensorboard` of the output, or `trackio`. Its package has to be installed.
 
     Returns:
         The trained model, in evaluation mode and frozen; its `report` says how it was made and what was
@@ -81,6 +79,7 @@ def finetune(
         DataError: If the data cannot be used; all photos with a problem are named at once.
         ConfigError: If a setting is wrong or the output exists.
         OutputError: If the output cannot be written; what was trained so far can be resumed.
+        DependencyError: If the package that `log_to` needs is not installed.
     """
     started = time.monotonic()
     if model is not None and isinstance(backbone, FrozenCLIP):
@@ -88,27 +87,25 @@ def finetune(
             "A trained `model` has its CLIP; `backbone` can only say where that is now, as a name."
         )
     settings = _resolved(config)
-    show = sys.stderr.isatty() if progress is None else progress
     with distributed.joined():
         run = None if output is None else RunFolder(with_home(output), resume)
+        follow = _Following(run, settings, progress and distributed.is_first(), log_to)
         distributed.wait()  # all have looked before the first one writes
-        everything = _dataset(data, images, labels)
-        held_out = None if val is None else _dataset(val, images, labels, may_lack_labels=True)
+        everything = as_dataset(data, images, labels)
+        held_out = None if val is None else as_dataset(val, images, labels, may_lack_labels=True)
         matcher, start = _starting_model(model, backbone, everything.labels, settings)
-        train, held_out = _train_and_val(everything, held_out, settings)
+        train, held_out = train_and_val(everything, held_out, settings)
         # In the order of the table, so that another split finds the same features.
         photos = list(dict.fromkeys((*everything.photos, *held_out.photos)))
         settings = _settled(settings, matcher, len(photos))
         fingerprint = fingerprint_of(settings, matcher.config, start.digest, train, held_out)
         finished = None if run is None else run.begin(fingerprint)
         if run is not None and finished is not None:
-            finished.report = {
-                part: read_facts(run.output, part) for part in ("metrics", "finetune")
-            }
-            return finished.to(distributed.own_device())
-        show = show and distributed.is_first()
+            return _finished_before(finished, run, follow.show)
         try:
-            training, validation = _features(matcher, settings, photos, train, held_out, show)
+            training, validation = _features(
+                matcher, settings, photos, train, held_out, follow.show
+            )
             if start.labels is None:
                 sample = training.features.sample()
                 matcher.start_from_data(sample, known_log_odds(train, settings))
@@ -120,7 +117,7 @@ def finetune(
                 fingerprint=fingerprint,
                 learned=start.labels,
             )
-            _train(trainer, run, show)
+            _train(trainer, run, follow)
         except BaseException:
             if run is not None:
                 run.leave()
@@ -128,18 +125,64 @@ def finetune(
         return _finished(trainer, run, started)
 
 
-def _train(trainer: Trainer, run: RunFolder | None, progress: bool) -> None:
+class _Following:
+    """Who is told of each epoch: the user, and another program."""
+
+    def __init__(
+        self, run: RunFolder | None, settings: FinetuneConfig, show: bool, log_to: str | None
+    ) -> None:
+        self.show, self.writer = show, None
+        if log_to is not None:  # all processes check it, the first one writes
+            require_writer(log_to, has_output=run is not None)
+        if log_to is not None and run is not None and distributed.is_first():
+            self.writer = writer_to(log_to, run.working, run.output.name, settings.to_dict())
+
+    def __call__(self, so_far: SoFar) -> None:
+        if self.show:
+            say_epoch(so_far)
+        if self.writer is not None:
+            self.writer(so_far)
+
+    def close(self) -> None:
+        if self.writer is not None:
+            self.writer.close()
+
+
+def _finished_before(model: TextRegionMatcher, run: RunFolder, show: bool) -> TextRegionMatcher:
+    """Return the model of a run that is resumed and has nothing left to do."""
+    if show:
+        say(f"{run.output} was finished before; nothing is left to train.")
+    model.report = {part: read_facts(run.output, part) for part in ("metrics", "finetune")}
+    return model.to(distributed.own_device())
+
+
+def _train(trainer: Trainer, run: RunFolder | None, follow: _Following) -> None:
     """Train the epochs that are left, from the checkpoint if there is one."""
     if run is not None and (run.working / CHECKPOINT).exists():
         trainer.resume(run.working / CHECKPOINT)
     check_together(trainer.fingerprint, len(trainer.history))
-    trainer.train(None if run is None else run.working, progress)
+    if follow.show:
+        _say_start(trainer, run)
+    try:
+        trainer.train(None if run is None else run.working, follow.show, follow)
+    finally:
+        follow.close()
     if trainer.best_epoch is None:
         logger.warning(
             "No epoch was better on the validation photos than the model that training started "
             "from; it is kept, with new thresholds. More photos may help, or lower rates "
             "(training.learning_rate, training.prompt_learning_rate)."
         )
+
+
+def _say_start(trainer: Trainer, run: RunFolder | None) -> None:
+    done, epochs = len(trainer.history), trainer.config.training.epochs
+    begun = f"going on after epoch {done} of {epochs}" if done else f"{epochs} epochs"
+    place = "" if run is None else f"; the figures of each are in {run.working / LOG}"
+    say(
+        f"Training on {len(trainer.train_data)} photos, {len(trainer.val_data)} for validation, on "
+        f"{trainer.model.device}: {begun}{place}."
+    )
 
 
 def _finished(trainer: Trainer, run: RunFolder | None, started: float) -> TextRegionMatcher:
@@ -163,20 +206,6 @@ def _resolved(config: FinetuneConfig | Mapping[str, Any] | str | Path | None) ->
     if isinstance(config, str | Path):
         return FinetuneConfig.from_toml(with_home(config))
     return FinetuneConfig().changed(config)
-
-
-def _dataset(
-    data: str | Path | MultiLabelDataset,
-    images: str | Path | None,
-    labels: Sequence[str] | None,
-    *,
-    may_lack_labels: bool = False,
-) -> MultiLabelDataset:
-    if not isinstance(data, MultiLabelDataset):
-        return read_dataset(data, images=images, labels=labels, may_lack_labels=may_lack_labels)
-    if labels is None:
-        return data
-    return data.aligned_to(labels) if may_lack_labels else data.with_labels(labels)
 
 
 class _Start(NamedTuple):
@@ -222,25 +251,6 @@ def _require_size(settings: FinetuneConfig, image_size: int, whose: str) -> None
         )
 
 
-def _train_and_val(
-    everything: MultiLabelDataset, val: MultiLabelDataset | None, settings: FinetuneConfig
-) -> tuple[MultiLabelDataset, MultiLabelDataset]:
-    """Return photos to train on and to validate on, with the same labels."""
-    if val is None:
-        training = settings.training
-        train, val = split_dataset(everything, training.val_fraction, training.seed)
-    else:
-        train = everything
-        require_known(val, train.labels, str(train.source))
-        val = val.aligned_to(train.labels)
-        shared = photos_in_both(train, val)
-        if shared:
-            logger.warning("%d photos are for training and for validation.", shared)
-    _check_learnable(train)
-    _warn_of_little_validation(val)
-    return train, val
-
-
 def _settled(
     settings: FinetuneConfig, matcher: TextRegionMatcher, num_photos: int
 ) -> FinetuneConfig:
@@ -273,45 +283,6 @@ def _settled(
     return settings.changed(changes)
 
 
-def _check_learnable(train: MultiLabelDataset) -> None:
-    positives = (train.states == POSITIVE).any(axis=0)
-    without = [n for n, seen in zip(train.labels, positives, strict=True) if not seen]
-    if without:
-        raise DataError(
-            f"{train.source}: no known positive photo to train on for {', '.join(without[:10])}"
-            f"{' …' if len(without) > 10 else ''}; label one, or name the other "
-            "labels with `labels` (--labels)."
-        )
-
-
-def _warn_of_little_validation(val: MultiLabelDataset) -> None:
-    counts = (val.states == POSITIVE).sum(axis=0)
-    few = [
-        f"{name} {count}"
-        for name, count in zip(val.labels, counts, strict=True)
-        if count < FEW_POSITIVES
-    ]
-    if few:
-        more = f" and {len(few) - 10} more" if len(few) > 10 else ""
-        logger.warning(
-            "Few known positives among the %d validation photos (%s%s): the best epoch and these "
-            "labels' thresholds rest on little.", len(val), ", ".join(few[:10]), more
-        )  # fmt: skip
-
-
-def known_log_odds(train: MultiLabelDataset, settings: FinetuneConfig) -> torch.Tensor:
-    """Log-odds of a positive among the known states of each label, smoothed by one of each.
-
-    A label without known negatives counts its unknown states as weak ones.
-    """
-    positives = (train.states == POSITIVE).sum(axis=0)
-    known = known_mask(train.states).sum(axis=0)
-    negatives = (known - positives).astype(np.float64)
-    assumed = settings.loss.assumed_negative * (len(train) - known)
-    negatives = np.where(negatives == 0, assumed, negatives)
-    return torch.from_numpy(np.log((positives + 1) / (negatives + 1))).float()
-
-
 def _features(
     model: TextRegionMatcher,
     settings: FinetuneConfig,
@@ -337,5 +308,7 @@ def _features(
     def cached(dataset: MultiLabelDataset) -> CachedFeatures:
         return CachedFeatures(store, np.array([position[photo] for photo in dataset.photos]))
 
-    views = cached(train) if is_cached else AugmentedPhotos(train.photos, frozen, training)
+    views = (
+        cached(train) if is_cached else AugmentedPhotos(train.photos, frozen, training, progress)
+    )
     return TrainingPhotos(train, views), ValidationPhotos(val, cached(val))

@@ -1,8 +1,8 @@
 """A run on disk: where it works, where its result goes, and what is written about it.
 
-A run works in `<output>.run`, beside the output: `checkpoint.pt` after every epoch, `log.jsonl` for
-people. When it ends, that folder becomes `<output>` in one step. So an output is always a whole
-model, and a killed run goes on from its last epoch with the same result.
+A run works in `<output>.run`, beside the output: `checkpoint.pt` after every epoch, `log.jsonl` and
+`curves.png` for people. When it ends, that folder becomes `<output>` in one step. So an output is
+always a whole model, and a killed run goes on from its last epoch with the same result.
 """
 
 import contextlib

@@ -2,7 +2,6 @@
 
 import io
 import json
-import logging
 import math
 import time
 from collections.abc import Callable, Collection, Iterator
@@ -14,7 +13,6 @@ import numpy as np
 import torch
 from jaxtyping import Float32, Int8
 from torch import Tensor
-from tqdm import tqdm
 
 from trmml.backbone.clip import ImageFeatures
 from trmml.config.groups import FinetuneConfig
@@ -24,8 +22,10 @@ from trmml.evaluation.metrics import mean_average_precision
 from trmml.files import write_atomically, write_text, writing_to
 from trmml.matcher.matching import MatcherOutput, zero_shot_similarity
 from trmml.matcher.model import TextRegionMatcher
+from trmml.reports.progress import followed
 from trmml.training import distributed
 from trmml.training.batches import AugmentedPhotos, CachedFeatures, use_bfloat16
+from trmml.training.following import Follower, SoFar, curves_of, ignore
 from trmml.training.objective import Objective, StepLoss
 from trmml.training.optimization import (
     MAX_GRADIENT_NORM,
@@ -37,9 +37,7 @@ from trmml.training.optimization import (
 from trmml.training.probing import fit_probe, survey, trust
 from trmml.training.pseudo_labels import PseudoLabelCounts, RegionSums
 
-logger = logging.getLogger(__name__)
-
-CHECKPOINT, LOG = "checkpoint.pt", "log.jsonl"
+CHECKPOINT, LOG, CURVES = "checkpoint.pt", "log.jsonl", "curves.png"
 
 
 class TrainingPhotos(NamedTuple):
@@ -125,12 +123,19 @@ class Trainer:
             found = trust(self.seen.teacher_scores, self.states.to(model.device))
             self.objective.teacher_trust = found
 
-    def train(self, folder: Path | None, progress: bool) -> None:
-        """Train the epochs that are left; with a folder, keep a checkpoint and a log there.
+    def train(self, folder: Path | None, progress: bool, follow: Follower = ignore) -> None:
+        """Train the epochs that are left; with a folder, keep a checkpoint, a log and curves there.
 
         Of several processes the first one writes.
+
+        Args:
+            folder: Of the run.
+            progress: Whether to show a bar for each epoch, on a terminal.
+            follow: Called after each epoch, when all is written.
         """
         epochs = self.config.training.epochs
+        if folder is not None and distributed.is_first() and self.history:
+            self._save_reports(folder)  # which a killed process may have left behind its checkpoint
         if self.is_trained and not self.history:
             with self._averaged():
                 self.start_map = self._val_map()
@@ -138,13 +143,21 @@ class Trainer:
         for epoch in range(len(self.history), epochs):
             self.history.append(self._epoch(epoch, progress))
             if folder is not None and distributed.is_first():
-                self._save(folder)
-            logger.info("epoch %d of %d: %s", epoch + 1, epochs, self.history[-1])
+                with writing_to(folder, "What is there goes on with resume (--resume)."):
+                    write_atomically(folder / CHECKPOINT, self._write_checkpoint)
+                self._save_reports(folder)
+            if distributed.is_first():
+                follow(self._so_far())
 
-    def _save(self, folder: Path) -> None:
+    def _so_far(self) -> SoFar:
+        epochs = self.config.training.epochs
+        return SoFar(self.history, epochs, self.best_epoch, self.start_map)
+
+    def _save_reports(self, folder: Path) -> None:
+        picture = curves_of(self._so_far())
         with writing_to(folder, "What is there goes on with resume (--resume)."):
-            write_atomically(folder / CHECKPOINT, self._write_checkpoint)
             write_text(folder / LOG, "".join(json.dumps(r) + "\n" for r in self.history))
+            write_atomically(folder / CURVES, lambda path: picture.save(path, "PNG"))
 
     def _write_checkpoint(self, path: Path) -> None:
         state = self.state()
@@ -205,8 +218,8 @@ class Trainer:
             self.objective.begin_epoch(epoch)
             batches = self.train_features.shuffled(self.batch_size, training.seed, epoch)
             name = f"epoch {epoch + 1}/{training.epochs}"
-            for rows, features in tqdm(
-                batches, total=self.steps_per_epoch, desc=name, unit="batch", disable=not progress
+            for rows, features in followed(
+                batches, name, self.steps_per_epoch, "step", show=progress
             ):
                 states = self.states[rows].to(device)
                 step, output = self._step(features, states)

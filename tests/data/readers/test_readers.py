@@ -236,6 +236,19 @@ def test_xml_that_is_not_voc_is_refused(tmp_path: Path, content: str, message: s
         read_dataset(tmp_path, unlabeled="negative")
 
 
+def test_what_is_no_file_among_annotations_and_splits_is_named(tmp_path: Path) -> None:
+    (tmp_path / "Annotations").mkdir()
+    os.mkfifo(tmp_path / "Annotations" / "a.xml")  # nobody writes to it
+    with pytest.raises(DataError, match=r"a\.xml is not XML"):
+        read_dataset(tmp_path, unlabeled="negative")
+    (tmp_path / "Annotations" / "a.xml").unlink()
+    (tmp_path / "Annotations" / "a.xml").symlink_to("/dev/zero")
+    with pytest.raises(DataError, match=r"Cannot read .*a\.xml: it is a device"):
+        read_dataset(tmp_path, unlabeled="negative")
+    with pytest.raises(DataError, match=r"Cannot read the table /dev/zero: it is a device"):
+        read_dataset("/dev/zero")
+
+
 def annotation(*choices: str, cancelled: bool = False) -> dict:
     value = {"type": "choices", "from_name": "tag", "to_name": "image"}
     result = [value | {"value": {"choices": list(choices)}}] if choices else []

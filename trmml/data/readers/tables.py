@@ -27,7 +27,7 @@ from trmml.data.readers.rows import (
 )
 from trmml.data.spelling import spelled
 from trmml.errors import DataError, nearest, refuse_text
-from trmml.files import is_folder, with_home
+from trmml.files import is_folder, read_bytes, with_home
 from trmml.labels import UNKNOWN
 
 
@@ -164,7 +164,7 @@ def _read(path: Path, options: Options, form: str | None) -> Table:
 
 def _read_text(path: Path) -> str:
     try:
-        data = path.read_bytes()
+        data = read_bytes(path)
     except OSError as error:
         raise DataError(f"Cannot read the table {path}: {error.strerror}.") from error
     # Excel marks both: what it calls Unicode text is UTF-16, and its CSV UTF-8 starts with a mark that

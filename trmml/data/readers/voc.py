@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 from trmml.data.photos import is_system_file
 from trmml.data.readers.rows import Options, Row, Table, unmentioned_state
 from trmml.errors import DataError
+from trmml.files import read_bytes
 from trmml.labels import POSITIVE, UNKNOWN
 
 MAX_XML_BYTES = 2**20
@@ -83,9 +84,11 @@ def _files_of_split(folder: Path, annotations: Path, split: str) -> list[Path]:
         known = sorted(path.stem for path in listed.parent.glob("*.txt") if "_" not in path.stem)
         raise DataError(f"There is no {listed}; splits here: {', '.join(known) or 'none'}.")
     try:
-        lines = listed.read_text(encoding="utf-8-sig").replace("\0", " ").splitlines()
+        lines = read_bytes(listed).decode("utf-8-sig").replace("\0", " ").splitlines()
     except UnicodeDecodeError as error:
         raise DataError(f"{listed} is not UTF-8.") from error
+    except OSError as error:
+        raise DataError(f"Cannot read {listed}: {error.strerror or error}.") from error
     names = [line.strip() for line in lines if line.strip()]
     files = []
     for name in names:
@@ -123,7 +126,7 @@ def _objects(file: Path, root: ElementTree.Element) -> dict[str, int]:
 
 def _parsed(file: Path) -> ElementTree.Element:
     try:
-        content = file.read_bytes()
+        content = read_bytes(file, MAX_XML_BYTES + 1)
     except OSError as error:
         raise DataError(f"Cannot read {file}: {error.strerror}.") from error
     if len(content) > MAX_XML_BYTES:

@@ -1,0 +1,94 @@
+"""The photos of a run: read, split into those to train on and those to validate on, and checked."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from trmml.config.groups import FinetuneConfig
+from trmml.data.dataset import MultiLabelDataset
+from trmml.data.readers.tables import read_dataset
+from trmml.data.splits import photos_in_both, split_dataset
+from trmml.errors import DataError
+from trmml.evaluation.measuring import require_known
+from trmml.labels import POSITIVE, known_mask
+
+logger = logging.getLogger(__name__)
+
+FEW_POSITIVES = 5
+"""Of a label among the validation photos: with fewer its threshold is mostly chance."""
+
+
+def as_dataset(
+    data: str | Path | MultiLabelDataset,
+    images: str | Path | None,
+    labels: Sequence[str] | None,
+    *,
+    may_lack_labels: bool = False,
+) -> MultiLabelDataset:
+    """Return a data set as it is, or read it, with chosen labels."""
+    if not isinstance(data, MultiLabelDataset):
+        return read_dataset(data, images=images, labels=labels, may_lack_labels=may_lack_labels)
+    if labels is None:
+        return data
+    return data.aligned_to(labels) if may_lack_labels else data.with_labels(labels)
+
+
+def train_and_val(
+    everything: MultiLabelDataset, val: MultiLabelDataset | None, settings: FinetuneConfig
+) -> tuple[MultiLabelDataset, MultiLabelDataset]:
+    """Return photos to train on and to validate on, with the same labels."""
+    if val is None:
+        training = settings.training
+        train, val = split_dataset(everything, training.val_fraction, training.seed)
+    else:
+        train = everything
+        require_known(val, train.labels, str(train.source))
+        val = val.aligned_to(train.labels)
+        shared = photos_in_both(train, val)
+        if shared:
+            logger.warning("%d photos are for training and for validation.", shared)
+    _check_learnable(train)
+    _warn_of_little_validation(val)
+    return train, val
+
+
+def _check_learnable(train: MultiLabelDataset) -> None:
+    positives = (train.states == POSITIVE).any(axis=0)
+    without = [n for n, seen in zip(train.labels, positives, strict=True) if not seen]
+    if without:
+        raise DataError(
+            f"{train.source}: no known positive photo to train on for {', '.join(without[:10])}"
+            f"{' …' if len(without) > 10 else ''}; label one, or name the other "
+            "labels with `labels` (--labels)."
+        )
+
+
+def _warn_of_little_validation(val: MultiLabelDataset) -> None:
+    counts = (val.states == POSITIVE).sum(axis=0)
+    few = [
+        f"{name} {count}"
+        for name, count in zip(val.labels, counts, strict=True)
+        if count < FEW_POSITIVES
+    ]
+    if few:
+        more = f" and {len(few) - 10} more" if len(few) > 10 else ""
+        logger.warning(
+            "Few known positives among the %d validation photos (%s%s): the best epoch and these "
+            "labels' thresholds rest on little.", len(val), ", ".join(few[:10]), more
+        )  # fmt: skip
+
+
+def known_log_odds(train: MultiLabelDataset, settings: FinetuneConfig) -> torch.Tensor:
+    """Log-odds of a positive among the known states of each label, smoothed by one of each.
+
+    A label without known negatives counts its unknown states as weak ones.
+    """
+    positives = (train.states == POSITIVE).sum(axis=0)
+    known = known_mask(train.states).sum(axis=0)
+    negatives = (known - positives).astype(np.float64)
+    assumed = settings.loss.assumed_negative * (len(train) - known)
+    negatives = np.where(negatives == 0, assumed, negatives)
+    return torch.from_numpy(np.log((positives + 1) / (negatives + 1))).float()
