@@ -15,7 +15,7 @@ from trmml.cli.options import (
     exit_if_skipped,
     require_no_table,
     shows_progress,
-    with_labels_of,
+    with_shared_labels,
     with_table_options,
     writing,
 )
@@ -65,7 +65,7 @@ def calibrate(
     )
     _require_folder(model, backbone)
     matcher = load_model(model, backbone=backbone)
-    dataset = with_labels_of(options.read(table, labels), matcher.labels, table)
+    dataset = with_shared_labels(options.read(table, labels), matcher.labels, table, labels)
     measured = measuring.evaluate(matcher, dataset, progress=shows_progress(quiet))
     states = dataset.states[list(measured.readable)]
     made = calibration.calibrate(measured.scores, states, dataset.labels, wanted)
