@@ -285,6 +285,8 @@ def _cell(value: Any, states: list[str] | None) -> str:
 def _path(value: Any, number: int) -> str:
     """Return where a photo lies: a path, or what a Hugging Face dataset says without decoding."""
     place = place_of(value) if isinstance(value, dict) else value
+    if isinstance(place, int | float) and not isinstance(place, bool) and place == place:
+        place = f"{place:.0f}" if float(place).is_integer() else str(place)
     if not isinstance(place, str | Path):
         raise DataError(
             f"{HERE}, row {number}: the photo is a {type(value).__name__}, not a path. For a Hugging "

@@ -15,6 +15,7 @@ from trmml.data.dataset import MultiLabelDataset
 from trmml.data.readers.csv import read_csv
 from trmml.data.readers.folders import read_folder
 from trmml.data.readers.frames import HERE, is_frame, read_frame
+from trmml.data.readers.joining import merge_duplicates
 from trmml.data.readers.json import read_json, read_jsonl
 from trmml.data.readers.rows import (
     Options,
@@ -22,7 +23,6 @@ from trmml.data.readers.rows import (
     Table,
     TableFormat,
     Unlabeled,
-    merge_duplicates,
     with_one_spelling,
 )
 from trmml.data.spelling import spelled
@@ -81,13 +81,15 @@ def read_dataset(
     path = HERE if is_frame(table) else with_home(table)
     parsed = _parsed(table, path, options, format)
     names = _names(parsed, asked, path, may_lack_labels)
-    rows, photos = merge_duplicates(parsed, path, None if images is None else with_home(images))
+    rows, photos, note = merge_duplicates(
+        parsed, path, None if images is None else with_home(images)
+    )
     return MultiLabelDataset(
         photos=tuple(photos),
         states=_states(rows, parsed, names),
         labels=names if wanted is None else wanted,  # as a model spells them, for instance
         source=str(path),
-        interpretation=parsed.interpretation,
+        interpretation=f"{parsed.interpretation} {note}".strip(),
         rest=_rest(rows, parsed) if wanted is None else None,
     )
 
