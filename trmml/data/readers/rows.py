@@ -89,6 +89,12 @@ class Table:
     has_all_labels: bool = False
 
 
+def with_notes(table: Table, *notes: str) -> Table:
+    """Return a table with further sentences on how it was understood."""
+    said = " ".join(filter(None, (table.interpretation, *notes)))
+    return replace(table, interpretation=said)
+
+
 def unmentioned_state(unlabeled: str | None, path: Path) -> int:
     """Return what a label is that a list of positives leaves out.
 
