@@ -40,6 +40,7 @@ def test_an_encoding_reads_numbers_their_decimals_plain_words_blanks_and_nothing
     expected |= {f"{cell}.0": state for cell, state in CELLS[name].items()}
     expected |= {"true": POSITIVE, "yes": POSITIVE, "false": NEGATIVE, "no": NEGATIVE}
     expected |= dict.fromkeys(["", "nan", "none", "null", "<na>"], UNKNOWN)
+    expected |= dict.fromkeys(["?", "unknown", "n/a", "na", "#n/a", "-", "–"], UNKNOWN)
     assert dict(encoding_named(name)) == expected
 
 

@@ -61,6 +61,14 @@ def refuse_text(names: object, argument: str) -> None:
         raise ConfigError(f"{argument} must be a list of names, got the text {names!r}.")
 
 
+def close_name(name: str, known: Iterable[str], cutoff: float = 0.75) -> str | None:
+    """Return the known name that is most like another, if any has so high a share of it, in [0, 1]."""
+    # Capitals are no mistake to speak of: `vit-b-16` is next to `ViT-B-16`.
+    by_lower = {one.lower(): one for one in known}
+    close = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=cutoff)
+    return by_lower[close[0]] if close else None
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return the end of an error message that lists what is known, the nearest name first.
 
@@ -69,9 +77,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
         known: The names that would have been right; at most eight are shown.
     """
     names = list(known)
-    # Capitals are no mistake to speak of: `vit-b-16` is next to `ViT-B-16`.
-    by_lower = {known.lower(): known for known in names}
-    close = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
-    hint = f"Did you mean {by_lower[close[0]]!r}? " if close else ""
+    close = close_name(name, names, 0.5)
+    hint = f"Did you mean {close!r}? " if close else ""
     shown = ", ".join(names[:8]) + (f", … ({len(names)} in all)" if len(names) > 8 else "")
     return f"{hint}Known: {shown or 'none'}."

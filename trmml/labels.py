@@ -21,10 +21,13 @@ UNKNOWN: Final = -1
 BLANK_WORDS: Final = ("", "nan", "none", "null", "<na>")
 """What tables have, in whatever case, where nothing is said."""
 
+UNKNOWN_WORDS: Final = ("?", "unknown", "n/a", "na", "#n/a", "-", "–")
+"""What people write, in whatever case, where nobody knows; a label may be called so."""
+
 
 def _encoding(positive: str, negative: str, *unknown: str) -> Mapping[str, int]:
     cells = {positive: POSITIVE, negative: NEGATIVE}
-    cells |= dict.fromkeys((*unknown, *BLANK_WORDS), UNKNOWN)
+    cells |= dict.fromkeys((*unknown, *BLANK_WORDS, *UNKNOWN_WORDS), UNKNOWN)
     # Spreadsheets write whole numbers as 1.0.
     cells |= {f"{cell}.0": state for cell, state in cells.items() if cell.lstrip("-").isdigit()}
     # Words that pandas, spreadsheets and people write; no number could be meant by them.

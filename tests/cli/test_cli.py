@@ -256,6 +256,26 @@ def test_a_list_of_positives_measures_what_a_wide_table_of_the_same_truth_does(
     assert "blue" in found[1][2]
 
 
+def test_labels_that_only_model_or_table_has_are_said_and_left_out(
+    model: Path, table: Path, capsys: pytest.CaptureFixture
+) -> None:
+    before = json.loads((model / "calibration.json").read_text())["thresholds"]
+    table.write_text(table.read_text().replace("image,red,green,blue", "image,red,gren,blue"))
+    assert run("evaluate", model, table, "--format", "json") == 0
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)["labels_unknown_to_model"] == ["gren"]
+    assert "2 labels are in both model and table; left out: the model does not know" in shown.err
+    options = ("--goal", "recall", "--target", "0.99")
+    assert run("calibrate", model, table, *options) == 0
+    after = json.loads((model / "calibration.json").read_text())["thresholds"]
+    assert after["green"] == before["green"]
+    assert after["red"] != before["red"]
+    assert "'gren' (is it 'green'?)" in capsys.readouterr().err
+    for command in ("evaluate", "calibrate"):  # what is asked for must be there
+        assert run(command, model, table, "--labels", "red,gren") == 4
+        assert "'gren', which the model does not know" in capsys.readouterr().err
+
+
 def test_a_goal_out_of_reach_changes_nothing(
     model: Path, table: Path, capsys: pytest.CaptureFixture
 ) -> None:

@@ -15,7 +15,10 @@ from trmml.data.writing import write_dataset
 from trmml.errors import ConfigError, DataError
 from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
 from trmml.matcher.model import TextRegionMatcher
-from trmml.tasks.completion import _clear_negatives, _clear_positives, _fit, _offsets, complete
+from trmml.tasks.completion import _clear_negatives, _clear_positives, complete
+from trmml.tasks.estimates import _fit, _offsets, joined, probability_of
+from trmml.tasks.mistakes import likely_mistakes
+from trmml.tasks.rates import other_rates
 from trmml.tasks.review import estimates_csv, review_page
 
 Maker = Callable[..., MultiLabelDataset]
@@ -61,22 +64,138 @@ def test_what_is_filled_is_right_more_often_than_chance(
     assert right > max(share, 1 - share) + 0.1
 
 
-def test_a_flipped_label_is_among_the_first_mistakes(
+def test_flipped_labels_are_found_and_their_share_is_as_expected(
     learned: TextRegionMatcher, make_dataset: Maker
 ) -> None:
-    data = make_dataset(200)
-    clean = complete(learned, data)
-    sure = clean.estimates.probability.max(axis=1)
-    row = int(sure.argmax())
-    column = int(clean.estimates.probability[row].argmax())
-    data.states[row, column] = NEGATIVE if data.states[row, column] == POSITIVE else POSITIVE
-    found = complete(learned, data)
-    first = [(cell.row, cell.column) for cell in found.mistakes[: max(3, len(found.mistakes) // 4)]]
-    stated = data.states[row, column]
-    probable = found.estimates.probability[row, column] > 0.5
-    assert ((row, column) in first) == (probable == (stated == NEGATIVE))
+    clean, data = make_dataset(300, seed=1), make_dataset(300)
+    flipped = np.random.default_rng(0).random(data.states.shape) < 0.1
+    data.states[flipped] = 1 - data.states[flipped]
+    found = complete(learned, data, calibrate_on=clean)
+    hits = [flipped[cell.row, cell.column] for cell in found.mistakes]
+    assert len(hits) > 30
+    assert np.mean(hits) == pytest.approx(found.doubts.share, abs=0.15)
+    assert np.mean(hits) > 3 * flipped.mean()
     ranks = [cell.rank for cell in found.mistakes]
     assert ranks == sorted(ranks, reverse=True)
+
+
+def test_no_mistakes_are_listed_where_there_are_no_more_than_by_chance(
+    learned: TextRegionMatcher, make_dataset: Maker
+) -> None:
+    found = complete(learned, make_dataset(300), calibrate_on=make_dataset(300, seed=1))
+    assert found.doubts.contradicted == pytest.approx(found.doubts.contradicted_by_chance, rel=0.5)
+    assert len(found.mistakes) <= 3
+
+
+@pytest.mark.parametrize("noise", [0.0, 1.0])
+def test_a_model_that_cannot_tell_lists_no_mistakes(noise: float) -> None:
+    """All positives of a rare label are contradicted by a model that knows its rate alone."""
+    generator = np.random.default_rng(0)
+    states = (generator.random((8000, 3)) < 0.05).astype(np.int8)
+    scores = noise * generator.normal(size=(8000, 3, 2))
+    weights = _fit(scores[:4000].reshape(-1, 2), states[:4000].ravel() == POSITIVE)
+    states, guessed = states[4000:], probability_of(joined(scores[4000:], weights))
+    found = likely_mistakes(guessed, states)
+    assert found.cells == []
+    assert found.contradicted == states.sum()
+    assert found.contradicted_by_chance == pytest.approx(states.sum(), rel=0.1)
+    assert "they cannot tell mistakes from chance here, and none is listed." in str(found)
+    assert np.isnan(found.share)
+
+
+@pytest.mark.parametrize("spread", [2.0, 6.0])
+def test_the_expected_share_of_mistakes_is_that_which_there_is(spread: float) -> None:
+    generator = np.random.default_rng(0)
+    probability = 1 / (1 + np.exp(-spread * generator.normal(size=(20_000, 3))))
+    truth = generator.random(probability.shape) < probability
+    clean = likely_mistakes(probability.astype(np.float32), truth.astype(np.int8))
+    assert clean.contradicted == pytest.approx(clean.contradicted_by_chance, rel=0.05)
+    assert len(clean.cells) < 100
+    wrong = generator.random(truth.shape) < 0.03
+    found = likely_mistakes(probability.astype(np.float32), (truth ^ wrong).astype(np.int8))
+    hits = [wrong[cell.row, cell.column] for cell in found.cells]
+    assert len(hits) > 500
+    assert np.mean(hits) == pytest.approx(found.share, abs=0.1)
+    assert f"about {100 * found.share:.0f} % are expected" in str(found)
+
+
+def test_one_plain_mistake_is_enough_to_be_listed() -> None:
+    probability = np.full((50, 2), 0.9999, dtype=np.float32)
+    states = np.ones((50, 2), dtype=np.int8)
+    assert likely_mistakes(probability, states).cells == []
+    states[7, 1] = NEGATIVE
+    (cell,) = likely_mistakes(probability, states).cells
+    assert (cell.row, cell.column) == (7, 1)
+    assert likely_mistakes(probability, np.full_like(states, UNKNOWN)).cells == []
+
+
+def of_rates(rates: list[float], known: int, seed: int = 0) -> MultiLabelDataset:
+    """Return a table without files whose known cells are positive at so many rates."""
+    labels = tuple(f"label {i}" for i in range(len(rates)))
+    states = np.zeros((known, len(rates)), dtype=np.int8)
+    for i, rate in enumerate(rates):
+        states[: round(rate * known), i] = POSITIVE
+    return MultiLabelDataset(
+        tuple(Path(f"{i}.png") for i in range(known)), states, labels, source=f"table {seed}"
+    )
+
+
+def test_other_rates_in_the_table_to_calibrate_on_are_said_with_the_numbers() -> None:
+    found = other_rates(of_rates([0.48] * 4, 200), of_rates([0.74] * 4, 100, seed=1))
+    assert found.labels.all()
+    assert found.note == (
+        "48.0 % of the known cells of table 0 are positive, and 74.0 % of those of table 1, for the "
+        "same mix of labels"
+    )
+    # Two labels that trade their rates are the same on the whole.
+    one, two = of_rates([0.48, 0.74, 0.5], 400), of_rates([0.74, 0.48, 0.5], 400, seed=1)
+    found = other_rates(one, two)
+    assert found.labels.tolist() == [True, True, False]
+    assert "label 0 (48.0 % here, 74.0 % there)" in found.note
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "known"),
+    [
+        ([0.5] * 3, [0.6] * 3, 30),  # may be chance
+        ([0.5] * 3, [0.53] * 3, 20_000),  # is none, and does little harm
+        ([1.0, 0.3], [0.05, 0.3], 500),  # a label that is listed only where it is
+        ([0.3, 0.3], [0.3, 0.3], 500),
+    ],
+)
+def test_rates_that_may_be_the_same_are_no_matter(
+    here: list[float], there: list[float], known: int
+) -> None:
+    found = other_rates(of_rates(here, known), of_rates(there, known, seed=1))
+    assert found.note == ""
+    assert not found.labels.any()
+
+
+def test_the_mix_of_labels_alone_changes_no_rate() -> None:
+    """Of a table of mostly rare labels fewer cells are positive, at the same rates."""
+    here, there = of_rates([0.8, 0.1], 1000), of_rates([0.8, 0.1], 1000, seed=1)
+    here.states[np.random.default_rng(0).random(1000) < 0.9, 0] = UNKNOWN
+    there.states[np.random.default_rng(1).random(1000) < 0.9, 1] = UNKNOWN
+    assert other_rates(here, there).note == ""
+
+
+def test_nothing_is_filled_where_the_rates_differ_unless_one_says_so(
+    learned: TextRegionMatcher, make_dataset: Maker
+) -> None:
+    before = make_dataset(200).hide_labels(0.5)
+    other = make_dataset(300, seed=1)
+    # Of each label, photos without it for the most part.
+    few = other.subset(np.flatnonzero((other.states == POSITIVE).sum(axis=1) < 2))
+    few = replace(few, states=np.where(np.arange(len(few))[:, None] % 3, NEGATIVE, few.states))
+    found = complete(learned, before, precision=0.6, calibrate_on=few)
+    assert not found.decided.any()
+    assert found.mistakes == []
+    assert "Nothing is filled or doubted" in found.warnings[0]
+    done = complete(learned, before, precision=0.6, calibrate_on=few, any_rates=True)
+    assert done.decided.any()
+    assert "Filled all the same" in done.warnings[0]
+    page = review_page(found, before, learned, "shop")
+    assert "Nothing is filled or doubted" in page
 
 
 def test_questions_are_open_blanks_one_per_photo(
@@ -193,7 +312,9 @@ def test_the_command_fills_a_table_as_the_function_does(
     options = [part for key, name in files.items() for part in (key, tmp_path / name)]
     options += ["--model", folder, "--precision", "0.8", "--images", table.parent, "-q"]
     assert run_command("complete", table, *options) == 0
-    assert f"{found.decided.sum()} blanks filled" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert f"{found.decided.sum()} blanks filled" in shown
+    assert str(found.doubts) in shown
     again = trmml.read_dataset(tmp_path / "done.csv", images=table.parent)
     np.testing.assert_array_equal(again.states, found.dataset.states)
     assert (tmp_path / "r.html").read_text().count("<li ") > 0

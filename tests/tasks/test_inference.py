@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ import trmml
 from trmml.backbone.clip import FrozenCLIP
 from trmml.data.dataset import MultiLabelDataset
 from trmml.errors import ConfigError, DataError, DependencyError, ImageError
-from trmml.evaluation.measuring import dump_scores, evaluate, measure
+from trmml.evaluation.measuring import dump_scores, evaluate, measure, shared_labels
 from trmml.evaluation.metrics import mean_average_precision
 from trmml.labels import NEGATIVE, UNKNOWN
 from trmml.matcher.model import TextRegionMatcher
@@ -434,15 +435,50 @@ def test_categories_may_be_fewer_and_in_another_order(
     assert some.average_precision.tolist() == every.average_precision[[2, 0]].tolist()
 
 
-def test_a_category_that_the_model_does_not_know_is_named(
+def test_labels_that_model_and_table_share_are_measured_and_the_others_named(
     model: TextRegionMatcher, make_dataset: Maker
 ) -> None:
-    data = make_dataset(3)
-    renamed = MultiLabelDataset(data.photos, data.states, ("red", "gren", "blue"))
+    data = make_dataset(9)
+    every = evaluate(model, data)
+    assert (every.unknown_to_model, every.not_in_data) == ((), ())
+    renamed = replace(data, labels=("red", "gren", "blue"))
+    found = evaluate(model, renamed)
+    assert found.labels == ("red", "blue")
+    assert (found.unknown_to_model, found.not_in_data) == (("gren",), ("green",))
+    assert found.average_precision.tolist() == every.average_precision[[0, 2]].tolist()
+    assert found.at_thresholds == evaluate(model, data.with_labels(("red", "blue"))).at_thresholds
+    values = found.to_dict()
+    assert (values["labels_scored"], values["labels_unknown_to_model"]) == (2, ["gren"])
+    assert "over 2 labels (1 of the data unknown to the model; 1 of the model not" in str(found)
+    assert str(shared_labels(renamed, model.labels)) == (
+        "2 labels are in both model and table; left out: the model does not know 'gren' (is it "
+        "'green'?) of the table; the table does not name 'green'."
+    )
+    assert str(shared_labels(data, model.labels)) == ""
+
+
+def test_scores_of_shared_labels_are_dumped_with_their_own_states(
+    model: TextRegionMatcher, make_dataset: Maker, tmp_path: Path
+) -> None:
+    data = make_dataset(5)
+    mixed = replace(data, labels=("sky", "blue", "red"))  # as if the columns were called so
+    dump_scores(evaluate(model, mixed), mixed, tmp_path / "s.csv", data.photos[0].parent)
+    header, *lines = (tmp_path / "s.csv").read_text().splitlines()
+    assert header == "image,score:blue,score:red,label:blue,label:red"
+    states = [[int(cell) for cell in line.split(",")[3:]] for line in lines]
+    np.testing.assert_array_equal(states, data.states[:, 1:])
+
+
+@pytest.mark.parametrize("rest", [None, np.zeros(3, dtype=np.int8)])
+def test_a_table_that_shares_no_label_with_the_model_is_refused(
+    model: TextRegionMatcher, make_dataset: Maker, rest: np.ndarray | None
+) -> None:
+    """Also where all that it never names is negative: that would be all there is to measure."""
+    data = replace(make_dataset(3), labels=("reed", "sky", "Blue"), rest=rest)
     with pytest.raises(
-        DataError, match=r"'gren', which the model does not know\. Did you mean 'green'"
+        DataError, match=r"knows: 'reed' \(is it 'red'\?\), 'sky', 'Blue' \(is it 'bl"
     ):
-        evaluate(model, renamed)
+        evaluate(model, data)
 
 
 def test_positives_alone_say_nothing_about_precision(

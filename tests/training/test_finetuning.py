@@ -148,6 +148,27 @@ def test_zero_shot_is_not_trained(backbone_source: str, make_dataset: Maker) -> 
         trmml.finetune(data, backbone=backbone_source, config=QUICK | {"matching.way": "zero-shot"})
 
 
+@pytest.mark.parametrize("share", [0.2, 1])
+def test_a_number_for_the_validation_photos_says_where_it_goes(
+    backbone_source: str, make_dataset: Maker, share: float
+) -> None:
+    with pytest.raises(
+        DataError, match=rf"pass config={{'training\.val_fraction': {share}}} and no"
+    ):
+        trmml.finetune(make_dataset(4), val=share, backbone=backbone_source)
+
+
+def test_a_list_of_dicts_can_be_learned(backbone_source: str, make_dataset: Maker) -> None:
+    data = make_dataset(12)
+    records = [
+        {"image": str(photo), **dict(zip(data.labels, row.tolist(), strict=True))}
+        for photo, row in zip(data.photos, data.states, strict=True)
+    ]
+    models = [trmml.finetune(d, backbone=backbone_source, config=QUICK) for d in (data, records)]
+    assert torch.equal(*(model.logit_scale for model in models))
+    assert models[0].labels == models[1].labels
+
+
 def test_a_trained_model_is_taught_by_itself(
     backbone_source: str, make_dataset: Maker, tmp_path: Path
 ) -> None:

@@ -14,7 +14,7 @@ from trmml.cli.options import (
     TableOptions,
     exit_if_skipped,
     require_no_table,
-    with_labels_of,
+    with_shared_labels,
     with_table_options,
     writing,
 )
@@ -64,7 +64,7 @@ def calibrate(
     )
     _require_folder(model, backbone)
     matcher = load_model(model, backbone=backbone)
-    dataset = with_labels_of(options.read(table, labels), matcher.labels, table)
+    dataset = with_shared_labels(options.read(table, labels), matcher.labels, table, labels)
     measured = measuring.evaluate(matcher, dataset, progress=not quiet)
     states = dataset.states[list(measured.readable)]
     made = calibration.calibrate(measured.scores, states, dataset.labels, wanted)

@@ -50,6 +50,13 @@ def complete(
     calibrate_split: Annotated[
         str | None, typer.Option(help="The same, by column 'split'.")
     ] = None,
+    any_rates: Annotated[
+        bool,
+        typer.Option(
+            "--any-rates",
+            help="Go on where labels are positive at other rates in the table to calibrate on.",
+        ),
+    ] = False,
     estimates: Annotated[
         Path | None, typer.Option(help="CSV of what is thought of blanks.")
     ] = None,
@@ -82,8 +89,11 @@ def complete(
         dataset,
         precision=precision,
         calibrate_on=reference,
+        any_rates=any_rates,
         progress=not quiet,
     )
+    for warning in found.warnings:
+        typer.echo(warning, err=True)
     write_dataset(found.dataset, output, images=options.images)
     if estimates is not None:
         with writing(estimates):
@@ -98,8 +108,8 @@ def _print_completion(found: "Completion", dataset: "MultiLabelDataset", output:
     _print_counts(dataset.summary(), found.dataset.summary())
     _print_mistakes(found, dataset)
     typer.echo(
-        f"\n{output}: {int(found.decided.sum())} blanks filled, {len(found.mistakes)} known cells "
-        f"contradicted, {len(found.questions)} questions"
+        f"\n{found.doubts}\n{output}: {int(found.decided.sum())} blanks filled, "
+        f"{len(found.mistakes)} likely mistakes, {len(found.questions)} questions"
     )
 
 

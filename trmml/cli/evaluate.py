@@ -18,7 +18,7 @@ from trmml.cli.options import (
     as_json,
     exit_if_skipped,
     require_no_table,
-    with_labels_of,
+    with_shared_labels,
     with_table_options,
     writing,
 )
@@ -61,7 +61,7 @@ def evaluate(
         image_size=image_size,
         templates=templates,
     )
-    dataset = with_labels_of(dataset, matcher.labels, table)
+    with_shared_labels(dataset, matcher.labels, table, labels)
     # Before the measurement, which may take hours.
     folder = None if save_as is None else _folder_for(save_as, matcher.source)
     found = measuring.evaluate(matcher, dataset, batch_size=batch_size, progress=not quiet)

@@ -148,19 +148,36 @@ class TableOptions:
         return replace(self, split=split).read(other or table, labels, may_lack_labels=True)
 
 
-def with_labels_of(
-    dataset: "MultiLabelDataset", names: Sequence[str], table: Path
+def with_shared_labels(
+    dataset: "MultiLabelDataset", names: tuple[str, ...], table: Path, chosen: str | None
 ) -> "MultiLabelDataset":
-    """Return a data set with the labels of a model that a list of positives never names, and say so."""
-    named = dataset.naming(names)
-    more = len(named.labels) - len(dataset.labels)
+    """Return a data set with the labels that it shares with a model, and say which are left out.
+
+    Args:
+        dataset: What was read.
+        names: The model's labels.
+        table: Where from.
+        chosen: The labels of the option --labels, which must all be the model's.
+
+    Raises:
+        DataError: If no label is shared, or the model lacks one that was chosen.
+    """
+    from trmml.evaluation.measuring import require_known, shared_labels
+
+    if chosen is not None:
+        require_known(dataset, names)
+    shared = shared_labels(dataset, names)
+    more = len(set(shared.dataset.labels) - set(dataset.labels))
     if more:
         typer.echo(
             f"{more} labels of the model that {table.name} never names are negative in it, as "
             "--unlabeled says; --labels chooses others.",
             err=True,
         )
-    return named
+    # Whoever has chosen labels knows that the model has others.
+    if str(shared) and (shared.unknown_to_model or chosen is None):
+        typer.echo(str(shared), err=True)
+    return shared.dataset
 
 
 def with_table_options(command: Callable[..., None]) -> Callable[..., None]:

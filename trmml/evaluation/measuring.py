@@ -4,22 +4,25 @@ import csv
 import io
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int8
 
 from trmml.data.dataset import MultiLabelDataset
 from trmml.data.writing import relative_name
-from trmml.errors import ConfigError, DataError, nearest
+from trmml.errors import ConfigError, DataError, close_name, nearest
 from trmml.evaluation.metrics import F1, average_precisions, f1, top_k_mask
 from trmml.files import write_text, writing_to
 from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN, known_mask
 from trmml.matcher.model import TextRegionMatcher
 from trmml.reports.columns import first_column
 from trmml.reports.progress import followed
+
+MOST_NAMED = 8
+"""Labels that a message names; it counts the others."""
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -38,6 +41,8 @@ class Evaluation:
         scores: Scores of every photo that could be read, and label.
         skipped: Why photos could not be read.
         readable: Positions of the photos of `scores` in the data set.
+        unknown_to_model: Labels of the data set that the model lacks; they are not measured.
+        not_in_data: Labels of the model that the data set lacks; they are not measured.
     """
 
     labels: tuple[str, ...]
@@ -52,6 +57,8 @@ class Evaluation:
     scores: Float32[np.ndarray, "image label"]
     skipped: tuple[str, ...] = ()
     readable: tuple[int, ...] = ()
+    unknown_to_model: tuple[str, ...] = ()
+    not_in_data: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         """Return one line; `str` gives the table."""
@@ -89,6 +96,8 @@ class Evaluation:
             "mAP_interpolated": _plain(self.mean_interpolated_average_precision),
             "labels_scored": self.num_scored,
             "labels_left_out": len(self.labels) - self.num_scored,
+            "labels_unknown_to_model": list(self.unknown_to_model),
+            "labels_not_in_data": list(self.not_in_data),
         }
         return values | {
             "at_0.5": _plain_f1(self.at_half),
@@ -113,11 +122,16 @@ class Evaluation:
         rows = zip(names, self.average_precision, self.positives, self.known, strict=True)
         for name, ap, positives, known in rows:
             lines.append(f"{name}  {_per_cent(ap)}  {positives:>9}  {known:>6}")
-        left_out = len(self.labels) - self.num_scored
+        left_out = (
+            (len(self.labels) - self.num_scored, "left out: no known positive or negative"),
+            (len(self.unknown_to_model), "of the data unknown to the model"),
+            (len(self.not_in_data), "of the model not in the data"),
+        )
+        reasons = "; ".join(f"{count} {reason}" for count, reason in left_out if count)
         lines += [
             "",
             f"mAP {_per_cent(self.mean_average_precision).strip()} over {self.num_scored} labels"
-            + (f" ({left_out} left out: no known positive or negative)" if left_out else "")
+            + (f" ({reasons})" if reasons else "")
             + f", {self.num_images} photos",
         ]
         for name, value in (
@@ -180,6 +194,63 @@ def require_known(
             )
 
 
+class Shared(NamedTuple):
+    """The labels that a model and a data set share.
+
+    Attributes:
+        dataset: With these labels alone, in its own order.
+        unknown_to_model: Labels of the data set that the model lacks.
+        not_in_data: Labels of the model that the data set lacks.
+    """
+
+    dataset: MultiLabelDataset
+    unknown_to_model: tuple[str, ...]
+    not_in_data: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """Return one line on what is left out, empty if nothing is."""
+        parts = []
+        if self.unknown_to_model:
+            known = (*self.dataset.labels, *self.not_in_data)
+            names = _some([_with_hint(name, known) for name in self.unknown_to_model])
+            parts.append(f"the model does not know {names} of the table")
+        if self.not_in_data:
+            parts.append(f"the table does not name {_some(list(map(repr, self.not_in_data)))}")
+        labels = f"{len(self.dataset.labels)} labels are in both model and table"
+        return f"{labels}; left out: {'; '.join(parts)}." if parts else ""
+
+
+def shared_labels(dataset: MultiLabelDataset, labels: tuple[str, ...]) -> Shared:
+    """Return a data set with those of its labels that a model has, and say which either lacks.
+
+    Labels of the model that a list of positives never names count where they are negative there.
+
+    Raises:
+        DataError: If no label that the data set names is the model's.
+    """
+    unknown = tuple(name for name in dataset.labels if name not in labels)
+    if len(unknown) == len(dataset.labels):
+        raise DataError(
+            f"{dataset.source} has no label that the model knows: "
+            f"{_some([_with_hint(name, labels) for name in unknown])}. {nearest('', labels)} "
+            "Rename the table's labels as the model's."
+        )
+    dataset = dataset.naming(labels)
+    named = [name for name in dataset.labels if name in labels]
+    missing = tuple(name for name in labels if name not in dataset.labels)
+    return Shared(dataset.with_labels(named) if unknown else dataset, unknown, missing)
+
+
+def _with_hint(name: str, known: tuple[str, ...]) -> str:
+    near = close_name(name, known)
+    return repr(name) if near is None else f"{name!r} (is it {near!r}?)"
+
+
+def _some(names: list[str]) -> str:
+    more = f" … ({len(names)} in all)" if len(names) > MOST_NAMED else ""
+    return ", ".join(names[:MOST_NAMED]) + more
+
+
 def evaluate(
     model: TextRegionMatcher,
     dataset: MultiLabelDataset,
@@ -191,21 +262,21 @@ def evaluate(
 
     Args:
         model: The model.
-        dataset: Its labels must all be the model's; their order may differ. Labels of the model that
-            it never names are measured as well where they are known to be negative.
+        dataset: Labels that it shares with the model are measured, and the result names the others.
+            Labels of the model that it never names count where they are known to be negative.
         batch_size: Photos per pass through the model.
         progress: Whether to show how far it is.
 
     Raises:
-        DataError: If the data set has a label that the model does not know, no known label, or
-            no readable photo.
+        DataError: If the data set shares no label with the model, has no known label or no readable
+            photo.
         ConfigError: If the model is a name.
     """
     require_loaded(model)
     if not isinstance(dataset, MultiLabelDataset):
         raise DataError(f"Read the table first: trmml.read_dataset({str(dataset)!r}, images=…).")
-    require_known(dataset, model.labels)
-    dataset = dataset.naming(model.labels)
+    shared = shared_labels(dataset, model.labels)
+    dataset = shared.dataset
     if not known_mask(dataset.states).any():
         raise DataError(f"{dataset.source} has no known label to evaluate against.")
     columns = [model.labels.index(name) for name in dataset.labels]
@@ -223,7 +294,8 @@ def evaluate(
     thresholds = [model.calibration.thresholds[column] for column in columns]
     states = dataset.states[readable]
     names, reasons = dataset.labels, tuple(skipped)
-    return measure(np.stack(rows), states, names, thresholds, reasons, tuple(readable))
+    found = measure(np.stack(rows), states, names, thresholds, reasons, tuple(readable))
+    return replace(found, unknown_to_model=shared.unknown_to_model, not_in_data=shared.not_in_data)
 
 
 def dump_scores(
@@ -243,7 +315,7 @@ def dump_scores(
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     names = evaluation.labels
-    dataset = dataset.naming(names)
+    dataset = dataset.naming(names).with_labels(names)
     writer.writerow(["image", *(f"score:{n}" for n in names), *(f"label:{n}" for n in names)])
     for position, scores in zip(evaluation.readable, evaluation.scores, strict=True):
         cells = ["" if state == UNKNOWN else int(state) for state in dataset.states[position]]

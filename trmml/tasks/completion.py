@@ -6,59 +6,25 @@ and how cells are ranked are our choices.
 """
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import numpy as np
-import torch
-from jaxtyping import Bool, Float, Float32, Int8
+from jaxtyping import Bool, Float, Int8
 
-from trmml.config.groups import PseudoLabelConfig
 from trmml.data.dataset import MultiLabelDataset
-from trmml.errors import ConfigError, DataError
+from trmml.errors import ConfigError
 from trmml.evaluation.measuring import require_known, require_loaded
 from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
-from trmml.matcher.matching import HIGHEST_SCORE
 from trmml.matcher.model import TextRegionMatcher
-from trmml.reports.progress import followed
-from trmml.training.batches import CachedFeatures
-from trmml.training.features import compute_features
-from trmml.training.pseudo_labels import presence_probability
-
-BATCH_SIZE = 256
-FEWEST_KNOWN = 10
-"""Known positives, and known negatives, that a calibration needs."""
-_LIMIT = 12.0
-"""Largest log-odds that a single source may state; nothing is certain."""
-
-
-class Estimates(NamedTuple):
-    """What is thought of every cell, known ones included; probabilities in [0, 1].
-
-    Attributes:
-        model: The model's score.
-        prototypes: The estimate of the visual and text prototypes.
-        probability: Both together, calibrated on known labels.
-    """
-
-    model: Float32[np.ndarray, "image label"]
-    prototypes: Float32[np.ndarray, "image label"]
-    probability: Float32[np.ndarray, "image label"]
-
-
-class Cell(NamedTuple):
-    """A cell that a person should look at.
-
-    Attributes:
-        row: Position of the photo.
-        column: Position of the label.
-        probability: That the label is there.
-        rank: Larger is more urgent; of no unit.
-    """
-
-    row: int
-    column: int
-    probability: float
-    rank: float
+from trmml.tasks.estimates import (
+    Estimates,
+    calibrated,
+    joined,
+    log_odds_of,
+    probability_of,
+    scores_of,
+)
+from trmml.tasks.mistakes import Cell, Mistakes, likely_mistakes
+from trmml.tasks.rates import other_rates
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -69,17 +35,24 @@ class Completion:
         dataset: The table; known cells are as they were, decided blanks are filled.
         estimates: Of every cell.
         decided: Which blanks were filled.
-        mistakes: Known cells that the estimates contradict most, the worst first.
+        doubts: How far the estimates contradict known cells, and what that is worth.
         questions: Blanks whose answer would teach most, the best first, one per photo.
         precision: The precision that was wanted.
+        warnings: What was not done because the calibration does not fit the table, or done in spite.
     """
 
     dataset: MultiLabelDataset
     estimates: Estimates
     decided: Bool[np.ndarray, "image label"]
-    mistakes: list[Cell]
+    doubts: Mistakes
     questions: list[Cell]
     precision: float
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def mistakes(self) -> list[Cell]:
+        """Known cells that are likely mistakes, the worst first; `doubts` says what they are worth."""
+        return self.doubts.cells
 
     def __repr__(self) -> str:
         """Return one line."""
@@ -95,6 +68,7 @@ def complete(
     *,
     precision: float = 0.9,
     calibrate_on: MultiLabelDataset | None = None,
+    any_rates: bool = False,
     progress: bool = False,
 ) -> Completion:
     """Estimate the unknown labels of a data set and decide those that are clear.
@@ -114,6 +88,9 @@ def complete(
         precision: Wanted share of right ones among the decided positives, and among the negatives.
         calibrate_on: Photos with known labels that the model was not trained on. By default the known
             labels of `dataset` itself, which flatters a model that learned from them.
+        any_rates: Whether to go on where a label is known to be positive in another share of cells in
+            `calibrate_on` than in `dataset`. By default such labels stay as they are, because their
+            estimates are too high or too low, and `warnings` says so with the numbers.
         progress: Whether to show how far it is.
 
     Raises:
@@ -126,12 +103,14 @@ def complete(
     require_loaded(model)
     require_known(dataset, model.labels)
     reference = dataset if calibrate_on is None else calibrate_on.aligned_to(dataset.labels)
-    there = _scores(model, reference, progress)
-    weights, offsets, spreads = _calibrated(there, reference)
-    here = there if reference is dataset else _scores(model, dataset, progress)
-    odds = _joined(_log_odds(*here), weights) + offsets
+    there = scores_of(model, reference, progress)
+    weights, offsets, spreads = calibrated(there, reference)
+    here = there if reference is dataset else scores_of(model, dataset, progress)
+    odds = joined(log_odds_of(*here), weights) + offsets
+    set_aside, warnings = _set_aside(dataset, reference, any_rates)
     states = _decided(odds, spreads, dataset.states, precision)
-    probability = _probability(odds)
+    states[:, set_aside] = dataset.states[:, set_aside]
+    probability = probability_of(odds)
     return Completion(
         dataset=replace(
             dataset,
@@ -141,38 +120,30 @@ def complete(
         ),
         estimates=Estimates(*here, probability),
         decided=states != dataset.states,
-        mistakes=_mistakes(probability, dataset.states),
+        doubts=likely_mistakes(probability, np.where(set_aside, np.int8(UNKNOWN), dataset.states)),
         questions=_questions(probability, dataset.states, states),
         precision=precision,
+        warnings=warnings,
     )
 
 
-class _Sources(NamedTuple):
-    """Two estimates of every cell, each in [0, 1]."""
-
-    model: Float32[np.ndarray, "image label"]
-    prototypes: Float32[np.ndarray, "image label"]
-
-
-def _calibrated(
-    sources: _Sources, reference: MultiLabelDataset
-) -> tuple[Float[np.ndarray, " weight"], Float[np.ndarray, " label"], Float[np.ndarray, " label"]]:
-    """Fit weights of the sources, an offset per label and the offset's standard deviation.
-
-    Raises:
-        DataError: If too few labels are known.
-    """
-    known = reference.states != UNKNOWN
-    positive = reference.states[known] == POSITIVE
-    if min(positive.sum(), (~positive).sum()) < FEWEST_KNOWN:
-        raise DataError(
-            f"{reference.source} has {int(positive.sum())} known positives and "
-            f"{int((~positive).sum())} known negatives; at least {FEWEST_KNOWN} of each are needed "
-            "to calibrate."
-        )
-    log_odds = _log_odds(*sources)
-    weights = _fit(log_odds[known], positive)
-    return weights, *_offsets(_joined(log_odds, weights), reference.states)
+def _set_aside(
+    dataset: MultiLabelDataset, reference: MultiLabelDataset, any_rates: bool
+) -> tuple[Bool[np.ndarray, " label"], tuple[str, ...]]:
+    """Return the labels that stay as they are, and why."""
+    found = other_rates(dataset, reference)
+    if not found.note:
+        return found.labels, ()
+    note = f"{found.note[0].upper()}{found.note[1:]}"
+    if any_rates:
+        effect = "Filled all the same, as any_rates (--any-rates) says: expect more wrong cells."
+        return np.zeros_like(found.labels), (f"{note}. {effect}",)
+    what = "Nothing" if found.labels.all() else "None of these labels"
+    return found.labels, (
+        f"{note}. {what} is filled or doubted, as the estimates would be too high or too low. Calibrate "
+        "on cells that were chosen alike; or, if the known cells are not a fair sample of the table's "
+        "and the others are, go on with any_rates (--any-rates).",
+    )
 
 
 def _decided(
@@ -183,92 +154,12 @@ def _decided(
 ) -> Int8[np.ndarray, "image label"]:
     """Return the states with the clear blanks filled, judged a standard deviation less sure."""
     blank, filled = states == UNKNOWN, states.copy()
-    is_positive = _clear_positives(_probability(log_odds - spreads), blank, precision)
-    is_negative = _clear_negatives(_probability(log_odds + spreads), blank, precision)
+    is_positive = _clear_positives(probability_of(log_odds - spreads), blank, precision)
+    is_negative = _clear_negatives(probability_of(log_odds + spreads), blank, precision)
     filled[is_positive] = POSITIVE
     # At a precision near one half, a blank can pass as both.
     filled[is_negative & ~is_positive] = NEGATIVE
     return filled
-
-
-def _scores(model: TextRegionMatcher, dataset: MultiLabelDataset, progress: bool) -> _Sources:
-    """Return the model's scores and the prototypes' estimates, from cached features."""
-    columns = [model.labels.index(name) for name in dataset.labels]
-    store = compute_features(dataset.photos, model.backbone, progress=progress)
-    batches = CachedFeatures(store, np.arange(len(dataset))).in_order(BATCH_SIZE)
-    # Every modality counts, whatever the model was trained with.
-    config, text = PseudoLabelConfig(), model.stored_text()
-    scores, estimates = [], []
-    total = -(-len(dataset) // BATCH_SIZE)
-    with torch.inference_mode():
-        for batch in followed(batches, "estimates", total, "step", show=progress):
-            features = type(batch)(*(part.to(model.device) for part in batch))
-            output = model.match(features, text)
-            probability = presence_probability(
-                output.region_features,
-                model.present.prototypes,
-                None if model.absent is None else model.absent.prototypes,
-                model.logit_scale,
-                model.logit_bias,
-                config,
-            )
-            scores.append(output.scores.cpu().numpy())
-            estimates.append(probability.float().cpu().numpy())
-    return _Sources(np.concatenate(scores)[:, columns], np.concatenate(estimates)[:, columns])
-
-
-def _log_odds(*sources: Float[np.ndarray, "image label"]) -> Float[np.ndarray, "..."]:
-    """Return the log-odds of each source, one after the other along a last axis."""
-    with np.errstate(divide="ignore"):  # a score of 0 or 1 comes to the limit below
-        odds = [np.log(p.astype(np.float64)) - np.log1p(-p.astype(np.float64)) for p in sources]
-    return np.stack(odds, axis=-1).clip(-_LIMIT, _LIMIT)
-
-
-def _fit(
-    log_odds: Float[np.ndarray, "known source"], positive: Bool[np.ndarray, " known"]
-) -> Float[np.ndarray, " weight"]:
-    """Fit a logistic regression on the sources' log-odds by Newton's method, with a slight ridge."""
-    inputs = np.column_stack([log_odds, np.ones(len(log_odds))])
-    weights = np.zeros(inputs.shape[1])
-    # The ridge keeps the weights finite where the sources tell positives and negatives apart.
-    for _ in range(30):
-        p = 1 / (1 + np.exp(-inputs @ weights))
-        gradient = inputs.T @ (p - positive) + 1e-3 * weights
-        curvature = (inputs * (p * (1 - p))[:, None]).T @ inputs + 1e-3 * np.eye(len(weights))
-        weights = weights - np.linalg.solve(curvature, gradient)
-    return weights
-
-
-def _joined(
-    log_odds: Float[np.ndarray, "image label source"], weights: Float[np.ndarray, " weight"]
-) -> Float[np.ndarray, "image label"]:
-    return log_odds @ weights[:-1] + weights[-1]
-
-
-def _probability(
-    log_odds: Float[np.ndarray, "image label"],
-) -> Float32[np.ndarray, "image label"]:
-    return np.minimum(1 / (1 + np.exp(-log_odds)), HIGHEST_SCORE).astype(np.float32)
-
-
-def _offsets(
-    log_odds: Float[np.ndarray, "image label"], states: Int8[np.ndarray, "image label"]
-) -> tuple[Float[np.ndarray, " label"], Float[np.ndarray, " label"]]:
-    """Fit a correction of the log-odds per label, drawn to none where it is seldom known.
-
-    The most probable ones under a normal prior of unit variance, and the standard deviations around
-    them (Laplace's approximation). The slope of the posterior falls, so its root is found by halving:
-    Newton's steps overshoot where all of a label is scored wrong.
-    """
-    known, positive = states != UNKNOWN, states == POSITIVE
-    low, high = (np.full(states.shape[1], end) for end in (-2 * _LIMIT, 2 * _LIMIT))
-    for _ in range(50):  # until the halves are below rounding
-        middle = (low + high) / 2
-        p = 1 / (1 + np.exp(-(log_odds + middle)))
-        too_low = ((positive - p) * known).sum(axis=0) > middle
-        low, high = np.where(too_low, middle, low), np.where(too_low, high, middle)
-    p = 1 / (1 + np.exp(-(log_odds + low)))
-    return low, 1 / np.sqrt((p * (1 - p) * known).sum(axis=0) + 1)
 
 
 def _clear_positives(
@@ -314,20 +205,6 @@ def _ends_tie(values: Float[np.ndarray, " value"]) -> Bool[np.ndarray, " value"]
 
 def _running_mean(values: Float[np.ndarray, " value"]) -> Float[np.ndarray, " value"]:
     return values.cumsum() / np.arange(1, len(values) + 1)
-
-
-def _mistakes(
-    probability: Float[np.ndarray, "image label"], states: Int8[np.ndarray, "image label"]
-) -> list[Cell]:
-    """Rank known cells by how improbable what they state is; those below one half count."""
-    stated = np.where(states == POSITIVE, probability, 1 - probability)
-    rows, columns = np.nonzero((states != UNKNOWN) & (stated < 0.5))
-    order = np.argsort(stated[rows, columns], kind="stable")
-    return [
-        Cell(int(rows[i]), int(columns[i]), float(probability[rows[i], columns[i]]),
-             float(1 - stated[rows[i], columns[i]]))
-        for i in order
-    ]  # fmt: skip
 
 
 def _questions(

@@ -14,7 +14,8 @@ from trmml.data.writing import relative_name
 from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
 from trmml.matcher.model import TextRegionMatcher
 from trmml.reports.pages import render_page, thumbnail_url
-from trmml.tasks.completion import Cell, Completion
+from trmml.tasks.completion import Completion
+from trmml.tasks.mistakes import Cell
 
 MOST_CELLS = 40
 THUMBNAIL = (240, 180)
@@ -87,7 +88,7 @@ def review_page(
     sections = (
         (
             "Likely mistakes",
-            "Known labels that the estimates contradict, the worst first.",
+            f"Known labels that the estimates contradict, the worst first. {completion.doubts}",
             completion.mistakes,
         ),
         ("Questions", "Blanks whose answer would teach most.", completion.questions),
@@ -109,6 +110,7 @@ def review_page(
         num_decided=len(rows),
         num_blank=int((before.states == UNKNOWN).sum()),
         precision=completion.precision,
+        warnings=completion.warnings,
     )
 
 

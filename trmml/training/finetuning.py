@@ -35,13 +35,13 @@ logger = logging.getLogger(__name__)
 
 
 def finetune(
-    data: str | Path | MultiLabelDataset,
+    data: Any,
     *,
     images: str | Path | None = None,
     model: str | Path | TextRegionMatcher | None = None,
     backbone: str | FrozenCLIP | None = None,
     labels: Sequence[str] | None = None,
-    val: str | Path | MultiLabelDataset | None = None,
+    val: Any = None,
     config: FinetuneConfig | Mapping[str, Any] | str | Path | None = None,
     output: str | Path | None = None,
     resume: bool = False,
@@ -51,8 +51,8 @@ def finetune(
     """Learn the labels of a data set in which most cells may be unknown.
 
     Args:
-        data: A data set, or the path of a label table. A table that needs more than its path to be read
-            (which split, what an absent label means) goes through `read_dataset` first.
+        data: A data set, or a label table as `read_dataset` takes it; one that needs more to be read
+            (which split, what an absent label means) goes through that first.
         images: Folder that photo paths of a table are relative to.
         model: A trained matcher to start from: a folder, a name or the model itself. It stays as it
             is where no epoch is better on the validation photos.
@@ -61,7 +61,7 @@ def finetune(
             comes with the package. A larger one gives better results. Beside `model`: where its
             CLIP is now, if it moved.
         labels: Labels to learn; all of the data set by default.
-        val: Validation photos; by default a share of the data is held out.
+        val: Validation photos, likewise; by default the share `training.val_fraction` is held out.
         config: Settings: a `FinetuneConfig`, changes by dotted name as
             `{"training.epochs": 5}`, or a recipe in TOML.
         output: Folder for the trained model; without one nothing is written, nor can be resumed.

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,13 +23,18 @@ FEW_POSITIVES = 5
 
 
 def as_dataset(
-    data: str | Path | MultiLabelDataset,
+    data: Any,
     images: str | Path | None,
     labels: Sequence[str] | None,
     *,
     may_lack_labels: bool = False,
 ) -> MultiLabelDataset:
     """Return a data set as it is, or read it, with chosen labels."""
+    if isinstance(data, int | float):
+        raise DataError(
+            f"`data` and `val` are tables, got {data}; to hold out a share of the data for validation, "
+            f"pass config={{'training.val_fraction': {data}}} and no `val`."
+        )
     if not isinstance(data, MultiLabelDataset):
         return read_dataset(data, images=images, labels=labels, may_lack_labels=may_lack_labels)
     if labels is None:

@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+from trmml.data.photos import PHOTO_SUFFIXES
 from trmml.data.readers.forms import (
     LABEL_COLUMNS,
     LIST_COLUMNS,
@@ -20,17 +21,18 @@ from trmml.data.readers.forms import (
     read_wide,
 )
 from trmml.data.readers.rows import MAX_NAMED, SPLIT_COLUMN, Options, Table
-from trmml.data.readers.sides import is_side, may_be_split, sounds_like_a_side, split_names
+from trmml.data.readers.sides import (
+    image_column,
+    is_faint,
+    is_side,
+    may_be_split,
+    sounds_like_a_side,
+    split_names,
+)
 from trmml.data.readers.vectors import spread_vectors
 from trmml.data.spelling import spelled
 from trmml.errors import DataError, nearest
-
-IMAGE_COLUMNS = (
-    *("image", "filename", "file_name", "file", "path", "photo", "image_path"),
-    *("imageid", "image_id", "fname"),
-)
-"""Names of the column of the photo. Where a table has several, the first one here is it: a path says
-more than an id."""
+from trmml.labels import LABEL_ENCODINGS
 
 _READERS = {"wide": read_wide, "list": read_list, "long": read_long, "chexpert": read_chexpert}
 
@@ -43,8 +45,12 @@ def read_csv(text: str, path: Path, options: Options, form: str | None) -> Table
     """
     named = re.match(r"sep=(.)\r?\n", text)  # Excel's word on its own files
     # The header alone tells: names of labels in the cells below may hold any of these marks.
-    delimiter = named[1] if named else max(",;\t", key=lambda mark: _has_image_column(text, mark))
-    lines = _csv_lines(text, path, delimiter)[1 if named else 0 :]
+    delimiter = named[1] if named else max(",;\t", key=lambda mark: _names_a_photo(text, mark))
+    return read_sheet(_csv_lines(text, path, delimiter)[1 if named else 0 :], path, options, form)
+
+
+def read_sheet(lines: list[Line], path: Path, options: Options, form: str | None) -> Table:
+    """Read rows of cells, below and above which there may be empty ones, as `read_lines` does."""
     # Spreadsheets leave rows of nothing but separators, some of them above the header.
     written = [i for i, (_, cells) in enumerate(lines) if any(cell.strip() for cell in cells)]
     if not written:
@@ -73,6 +79,8 @@ def read_lines(lines: list[Line], path: Path, options: Options, form: str | None
     table = _READERS[form](sheet)
     notes = [spread] if spread else []
     notes.append(table.interpretation)
+    if is_faint(sheet.header[sheet.image]):
+        notes.append(f"The column {sheet.header[sheet.image]!r} names the photo.")
     if options.split is None and sheet.split is not None:
         parts = Counter(cells[sheet.split].strip() or "blank" for _, cells in sheet.all_rows)
         counts = ", ".join(f"{name} {count}" for name, count in sorted(parts.items()))
@@ -172,12 +180,15 @@ def _rows_of_split(rows: list[Line], column: int, split: str, path: Path) -> lis
     return chosen
 
 
-def _has_image_column(text: str, delimiter: str) -> bool:
+def _names_a_photo(text: str, delimiter: str) -> int:
+    """Say how well a mark cuts the first row: 2 if it names a photo's column, 1 if a photo itself."""
     try:
         names = next(csv.reader(io.StringIO(text.lstrip("\r\n"), newline=""), delimiter=delimiter))
     except csv.Error:
-        return False
-    return len(names) > 1 and any(name.strip().lower() in IMAGE_COLUMNS for name in names)
+        return 0
+    if len(names) > 1 and image_column(names) is not None:
+        return 2
+    return int(len(names) > 1 and any(name.lower().endswith(PHOTO_SUFFIXES) for name in names))
 
 
 def _csv_lines(text: str, path: Path, delimiter: str) -> list[Line]:
@@ -198,9 +209,9 @@ def _csv_lines(text: str, path: Path, delimiter: str) -> list[Line]:
 
 def _image_column(header: list[str], path: Path) -> int:
     """Return the position of the photo's column, of a header whose names are there and differ."""
-    lowered = [name.lower() for name in header]
-    found = [lowered.index(name) for name in IMAGE_COLUMNS if name in lowered]
-    if not found:
+    found = image_column(header)
+    if found is None:
+        _refuse_headless(header, path)
         raise DataError(
             f"{path} has no column for the photo; name it 'image'. Its columns are "
             f"{', '.join(repr(name) for name in header[:8])}."
@@ -213,4 +224,29 @@ def _image_column(header: list[str], path: Path) -> int:
             f"{path}, column {header.index('') + 1} has no name; name it or remove it. (Pandas "
             "writes its index there, unless told `index=False`.)"
         )
-    return found[0]
+    return found
+
+
+def _refuse_headless(cells: list[str], path: Path) -> None:
+    """Say what to write above a first row that names a photo.
+
+    Raises:
+        DataError: If it does.
+    """
+    photo = next((i for i, cell in enumerate(cells) if cell.lower().endswith(PHOTO_SUFFIXES)), None)
+    if photo is None:
+        return
+    states = LABEL_ENCODINGS["1/0/-1"]
+    others = [cell for i, cell in enumerate(cells) if i != photo]
+    if len(others) == 1 and others[0].lower() not in states:
+        names = ["labels"]
+    elif len(others) == 2 and others[0].lower() not in states and others[1].lower() in states:
+        names = ["label", "value"]
+    else:
+        names = [f"label{i + 1}" for i in range(len(others))]
+    names.insert(photo, "image")
+    meant = "" if "label1" not in names else " with the names of the labels"
+    raise DataError(
+        f"{path} has no header: its first row is {', '.join(map(repr, cells[:4]))}. Write a row above "
+        f"it, as {','.join(names[:12])}{' …' if len(names) > 12 else ''}{meant}."
+    )

@@ -18,7 +18,7 @@ from trmml.data.readers.voc import holds_voc, read_voc
 from trmml.errors import DataError, nearest
 from trmml.labels import POSITIVE
 
-TABLE_SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson")
+TABLE_SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".xlsx", ".parquet")
 PHOTO_FOLDERS = ("images", "imgs", "img", "photos", "pictures", "jpegimages")
 """Folders of photos whose labels are elsewhere; what is in them does not say which label it has."""
 

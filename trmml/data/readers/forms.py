@@ -15,6 +15,7 @@ from trmml.labels import (
     NEGATIVE,
     POSITIVE,
     UNKNOWN,
+    UNKNOWN_WORDS,
     encoding_named,
 )
 
@@ -111,7 +112,7 @@ def read_wide(sheet: Sheet) -> Table:
     chosen = [i for i in sheet.others if options.labels is None or header[i] in options.labels]
     encoding_name = options.label_encoding or DEFAULT_ENCODING
     encoding = encoding_named(encoding_name)
-    parsed = []
+    parsed, words = [], Counter[str]()
     for line, cells in sheet.rows:
         states = {}
         for i in chosen:
@@ -120,9 +121,17 @@ def read_wide(sheet: Sheet) -> Table:
                 raise _bad_cell(sheet, line, i, cells[i].strip())
             if state != UNKNOWN:
                 states[header[i]] = state
+            elif cells[i].strip().lower() in UNKNOWN_WORDS:
+                words[cells[i].strip()] += 1
         parsed.append(Row(line, cells[sheet.image].strip(), states))
     meaning = f"Wide table, cells as {encoding_name} (positive/negative/unknown); blank is unknown."
+    meaning += _counted(words, "are unknown")
     return Table(parsed, [header[i] for i in sheet.others], meaning)
+
+
+def _counted(words: Counter[str], meaning: str) -> str:
+    """Return a sentence for each word that stands for something in several cells."""
+    return "".join(f" {count} cells {word!r} {meaning}." for word, count in words.items())
 
 
 def _bad_cell(sheet: Sheet, line: int, column: int, cell: str) -> DataError:
@@ -184,10 +193,18 @@ def read_list(sheet: Sheet) -> Table:
             f"{sheet.path}: a table that lists positives has one column "
             f"{' or '.join(LIST_COLUMNS)}, found {[sheet.header[i] for i in sheet.others]}."
         )
-    listed = [cells[found[0]] for _, cells in sheet.all_rows]
+    cells_of_lists = [cells[found[0]] for _, cells in sheet.all_rows]
+    # Where somebody wrote "?", even a label that is not listed may be there.
+    is_open = {cell: _stands_for_unknown(cell.strip(), sheet.options) for cell in cells_of_lists}
+    listed = [cell for cell in cells_of_lists if not is_open[cell]]
     names_in = names_by_cell(listed, sheet.options.separator, sheet.path, sheet.options.labels)
     parsed = [
-        Row(line, cells[sheet.image].strip(), dict.fromkeys(names_in[cells[found[0]]], POSITIVE))
+        Row(
+            line,
+            cells[sheet.image].strip(),
+            dict.fromkeys(names_in.get(cells[found[0]], ()), POSITIVE),
+            UNKNOWN if is_open[cells[found[0]]] else None,
+        )
         for line, cells in sheet.rows
     ]
     names = dict.fromkeys(name for cell in listed for name in names_in[cell])
@@ -195,11 +212,16 @@ def read_list(sheet: Sheet) -> Table:
         f"Table that lists positives; a label that is not listed is {sheet.options.unlabeled}."
     )
     words = Counter(cell.strip() for cell in listed if cell.strip() and not names_in[cell])
-    for word, count in words.items():
-        meaning += f" {count} cells {word!r} list nothing."
+    meaning += _counted(words, "list nothing")
+    unsaid = Counter(cell.strip() for cell in cells_of_lists if is_open[cell])
+    meaning += _counted(unsaid, "say nothing of the photo; if that is a label, name it in `labels`")
     if is_long:  # a row for each of a photo's labels, or for some of them
         parsed = _one_row_per_photo(parsed)
     return Table(parsed, list(names), meaning, unmentioned)
+
+
+def _stands_for_unknown(cell: str, options: Options) -> bool:
+    return cell.lower() in UNKNOWN_WORDS and cell not in (options.labels or ())
 
 
 def read_long(sheet: Sheet) -> Table:
@@ -244,9 +266,10 @@ def _long_state(
 ) -> dict[str, int]:
     """Return the one label that a row is about, and its state; positive where rows have no value."""
     name = cells[label_at].strip()
-    if name.lower() in BLANK_WORDS and name not in (sheet.options.labels or ()):
-        said = f" ({name!r} stands for a blank)" if name else ""
-        raise DataError(f"{sheet.path}, line {line}: the label is not named{said}.")
+    is_blank = name.lower() in BLANK_WORDS and name not in (sheet.options.labels or ())
+    if is_blank or _stands_for_unknown(name, sheet.options):
+        said = f" ({name!r} stands for a blank; a label of that name goes into `labels`)"
+        raise DataError(f"{sheet.path}, line {line}: the label is not named{said if name else ''}.")
     if value_at is None:
         return {name: POSITIVE}
     cell = cells[value_at].strip()

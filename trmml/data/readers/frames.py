@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from trmml.data.readers.csv import IMAGE_COLUMNS, read_lines
+from trmml.data.readers.csv import read_lines
 from trmml.data.readers.embedded import place_of
 from trmml.data.readers.forms import Line
 from trmml.data.readers.rows import (
@@ -19,7 +19,7 @@ from trmml.data.readers.rows import (
     refuse_encoding,
     unmentioned_state,
 )
-from trmml.data.readers.sides import may_be_split, split_names
+from trmml.data.readers.sides import image_column, may_be_split, split_names
 from trmml.data.readers.vectors import VECTOR_COLUMNS
 from trmml.errors import DataError
 from trmml.labels import POSITIVE, UNKNOWN
@@ -42,7 +42,7 @@ def is_frame(table: Any) -> bool:
     return hasattr(table, "columns") or hasattr(table, "column_names")
 
 
-def read_frame(table: Any, options: Options, form: str | None) -> Table:
+def read_frame(table: Any, options: Options, form: str | None, path: Path = HERE) -> Table:
     """Read columns as the columns of a CSV; lists of class labels as lists of positives.
 
     Raises:
@@ -55,7 +55,7 @@ def read_frame(table: Any, options: Options, form: str | None) -> Table:
     names = [str(key) for key in keys]  # pandas also has numbers
     repeated = next((name for name, count in Counter(names).items() if count > 1), None)
     if repeated is not None:
-        raise DataError(f"{HERE} has the column {repeated!r} more than once.")
+        raise DataError(f"{path} has the column {repeated!r} more than once.")
     features = getattr(table, "features", None)
     features = features if isinstance(features, Mapping) else {}
     table = _undecoded(table, names, features)
@@ -63,11 +63,11 @@ def read_frame(table: Any, options: Options, form: str | None) -> Table:
     found = _column_of_names(columns, features, options)
     if found is None:
         lines, notes = _lines(columns, features)
-        table = read_lines(lines, HERE, options, form)
+        table = read_lines(lines, path, options, form)
         return replace(table, interpretation=" ".join([table.interpretation, *notes]))
     if form not in (None, "list"):
-        raise DataError(f"{HERE} has lists of labels in {found!r}; it is not {form}.")
-    return _read_lists(columns, found, _classes(features.get(found)), options)
+        raise DataError(f"{path} has lists of labels in {found!r}; it is not {form}.")
+    return _read_lists(columns, found, _classes(features.get(found)), options, path)
 
 
 def _one_split(table: Any, options: Options) -> tuple[Any, Options]:
@@ -88,7 +88,7 @@ def _undecoded(table: Any, names: list[str], features: Mapping[Any, Any]) -> Any
     """Return a Hugging Face dataset whose photos stay as they are stored: nothing here looks at them."""
     for name in names:
         feature = features.get(name)
-        if name.lower() in IMAGE_COLUMNS and getattr(feature, "decode", False):
+        if image_column([name]) is not None and getattr(feature, "decode", False):
             kind: Any = type(feature)
             table = table.cast_column(name, kind(decode=False))
     return table
@@ -184,7 +184,7 @@ def _is_list(values: Any) -> bool:
 
 
 def _read_lists(
-    columns: dict[str, list[Any]], column: str, classes: list[str], options: Options
+    columns: dict[str, list[Any]], column: str, classes: list[str], options: Options, path: Path
 ) -> Table:
     """Read a column of positives: lists of names or of numbers of classes, or one class each.
 
@@ -193,22 +193,24 @@ def _read_lists(
         column: The one with the labels.
         classes: Names of the classes, if they are there by their numbers.
         options: How to read.
+        path: The table, for messages.
     """
-    refuse_encoding(options, HERE, "lists labels")
-    unmentioned = unmentioned_state(options.unlabeled, HERE)
-    image = next((name for name in columns if name.lower() in IMAGE_COLUMNS), None)
-    if image is None:
-        raise DataError(f"{HERE} has no column for the photo; name it 'image'.")
+    refuse_encoding(options, path, "lists labels")
+    unmentioned = unmentioned_state(options.unlabeled, path)
+    position = image_column(list(columns))
+    if position is None:
+        raise DataError(f"{path} has no column for the photo; name it 'image'.")
+    image = list(columns)[position]
     split, splits = _splits(columns)
     if options.split is not None and split is None:
-        raise DataError(f"{HERE} has no column 'split'; leave out split={options.split!r}.")
+        raise DataError(f"{path} has no column 'split'; leave out split={options.split!r}.")
     are_lists = _is_list(columns[column])
     rows, found = [], dict.fromkeys(classes)
     records = zip(columns[image], columns[column], splits, strict=True)
     for number, (place, value, part) in enumerate(records, start=1):
         is_wanted = options.split in (None, part)
         labels = value if are_lists or _is_missing(value) else [value]
-        row = _row(place if is_wanted else "", labels, classes, number)
+        row = _row(place if is_wanted else "", labels, classes, f"{path}, row {number}", number)
         found |= dict.fromkeys(row.states)  # as in a file, every split has the labels of all
         rows += [row] if is_wanted else []
     what = "Lists of positives" if are_lists else f"One class in {column!r} for each photo"
@@ -232,27 +234,27 @@ def _splits(columns: dict[str, list[Any]]) -> tuple[str | None, list[str]]:
     return None, [""] * len(next(iter(columns.values())))
 
 
-def _row(place: Any, labels: Any, classes: list[str], number: int) -> Row:
+def _row(place: Any, labels: Any, classes: list[str], where: str, number: int) -> Row:
     """Return what a list states; where it, or a label of it, is missing, the rest is unknown."""
     if not _is_list([labels]):
         if not _is_missing(labels):
-            raise DataError(f"{HERE}, row {number}: {labels!r} is not a list of labels.")
-        return Row(number, _path(place, number), {}, UNKNOWN)
+            raise DataError(f"{where}: {labels!r} is not a list of labels.")
+        return Row(number, _path(place, where), {}, UNKNOWN)
     # As alone in a cell, a class of -1 stands for a missing label: the list is not complete.
     present = [
         label for label in labels if not _is_missing(label) and not (classes and label == UNKNOWN)
     ]
-    stated = [_class_name(label, classes, number) for label in present]
+    stated = [_class_name(label, classes, where) for label in present]
     rest = UNKNOWN if len(present) < len(labels) else None
-    return Row(number, _path(place, number), dict.fromkeys(stated, POSITIVE), rest)
+    return Row(number, _path(place, where), dict.fromkeys(stated, POSITIVE), rest)
 
 
-def _class_name(label: Any, classes: list[str], number: int) -> str:
+def _class_name(label: Any, classes: list[str], where: str) -> str:
     if not classes or isinstance(label, str):
         return str(label)
     if not 0 <= label < len(classes):
         raise DataError(
-            f"{HERE}, row {number}: there is no class {label}; they go from 0 to {len(classes) - 1}."
+            f"{where}: there is no class {label}; they go from 0 to {len(classes) - 1}."
         )
     return classes[label]
 
@@ -275,19 +277,21 @@ def _cell(value: Any, states: list[str] | None) -> str:
     if _is_missing(value):
         return ""
     if isinstance(value, dict):
-        return _path(value, 0)
+        return _path(value, str(HERE))
     if states is not None and isinstance(value, int) and value < len(states):
         return "" if value == UNKNOWN else states[value]
     text = str(int(value)) if isinstance(value, bool) else str(value)
     return {"True": "1", "False": "0"}.get(text, text)
 
 
-def _path(value: Any, number: int) -> str:
+def _path(value: Any, where: str) -> str:
     """Return where a photo lies: a path, or what a Hugging Face dataset says without decoding."""
     place = place_of(value) if isinstance(value, dict) else value
+    if isinstance(place, int | float) and not isinstance(place, bool) and place == place:
+        place = f"{place:.0f}" if float(place).is_integer() else str(place)
     if not isinstance(place, str | Path):
         raise DataError(
-            f"{HERE}, row {number}: the photo is a {type(value).__name__}, not a path. For a Hugging "
+            f"{where}: the photo is a {type(value).__name__}, not a path. For a Hugging "
             'Face dataset use cast_column("image", Image(decode=False)).'
         )
     return str(place)

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from trmml.data.readers.frames import read_frame
 from trmml.data.readers.label_studio import read_label_studio
+from trmml.data.readers.records import NATIVE, Records, are_native, records_of
 from trmml.data.readers.rows import (
     SPLIT_COLUMN,
     Options,
@@ -17,35 +19,49 @@ from trmml.data.readers.rows import (
     refuse_encoding,
     unmentioned_state,
 )
+from trmml.data.readers.sides import image_column
 from trmml.errors import DataError, nearest
 from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
 
 
 def read_jsonl(text: str, path: Path, options: Options) -> Table:
-    """Read one object per line: `image`, `positive` and `negative`."""
+    """Read one object per line: `image`, `positive` and `negative`, or the columns of another table."""
+    records = []
+    # Not splitlines: JSON strings may hold other line separators of Unicode.
+    for line, record_text in enumerate(io.StringIO(text, newline=None), start=1):
+        if record_text.strip():
+            records.append((line, _json_record(record_text, path, line)))
+    objects = [record for _, record in records]
+    if not are_native(objects):
+        return read_frame(Records(objects), options, None, path)
+    return _read_stated(records, path, options)
+
+
+def _read_stated(
+    records: list[tuple[int, dict[str, Any]]], path: Path, options: Options, unit: str = "line"
+) -> Table:
+    """Read objects that state positives and negatives by name, each with its line or other number."""
     refuse_encoding(options, path, "is JSONL")
     split, unlabeled = options.split, options.unlabeled
     rows, names, lists_negatives = [], {}, False
-    # Not splitlines: JSON strings may hold other line separators of Unicode.
-    for line, record_text in enumerate(io.StringIO(text, newline=None), start=1):
-        if not record_text.strip():
-            continue
-        record = _json_record(record_text, path, line)
+    for number, record in records:
+        place = f"{path}, {unit} {number}"
+        _require_keys(record, place)
         states: dict[str, int] = {}
         for key, state in (("positive", POSITIVE), ("negative", NEGATIVE)):
-            for name in _name_list(record.get(key, []), key, path, line):
+            for name in _name_list(record.get(key, []), key, place):
                 if states.get(name, state) != state:
-                    raise DataError(f"{path}, line {line}: {name!r} is both positive and negative.")
+                    raise DataError(f"{place}: {name!r} is both positive and negative.")
                 states[name] = state
         lists_negatives |= "negative" in record
         names |= dict.fromkeys(states)
         if split is None or record.get(SPLIT_COLUMN) == split:
-            rows.append(Row(line, record["image"], states))
+            rows.append(Row(number, record["image"], states))
     if lists_negatives and unlabeled is None:
         meaning = "JSONL of positives and negatives; a label that is not listed is unknown."
-        return Table(rows, list(names), meaning)
+        return Table(rows, list(names), meaning, unit=unit)
     meaning = f"JSONL; a label that is not listed is {unlabeled}."
-    return Table(rows, list(names), meaning, unmentioned_state(unlabeled, path))
+    return Table(rows, list(names), meaning, unmentioned_state(unlabeled, path), unit)
 
 
 def _json_record(text: str, path: Path, line: int) -> dict[str, Any]:
@@ -55,13 +71,18 @@ def _json_record(text: str, path: Path, line: int) -> dict[str, Any]:
         raise
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}, line {line} is not JSON: {error}.") from error
-    if not isinstance(record, dict) or not isinstance(record.get("image"), str):
+    if not isinstance(record, dict):
         raise DataError(f'{path}, line {line} must be an object with "image": "<path>".')
+    return record
+
+
+def _require_keys(record: dict[str, Any], place: str) -> None:
+    if not isinstance(record.get("image"), str):
+        raise DataError(f'{place} must be an object with "image": "<path>".')
     known = ("image", "positive", "negative", SPLIT_COLUMN)
     for key in record:
         if key not in known:
-            raise DataError(f"{path}, line {line}: unknown key {key!r}. {nearest(key, known)}")
-    return record
+            raise DataError(f"{place}: unknown key {key!r}. {nearest(key, known)}")
 
 
 def _without_repeats(path: Path, line: int, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -72,9 +93,9 @@ def _without_repeats(path: Path, line: int, pairs: list[tuple[str, Any]]) -> dic
     return found
 
 
-def _name_list(value: Any, key: str, path: Path, line: int) -> list[str]:
+def _name_list(value: Any, key: str, place: str) -> list[str]:
     if not isinstance(value, list) or not all(isinstance(name, str) and name for name in value):
-        raise DataError(f"{path}, line {line}: {key!r} must be a list of label names.")
+        raise DataError(f"{place}: {key!r} must be a list of label names.")
     return value
 
 
@@ -84,10 +105,15 @@ def read_json(text: str, path: Path, options: Options, form: str | None) -> Tabl
         values = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not JSON: {error}.") from error
+    form = form or _guessed_form(values)
+    records = None if form in ("coco", "label-studio") else records_of(values)
+    if records is not None and any(key in NATIVE for record in records for key in record):
+        return _read_stated(list(enumerate(records, start=1)), path, options, "record")
+    if records is not None and image_column(list(Records(records).column_names)) is not None:
+        return read_frame(Records(records), options, form, path)
     refuse_encoding(options, path, "is JSON")
     if options.split is not None:
         raise DataError(f"{path} has no splits; give each split a file of its own.")
-    form = form or _guessed_form(values)
     try:
         if form == "coco":
             return _coco(values, path, options)
@@ -98,8 +124,9 @@ def read_json(text: str, path: Path, options: Options, form: str | None) -> Tabl
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise DataError(f"{path} is not what {form} writes: {error!r}.") from error
     raise DataError(
-        f"{path} is neither COCO (images, annotations, categories) nor Label Studio (a list of "
-        "tasks); name the format if it is one of them."
+        f"{path} is neither COCO (images, annotations, categories), nor Label Studio (a list of "
+        'tasks), nor records as [{"image": "a.jpg", "labels": ["dog"]}]; name the format if it is one '
+        "of the first two."
     )
 
 

@@ -19,6 +19,46 @@ _DOUBTED = re.compile(
     r"(.*_)?(id|uid|patient|subject|sex|gender|age|year)(_.*)?|set|subset|partition"
 )
 
+_IMAGE_COLUMNS = (
+    *(
+        "image",
+        "filename",
+        "file_name",
+        "file",
+        "path",
+        "photo",
+        "image_path",
+        "imageid",
+        "image_id",
+    ),
+    *(
+        "fname",
+        "image_name",
+        "image_file",
+        "image_filename",
+        "img",
+        "img_path",
+        "img_name",
+        "img_file",
+    ),
+    *("img_id", "imagepath", "imagename", "imgpath", "filepath", "file_path", "photo_path"),
+    *("photo_name", "photo_id", "picture", "pic", "images", "name", "id"),
+)
+"""Names of the column of the photo. Where a table has several, the first one here is it: a path says
+more than an id."""
+_FAINT = ("images", "name", "id", "pic", "picture")
+
+
+def image_column(header: Sequence[str]) -> int | None:
+    """Return the position of the column that names the photo, if there is one."""
+    names = [plain(name) for name in header]
+    return next((names.index(name) for name in _IMAGE_COLUMNS if name in names), None)
+
+
+def is_faint(name: str) -> bool:
+    """Say whether a column of the photo could as well be something else, so that it is to be said."""
+    return plain(name) in _FAINT
+
 
 def plain(name: str) -> str:
     """Return a column's name in lower case, with `_` for whatever else separates its words."""

@@ -15,19 +15,23 @@ from trmml.data.dataset import MultiLabelDataset
 from trmml.data.readers.csv import read_csv
 from trmml.data.readers.folders import read_folder
 from trmml.data.readers.frames import HERE, is_frame, read_frame
+from trmml.data.readers.joining import merge_duplicates
 from trmml.data.readers.json import read_json, read_jsonl
+from trmml.data.readers.records import Records, are_records, refuse_no_table
 from trmml.data.readers.rows import (
     Options,
     Row,
     Table,
     TableFormat,
     Unlabeled,
-    merge_duplicates,
+    with_notes,
     with_one_spelling,
 )
+from trmml.data.readers.spreadsheets import PARQUET, WORKBOOKS, read_parquet, read_workbook
+from trmml.data.readers.text import read_text
 from trmml.data.spelling import spelled
 from trmml.errors import DataError, nearest, refuse_text
-from trmml.files import is_folder, read_bytes, with_home
+from trmml.files import is_folder, with_home
 from trmml.labels import UNKNOWN
 
 
@@ -52,11 +56,12 @@ def read_dataset(
     * `long`: CSV with a row per photo and label (`ImageID,Source,LabelName,Confidence`);
     * `chexpert`: CheXpert's CSV;
     * `jsonl`: a line `{"image": …, "positive": […], "negative": […]}` per photo;
+    * rows in a workbook (`.xlsx`), in Parquet, or as records in JSON or JSONL, like those of a CSV;
     * `coco`: COCO's or LVIS's JSON; `label-studio`: its JSON or JSON_MIN export;
     * `voc`: a folder with VOC's `Annotations`; `folders`: `label/photo.jpg`.
 
     Args:
-        table: A file, a folder, a pandas DataFrame or a Hugging Face dataset.
+        table: A file, a folder, a pandas DataFrame, a Hugging Face dataset or a list of dicts.
         images: Folder that photo paths are relative to; the table's own folder is tried next.
         labels: Labels to read, in this order; all by default.
         label_encoding: How the cells of a wide CSV are written: `1/0/blank` by default, `1/-1/0`,
@@ -78,16 +83,22 @@ def read_dataset(
     wanted = None if labels is None else tuple(labels)
     asked = wanted and tuple(map(spelled, wanted))
     options = Options(asked, label_encoding, unlabeled, split, separator)
+    if are_records(table):
+        table = Records(table)
+    elif not is_frame(table):
+        refuse_no_table(table)
     path = HERE if is_frame(table) else with_home(table)
     parsed = _parsed(table, path, options, format)
     names = _names(parsed, asked, path, may_lack_labels)
-    rows, photos = merge_duplicates(parsed, path, None if images is None else with_home(images))
+    rows, photos, note = merge_duplicates(
+        parsed, path, None if images is None else with_home(images)
+    )
     return MultiLabelDataset(
         photos=tuple(photos),
         states=_states(rows, parsed, names),
         labels=names if wanted is None else wanted,  # as a model spells them, for instance
         source=str(path),
-        interpretation=parsed.interpretation,
+        interpretation=f"{parsed.interpretation} {note}".strip(),
         rest=_rest(rows, parsed) if wanted is None else None,
     )
 
@@ -154,31 +165,13 @@ def _read(path: Path, options: Options, form: str | None) -> Table:
     if form in ("voc", "folders"):
         raise DataError(f"format={form!r} is for a folder, and {path} is a file.")
     suffix = path.suffix.lower()
-    text = _read_text(path)
+    if suffix in WORKBOOKS:
+        return read_workbook(path, options, form)
+    if suffix in PARQUET:
+        return read_parquet(path, options, form)
+    text, note = read_text(path)
     if form == "jsonl" or (form is None and suffix in (".jsonl", ".ndjson")):
-        return read_jsonl(text, path, options)
-    if form in ("coco", "label-studio") or (form is None and suffix == ".json"):
-        return read_json(text, path, options, form)
-    return read_csv(text, path, options, form)
-
-
-def _read_text(path: Path) -> str:
-    try:
-        data = read_bytes(path)
-    except OSError as error:
-        raise DataError(f"Cannot read the table {path}: {error.strerror}.") from error
-    # Excel marks both: what it calls Unicode text is UTF-16, and its CSV UTF-8 starts with a mark that
-    # would become a part of the first column's name.
-    encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
-    try:
-        text = data.decode(encoding)
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise DataError(
-            f"{path}, line {line} is not UTF-8; save the table as UTF-8 (CSV UTF-8 in Excel)."
-        ) from error
-    if not text.strip():
-        raise DataError(f"{path} is empty; a table needs a header and at least one row.")
-    if "\0" in text:
-        raise DataError(f"{path} holds zero bytes; is it a spreadsheet file? Export it as CSV.")
-    return text
+        return with_notes(read_jsonl(text, path, options), note)
+    if form in ("coco", "label-studio") or suffix == ".json":
+        return with_notes(read_json(text, path, options, form), note)
+    return with_notes(read_csv(text, path, options, form), note)
