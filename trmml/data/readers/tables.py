@@ -16,7 +16,9 @@ from trmml.data.readers.csv import read_csv
 from trmml.data.readers.folders import read_folder
 from trmml.data.readers.frames import HERE, is_frame, read_frame
 from trmml.data.readers.json import read_json, read_jsonl
+from trmml.data.readers.libraries import read_library
 from trmml.data.readers.rows import (
+    Hierarchy,
     Options,
     Row,
     Table,
@@ -26,7 +28,7 @@ from trmml.data.readers.rows import (
     with_one_spelling,
 )
 from trmml.data.spelling import spelled
-from trmml.errors import DataError, nearest, refuse_text
+from trmml.errors import ConfigError, DataError, nearest, refuse_text
 from trmml.files import is_folder, with_home
 from trmml.labels import UNKNOWN
 
@@ -41,6 +43,8 @@ def read_dataset(
     split: str | None = None,
     separator: str | None = None,
     format: str | None = None,
+    hierarchy: Hierarchy = "last",
+    leave_out: Sequence[str] = (),
     may_lack_labels: bool = False,
 ) -> MultiLabelDataset:
     """Read photos and their partly known labels.
@@ -53,7 +57,9 @@ def read_dataset(
     * `chexpert`: CheXpert's CSV;
     * `jsonl`: a line `{"image": …, "positive": […], "negative": […]}` per photo;
     * `coco`: COCO's or LVIS's JSON; `label-studio`: its JSON or JSON_MIN export;
-    * `voc`: a folder with VOC's `Annotations`; `folders`: `label/photo.jpg`.
+    * `voc`: a folder with VOC's `Annotations`; `folders`: `label/photo.jpg`;
+    * `keywords`: a folder of photos with the keywords that photo programs keep in them, or in XMP
+      files beside them; never a guess. Keywords that `trmml tag` wrote do not count.
 
     Args:
         table: A file, a folder, a pandas DataFrame or a Hugging Face dataset.
@@ -65,6 +71,10 @@ def read_dataset(
         split: Read only rows with this text in the column `split`; for VOC, the name of an image set.
         separator: Between the labels in one cell of a list CSV; `|` by default.
         format: One of the names above, instead of a guess.
+        hierarchy: Of keywords as `animals|dog`: whether the `last` part is the label, or the `path`.
+        leave_out: Keywords that become no labels, in any case: `People`, `2019 Rome`, `animals|wild`.
+            What is below one, or beside it to repeat a part of it, goes with it. `@people` stands for
+            what a photo's fields of persons and faces name, `@places` for its fields of places.
         may_lack_labels: Whether `labels` that the table does not have are unknown in all of it, as in
             a table of validation photos; by default they are an error.
 
@@ -73,11 +83,18 @@ def read_dataset(
 
     Raises:
         DataError: For a table or photo that cannot be used, with file, line and column.
+        ConfigError: If an argument has another form, or goes with another format.
     """
     refuse_text(labels, "labels")
+    refuse_text(leave_out, "leave_out")
+    if format != "keywords" and (hierarchy != "last" or len(leave_out) > 0):
+        raise ConfigError("hierarchy and leave_out go with format='keywords' (--table-format).")
+    if hierarchy not in get_args(Hierarchy):
+        raise ConfigError(f"hierarchy must be 'last' or 'path', got {hierarchy!r}.")
     wanted = None if labels is None else tuple(labels)
     asked = wanted and tuple(map(spelled, wanted))
-    options = Options(asked, label_encoding, unlabeled, split, separator)
+    ways = (hierarchy, tuple(leave_out))
+    options = Options(asked, label_encoding, unlabeled, split, separator, *ways)
     path = HERE if is_frame(table) else with_home(table)
     parsed = _parsed(table, path, options, format)
     names = _names(parsed, asked, path, may_lack_labels)
@@ -148,10 +165,12 @@ def _rest(rows: Sequence[Row], parsed: Table) -> Int8[np.ndarray, " image"] | No
 
 def _read(path: Path, options: Options, form: str | None) -> Table:
     if is_folder(path):
+        if form == "keywords":
+            return read_library(path, options)
         if form not in (None, "voc", "folders"):
             raise DataError(f"{path} is a folder; format={form!r} is for a file.")
         return read_folder(path, options, form)
-    if form in ("voc", "folders"):
+    if form in ("voc", "folders", "keywords"):
         raise DataError(f"format={form!r} is for a folder, and {path} is a file.")
     suffix = path.suffix.lower()
     text = _read_text(path)
