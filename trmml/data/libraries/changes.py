@@ -72,9 +72,9 @@ class Change:
 def tagging(photo: Path, labels: Sequence[str], model: str, roots: Iterable[Path]) -> Change:
     """Return what writing labels beside a photo changes; those it wrote earlier are replaced.
 
-    Labels go into `dc:subject`, into Lightroom's hierarchies if one of them is one or that list is there,
-    and into digiKam's list if that is there. A new list takes in the keywords of the photo itself, since
-    programs that look at a sidecar pass over the photo's own list.
+    Labels go into `dc:subject`; into Lightroom's hierarchies too if one of them is one or that list is
+    there; into digiKam's list if that is there. A new list takes in the keywords of the photo itself,
+    since programs that look at a sidecar pass over the photo's own list.
 
     Args:
         photo: Its own bytes are never touched.
