@@ -21,6 +21,8 @@ SIDECAR = b"""<x:xmpmeta xmlns:x="adobe:ns:meta/">
  </rdf:RDF>
 </x:xmpmeta>"""
 
+STRANGE = 'trip/it\'s "c"\nd.png'
+
 
 @pytest.fixture
 def model(backbone: FrozenCLIP, tmp_path: Path) -> Path:
@@ -54,16 +56,13 @@ def test_tags_are_shown_written_and_taken_out_again(
     assert run(*arguments, "--dry-run") == 0
     shown = capsys.readouterr()
     assert contents(photos) == before
-    assert (
-        shown.out.splitlines()
-        == [
-            f"{photos}/a.jpg: things|blue (merged: a.jpg.xmp)",
-            f"{photos}/trip/b.png: things|blue, red (new: b.png.xmp)",
-            f"""'{photos}/trip/it\\'s "c"\\nd.png': things|blue, red (new: """
-            """'it\\'s "c"\\nd.png.xmp')""",
-        ]
-        or shown.out.count("things|blue") == 3
-    )
+    first, *others = shown.out.splitlines()
+    assert first == f"{photos}/a.jpg: things|blue (merged: a.jpg.xmp)"
+    # Which of the two labels is first depends on the toy network.
+    assert [line.replace("things|blue, red", "red, things|blue") for line in others] == [
+        f"{photos}/trip/b.png: red, things|blue (new: b.png.xmp)",
+        f"{str(photos / STRANGE)!r}: red, things|blue (new: {Path(STRANGE).name + '.xmp'!r})",
+    ]
     assert "would write 5 tags into 3 sidecars, 2 of them new; 0 photos need none" in shown.err
 
     assert run(*arguments, "--write", "xmp") == 0
