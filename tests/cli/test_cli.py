@@ -256,15 +256,55 @@ def test_a_list_of_positives_measures_what_a_wide_table_of_the_same_truth_does(
     assert "blue" in found[1][2]
 
 
+@pytest.mark.parametrize(
+    ("options", "code", "reason"),
+    [
+        (
+            ("--goal", "precision", "--target", "0.999"),
+            4,
+            "No label reaches a precision of 0.999 on",
+        ),
+        (
+            ("--guarantee", "0.9"),
+            4,
+            "No label reaches a precision of 0.9 for sure on these 16 photos",
+        ),
+        (("--guarantee", "1"), 2, "--guarantee must be above 0 and below 1, got 1."),
+        (("--guarantee", "0.9", "--goal", "recall"), 2, "leave --goal away"),
+    ],
+)
 def test_a_goal_out_of_reach_changes_nothing(
-    model: Path, table: Path, capsys: pytest.CaptureFixture
+    model: Path,
+    table: Path,
+    options: tuple[str, ...],
+    code: int,
+    reason: str,
+    capsys: pytest.CaptureFixture,
 ) -> None:
     before = (model / "calibration.json").read_bytes()
-    options = ("--goal", "precision", "--target", "0.999")
-    assert run("calibrate", model, table, *options) == 4
-    said = capsys.readouterr().err
-    assert "No label reaches a precision of 0.999 on these 16 photos" in said
+    assert run("calibrate", model, table, *options) == code
+    assert reason in capsys.readouterr().err
     assert (model / "calibration.json").read_bytes() == before
+
+
+def test_a_precision_can_be_promised(
+    model: Path, make_dataset: Maker, capsys: pytest.CaptureFixture
+) -> None:
+    data = make_dataset(40)
+    data.states[:] = POSITIVE  # whatever the toy network finds is right
+    data.states[:2, 0] = NEGATIVE
+    data.states[:, 2] = NEGATIVE
+    table = write_wide(data, data.photos[0].parent / "all.csv")
+    assert run("calibrate", model, table, "--guarantee", "0.3") == 0
+    shown = capsys.readouterr().out
+    values = json.loads((model / "calibration.json").read_text())
+    assert [values["evidence"][name]["promise"] for name in data.labels] == [
+        *("alone", "never", "never"),
+    ]
+    assert "precision of 0.3 or more with 95 % confidence" in shown
+    assert "1 labels each by itself, 0 together" in shown
+    assert "No score reaches that for green, blue: never predicted from now on." in shown
+    assert values["thresholds"]["blue"] == 1
 
 
 def test_no_readable_photo_at_all_is_a_data_error(

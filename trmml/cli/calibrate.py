@@ -40,6 +40,9 @@ def calibrate(
         float,
         typer.Option(help="For precision and recall: what is wanted, above 0 and below 1."),
     ] = 0.9,
+    guarantee: Annotated[
+        float | None, typer.Option(help="Instead: a precision that holds with 95 % confidence.")
+    ] = None,
     false_positive_cost: Annotated[float, typer.Option(min=0, help="For cost.")] = 1.0,
     false_negative_cost: Annotated[float, typer.Option(min=0, help="For cost.")] = 1.0,
     plot: Annotated[Path | None, typer.Option(help="Reliability diagram, as PNG.")] = None,
@@ -47,12 +50,16 @@ def calibrate(
 ) -> None:
     """Choose a model's thresholds anew, on known labels of photos that it was not trained on.
 
-    Example: trmml calibrate runs/shop val.csv --goal precision --target 0.95 --plot reliability.png
+    Example: trmml calibrate runs/shop val.csv --guarantee 0.9 --plot reliability.png
     """
     require_no_table((plot,), table)
     if plot is not None and plot.suffix.lower() != ".png":
         raise ConfigError(f"The diagram is a PNG; name it so, as {plot.with_suffix('.png')}.")
-    from trmml.evaluation import calibration, measuring
+    if guarantee is not None and goal is not GoalKind.f1:
+        raise ConfigError("--guarantee is a goal of its own; leave --goal away.")
+    if guarantee is not None and not 0 < guarantee < 1:
+        raise ConfigError(f"--guarantee must be above 0 and below 1, got {guarantee:g}.")
+    from trmml.evaluation import calibration, guarantees, measuring
     from trmml.evaluation.reliability import reliability
     from trmml.zoo.folder import replace_calibration
     from trmml.zoo.loading import load_model
@@ -68,12 +75,17 @@ def calibrate(
     dataset = with_labels_of(options.read(table, labels), matcher.labels, table)
     measured = measuring.evaluate(matcher, dataset, progress=shows_progress(quiet))
     states = dataset.states[list(measured.readable)]
-    made = calibration.calibrate(measured.scores, states, dataset.labels, wanted)
+    if guarantee is None:
+        made = calibration.calibrate(measured.scores, states, dataset.labels, wanted)
+    else:
+        made = guarantees.guarantee(measured.scores, states, dataset.labels, guarantee)
     never = _labels_never_predicted(made, dataset.labels)
     if len(never) == len(dataset.labels):
+        reached = wanted if guarantee is None else f"precision of {guarantee:g} for sure"
         raise DataError(
-            f"No label reaches a {wanted} on these {measured.num_images} photos, so nothing was "
-            "changed. Lower --target, or give more known positives: a handful proves little."
+            f"No label reaches a {reached} on these {measured.num_images} photos, so nothing was "
+            f"changed. Lower --{'target' if guarantee is None else 'guarantee'}, or give more known "
+            "positives: a handful proves little."
         )
     replace_calibration(model, matcher.calibration.updated(matcher.labels, dataset.labels, made))
     bins = reliability(measured.scores, states)
@@ -81,13 +93,7 @@ def calibrate(
         _write_diagram(plot, bins, f"{model.name}: scores against {table.name}")
     _print_thresholds(made, dataset.labels)
     typer.echo(f"\n{made.method}; expected calibration error {100 * bins.expected_error:.1f} %")
-    if never:
-        typer.echo(f"No score reaches that for {', '.join(never)}: never predicted from now on.")
-    kept = len(matcher.labels) - len(dataset.labels)
-    if kept:
-        typer.echo(
-            f"The table does not state {kept} of the model's labels; they keep what they had."
-        )
+    _print_exceptions(made, never, len(matcher.labels) - len(dataset.labels))
     exit_if_skipped(measured.skipped)
 
 
@@ -136,6 +142,19 @@ def _print_thresholds(made: "Calibration", labels: tuple[str, ...]) -> None:
         limit = "never" if label in never else f"{threshold:.3f}"
         precision, recall = (_interval(made.evidence[label][of]) for of in ("precision", "recall"))
         typer.echo(f"{name}  {limit:>9}  {precision:<20}  {recall:<20}  {count:>15}")
+
+
+def _print_exceptions(made: "Calibration", never: list[str], num_kept: int) -> None:
+    """Say which labels have one promise in common, which are never predicted, and how many stay."""
+    together = [name for name, of in made.evidence.items() if of.get("promise") == "together"]
+    if together:
+        typer.echo(f"In common, for all of their tags together: {', '.join(together)}.")
+    if never:
+        typer.echo(f"No score reaches that for {', '.join(never)}: never predicted from now on.")
+    if num_kept:
+        typer.echo(
+            f"The table does not state {num_kept} of the model's labels; they keep what they had."
+        )
 
 
 def _interval(values: list[float] | None) -> str:
