@@ -295,7 +295,8 @@ def test_a_precision_can_be_promised(
     data.states[:2, 0] = NEGATIVE
     data.states[:, 2] = NEGATIVE
     table = write_wide(data, data.photos[0].parent / "all.csv")
-    assert run("calibrate", model, table, "--guarantee", "0.3") == 0
+    rule = ("--rule", "red implies blue")
+    assert run("calibrate", model, table, "--guarantee", "0.3", *rule) == 0
     shown = capsys.readouterr().out
     values = json.loads((model / "calibration.json").read_text())
     assert [values["evidence"][name]["promise"] for name in data.labels] == [
@@ -305,6 +306,9 @@ def test_a_precision_can_be_promised(
     assert "1 labels each by itself, 0 together" in shown
     assert "No score reaches that for green, blue: never predicted from now on." in shown
     assert values["thresholds"]["blue"] == 1
+    assert values["rules"] == ["red implies blue"]
+    assert run("calibrate", model, table, "--rule", "red implies violet") == 4
+    assert "names no label: 'violet'" in capsys.readouterr().err
 
 
 def test_no_readable_photo_at_all_is_a_data_error(

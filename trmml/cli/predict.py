@@ -46,6 +46,9 @@ def predict(
             help="Folder for pictures of what speaks for each label, and a sheet of them, per photo."
         ),
     ] = None,
+    rules: Annotated[
+        bool, typer.Option("--rules", help="Keep the model's rules; see calibrate --rule.")
+    ] = False,
     batch_size: Annotated[int, typer.Option(min=1)] = 16,
     format: Annotated[Format, typer.Option(help="How to print.")] = Format.table,
     quiet: Quiet = False,
@@ -70,6 +73,7 @@ def predict(
         top_k=top_k,
         batch_size=batch_size,
         heatmaps=heatmaps is not None,
+        rules=rules,
     )
     if heatmaps is not None:
         predictions = _saving_heatmaps(predictions, heatmaps)
