@@ -276,15 +276,59 @@ def test_labels_that_only_model_or_table_has_are_said_and_left_out(
         assert "'gren', which the model does not know" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("options", "code", "reason"),
+    [
+        (
+            ("--goal", "precision", "--target", "0.999"),
+            4,
+            "No label reaches a precision of 0.999 on",
+        ),
+        (
+            ("--guarantee", "0.9"),
+            4,
+            "No label reaches a precision of 0.9 for sure on these 16 photos",
+        ),
+        (("--guarantee", "1"), 2, "--guarantee must be above 0 and below 1, got 1."),
+        (("--guarantee", "0.9", "--goal", "recall"), 2, "leave --goal away"),
+    ],
+)
 def test_a_goal_out_of_reach_changes_nothing(
-    model: Path, table: Path, capsys: pytest.CaptureFixture
+    model: Path,
+    table: Path,
+    options: tuple[str, ...],
+    code: int,
+    reason: str,
+    capsys: pytest.CaptureFixture,
 ) -> None:
     before = (model / "calibration.json").read_bytes()
-    options = ("--goal", "precision", "--target", "0.999")
-    assert run("calibrate", model, table, *options) == 4
-    said = capsys.readouterr().err
-    assert "No label reaches a precision of 0.999 on these 16 photos" in said
+    assert run("calibrate", model, table, *options) == code
+    assert reason in capsys.readouterr().err
     assert (model / "calibration.json").read_bytes() == before
+
+
+def test_a_precision_can_be_promised(
+    model: Path, make_dataset: Maker, capsys: pytest.CaptureFixture
+) -> None:
+    data = make_dataset(40)
+    data.states[:] = POSITIVE  # whatever the toy network finds is right
+    data.states[:2, 0] = NEGATIVE
+    data.states[:, 2] = NEGATIVE
+    table = write_wide(data, data.photos[0].parent / "all.csv")
+    rule = ("--rule", "red implies blue")
+    assert run("calibrate", model, table, "--guarantee", "0.3", *rule) == 0
+    shown = capsys.readouterr().out
+    values = json.loads((model / "calibration.json").read_text())
+    assert [values["evidence"][name]["promise"] for name in data.labels] == [
+        *("alone", "never", "never"),
+    ]
+    assert "precision of 0.3 or more with 95 % confidence" in shown
+    assert "1 labels each by itself, 0 together" in shown
+    assert "No score reaches that for green, blue: never predicted from now on." in shown
+    assert values["thresholds"]["blue"] == 1
+    assert values["rules"] == ["red implies blue"]
+    assert run("calibrate", model, table, "--rule", "red implies violet") == 4
+    assert "names no label: 'violet'" in capsys.readouterr().err
 
 
 def test_no_readable_photo_at_all_is_a_data_error(

@@ -26,6 +26,7 @@ from trmml.cli import (
     models,
     predict,
     push,
+    tag,
 )
 from trmml.cli.exits import DATA, MODEL, USAGE
 from trmml.errors import ConfigError, DataError, ImageError, OutputError, TrmmlError
@@ -60,7 +61,7 @@ app = typer.Typer(
 )
 for command in (
     *(predict.predict, finetune.finetune, evaluate.evaluate, calibrate.calibrate),
-    *(complete.complete, export.export, push.push),
+    *(complete.complete, tag.tag, export.export, push.push),
 ):
     app.command()(command)
 app.add_typer(models.app, name="models")

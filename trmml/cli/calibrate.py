@@ -1,5 +1,8 @@
 """`trmml calibrate`."""
 
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -39,55 +42,90 @@ def calibrate(
         float,
         typer.Option(help="For precision and recall: what is wanted, above 0 and below 1."),
     ] = 0.9,
+    guarantee: Annotated[
+        float | None, typer.Option(help="Instead: a precision that holds with 95 % confidence.")
+    ] = None,
     false_positive_cost: Annotated[float, typer.Option(min=0, help="For cost.")] = 1.0,
     false_negative_cost: Annotated[float, typer.Option(min=0, help="For cost.")] = 1.0,
+    rule: Annotated[
+        list[str] | None,
+        typer.Option(help="To keep with the model: 'puppy implies dog' or 'day excludes night'."),
+    ] = None,
     plot: Annotated[Path | None, typer.Option(help="Reliability diagram, as PNG.")] = None,
     quiet: Quiet = False,
 ) -> None:
     """Choose a model's thresholds anew, on known labels of photos that it was not trained on.
 
-    Example: trmml calibrate runs/shop val.csv --goal precision --target 0.95 --plot reliability.png
+    Example: trmml calibrate runs/shop val.csv --guarantee 0.9 --plot reliability.png
     """
     require_no_table((plot,), table)
     if plot is not None and plot.suffix.lower() != ".png":
         raise ConfigError(f"The diagram is a PNG; name it so, as {plot.with_suffix('.png')}.")
-    from trmml.evaluation import calibration, measuring
+    from trmml.data.checks import parsed_rule
+    from trmml.evaluation.measuring import evaluate
     from trmml.evaluation.reliability import reliability
     from trmml.zoo.folder import replace_calibration
     from trmml.zoo.loading import load_model
 
-    wanted = calibration.Goal(
-        kind=goal.value,
-        target=target,
-        false_positive_cost=false_positive_cost,
-        false_negative_cost=false_negative_cost,
+    choose, reached = _way_to_choose(
+        guarantee, goal, target, false_positive_cost, false_negative_cost
     )
     _require_folder(model, backbone)
     matcher = load_model(model, backbone=backbone)
+    rules = tuple(parsed_rule(text, matcher.labels) for text in rule or ())
     dataset = with_shared_labels(options.read(table, labels), matcher.labels, table, labels)
-    measured = measuring.evaluate(matcher, dataset, progress=not quiet)
+    measured = evaluate(matcher, dataset, progress=not quiet)
     states = dataset.states[list(measured.readable)]
-    made = calibration.calibrate(measured.scores, states, dataset.labels, wanted)
+    made = choose(measured.scores, states, dataset.labels)
     never = _labels_never_predicted(made, dataset.labels)
     if len(never) == len(dataset.labels):
         raise DataError(
-            f"No label reaches a {wanted} on these {measured.num_images} photos, so nothing was "
-            "changed. Lower --target, or give more known positives: a handful proves little."
+            f"No label reaches a {reached} on these {measured.num_images} photos, so nothing was "
+            f"changed. Lower --{'target' if guarantee is None else 'guarantee'}, or give more known "
+            "positives: a handful proves little."
         )
-    replace_calibration(model, matcher.calibration.updated(matcher.labels, dataset.labels, made))
+    updated = matcher.calibration.updated(matcher.labels, dataset.labels, made)
+    replace_calibration(model, replace(updated, rules=rules or updated.rules))
     bins = reliability(measured.scores, states)
     if plot is not None:
         _write_diagram(plot, bins, f"{model.name}: scores against {table.name}")
     _print_thresholds(made, dataset.labels)
     typer.echo(f"\n{made.method}; expected calibration error {100 * bins.expected_error:.1f} %")
-    if never:
-        typer.echo(f"No score reaches that for {', '.join(never)}: never predicted from now on.")
-    kept = len(matcher.labels) - len(dataset.labels)
-    if kept:
-        typer.echo(
-            f"The table does not state {kept} of the model's labels; they keep what they had."
-        )
+    _print_exceptions(made, never, len(matcher.labels) - len(dataset.labels))
     exit_if_skipped(measured.skipped)
+
+
+def _way_to_choose(
+    precision: float | None, goal: GoalKind, target: float, *costs: float
+) -> "tuple[Callable[..., Calibration], str]":
+    """Return what chooses thresholds from scores, states and labels, and what they are to reach.
+
+    Args:
+        precision: That is to be guaranteed, if any; it goes with no other goal.
+        goal: What else a threshold is to reach.
+        target: The precision or recall that goes with the goal.
+        costs: Of a false positive and of a false negative.
+
+    Raises:
+        ConfigError: If a number is out of range, or a guarantee comes with a goal.
+    """
+    from trmml.evaluation.calibration import Goal, calibrate
+    from trmml.evaluation.guarantees import guarantee
+
+    if precision is None:
+        of_positive, of_negative = costs
+        wanted = Goal(
+            kind=goal.value,
+            target=target,
+            false_positive_cost=of_positive,
+            false_negative_cost=of_negative,
+        )
+        return partial(calibrate, goal=wanted), str(wanted)
+    if goal is not GoalKind.f1:
+        raise ConfigError("--guarantee is a goal of its own; leave --goal away.")
+    if not 0 < precision < 1:
+        raise ConfigError(f"--guarantee must be above 0 and below 1, got {precision:g}.")
+    return partial(guarantee, precision=precision), f"precision of {precision:g} for sure"
 
 
 def _require_folder(model: Path, backbone: str | None) -> None:
@@ -135,6 +173,19 @@ def _print_thresholds(made: "Calibration", labels: tuple[str, ...]) -> None:
         limit = "never" if label in never else f"{threshold:.3f}"
         precision, recall = (_interval(made.evidence[label][of]) for of in ("precision", "recall"))
         typer.echo(f"{name}  {limit:>9}  {precision:<20}  {recall:<20}  {count:>15}")
+
+
+def _print_exceptions(made: "Calibration", never: list[str], num_kept: int) -> None:
+    """Say which labels have one promise in common, which are never predicted, and how many stay."""
+    together = [name for name, of in made.evidence.items() if of.get("promise") == "together"]
+    if together:
+        typer.echo(f"In common, for all of their tags together: {', '.join(together)}.")
+    if never:
+        typer.echo(f"No score reaches that for {', '.join(never)}: never predicted from now on.")
+    if num_kept:
+        typer.echo(
+            f"The table does not state {num_kept} of the model's labels; they keep what they had."
+        )
 
 
 def _interval(values: list[float] | None) -> str:

@@ -46,6 +46,13 @@ class GoalKind(StrEnum):
     cost = "cost"
 
 
+class Hierarchy(StrEnum):
+    """What of a keyword in a hierarchy is the label."""
+
+    last = "last"
+    path = "path"
+
+
 class Unlisted(StrEnum):
     """What a label that a table does not list means."""
 
@@ -103,6 +110,13 @@ class TableOptions:
     separator: Annotated[
         str | None, typer.Option(help="Between labels in one cell; | by default.")
     ] = None
+    hierarchy: Annotated[
+        Hierarchy, typer.Option(help="Of a keyword as animals|dog: the last part, or the path.")
+    ] = Hierarchy.last
+    leave_out: Annotated[
+        list[str] | None,
+        typer.Option(help="Keyword that is no label, repeatable; also @people and @places."),
+    ] = None
 
     def read(
         self, table: Path, labels: str | None = None, *, may_lack_labels: bool = False
@@ -131,6 +145,8 @@ class TableOptions:
             split=self.split,
             format=self.table_format,
             separator=self.separator,
+            hierarchy="path" if self.hierarchy is Hierarchy.path else "last",
+            leave_out=tuple(self.leave_out or ()),
             may_lack_labels=may_lack_labels,
         )
 

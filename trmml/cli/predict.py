@@ -47,6 +47,9 @@ def predict(
             help="Folder for pictures of what speaks for each label, and a sheet of them, per photo."
         ),
     ] = None,
+    rules: Annotated[
+        bool, typer.Option("--rules", help="Keep the model's rules; see calibrate --rule.")
+    ] = False,
     batch_size: Annotated[int, typer.Option(min=1)] = 16,
     format: Annotated[Format, typer.Option(help="How to print.")] = Format.table,
     quiet: Quiet = False,
@@ -59,7 +62,7 @@ def predict(
     from trmml.zoo.catalog import ZERO_SHOT
     from trmml.zoo.loading import DEFAULT_MODEL, load_model
 
-    paths = _photos_at(photos)
+    paths = photos_at(photos)
     name = model or (ZERO_SHOT if backbone else DEFAULT_MODEL)
     matcher = load_model(
         name,
@@ -76,6 +79,7 @@ def predict(
         top_k=top_k,
         batch_size=batch_size,
         heatmaps=heatmaps is not None,
+        rules=rules,
     )
     if heatmaps is not None:
         predictions = _saving_heatmaps(predictions, heatmaps)
@@ -86,12 +90,12 @@ def predict(
         raise typer.Exit(SOME_FAILED if failed < len(paths) else DATA)
 
 
-def _photos_at(places: list[str]) -> list[str | Path]:
+def photos_at(places: list[str]) -> list[str | Path]:
     """Return the photos that are named, that match a pattern, and that lie in folders."""
     from trmml.matcher.decoding import photos_of
 
     photos: list[str | Path] = []
-    for place in (match for text in places for match in _matching(text)):
+    for place in (match for text in places for match in matching(text)):
         if "://" in place:
             # A Path would make one slash of the two of a URL, which then could not be called one.
             photos.append(place)
@@ -102,7 +106,7 @@ def _photos_at(places: list[str]) -> list[str | Path]:
     return photos
 
 
-def _matching(place: str) -> list[str]:
+def matching(place: str) -> list[str]:
     """Return what a pattern stands for, where no shell has said so; a name stands for itself."""
     if os.path.lexists(place) or not glob.has_magic(place):
         return [place]

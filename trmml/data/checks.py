@@ -181,7 +181,7 @@ def check_dataset(
     Raises:
         DataError: If a rule has another form or names no label.
     """
-    parsed = [_rule(text, dataset.labels) for text in rules]
+    parsed = [parsed_rule(text, dataset.labels) for text in rules]
     reasons: list[str] = []
     duplicates: tuple[NearDuplicate, ...] = ()
     if open_photos:
@@ -258,7 +258,12 @@ def _split_problem(dataset: MultiLabelDataset, val: MultiLabelDataset | None) ->
     return f"{shared} photos are for training and for validation." if shared else None
 
 
-def _rule(text: str, names: tuple[str, ...]) -> Rule:
+def parsed_rule(text: str, names: tuple[str, ...]) -> Rule:
+    """Read `a implies b` or `a excludes b`.
+
+    Raises:
+        DataError: If a rule has another form or names no label.
+    """
     match = re.fullmatch(r"\s*(.+?)\s+(implies|excludes)\s+(.+?)\s*", text)
     if not match:
         raise DataError(f"The rule {text!r} must be `a implies b` or `a excludes b`.")

@@ -137,7 +137,7 @@ def find_photos(folder: Path) -> list[Path]:
     were passed over is logged as a warning.
     """
     kinds = (*PHOTO_SUFFIXES, *OTHER_SUFFIXES)
-    found = (path for path in _files_below(folder) if path.suffix.lower() in kinds)
+    found = (path for path in files_below(folder) if path.suffix.lower() in kinds)
     files = [path for path in found if path.is_file()]
     photos = [path for path in files if path.suffix.lower() in PHOTO_SUFFIXES]
     others = sorted({path.suffix.lower() for path in files} - set(PHOTO_SUFFIXES))
@@ -149,7 +149,8 @@ def find_photos(folder: Path) -> list[Path]:
     return sorted(photos)
 
 
-def _files_below(folder: Path) -> Iterator[Path]:
+def files_below(folder: Path) -> Iterator[Path]:
+    """Return the files below a folder, also through links, but hidden ones and those of systems."""
     # A link may lead to a folder that was seen, or to one above itself: each is gone through once,
     # and under its own name if it has one here.
     seen = {os.path.realpath(folder)}
@@ -227,7 +228,7 @@ def _decoded(
     with contextlib.ExitStack() as stack:
         stack.enter_context(_image_errors(name))
         data = stack.enter_context(open_to_read(file)) if isinstance(file, Path) else file
-        image = stack.enter_context(_opened(data))
+        image = stack.enter_context(open_picture(data))
         # By the header alone: a bomb is refused before it is decoded, at whatever size it would be.
         _refuse_pixels(image, name)
         if image_size is not None:
@@ -237,7 +238,7 @@ def _decoded(
         return upright_rgb(image, name)
 
 
-def _opened(file: Any) -> Image.Image:
+def open_picture(file: Any) -> Image.Image:
     """Read a picture's header from an open file, as `Image.open` does.
 
     That would also warn of an attack at honest photos of more than 89 million pixels; how large they

@@ -5,8 +5,9 @@ lowest cost); each label then has its own, drawn towards the global one where fe
 known (our choice), since a threshold tuned on a handful of photos is mostly noise.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int8
@@ -132,7 +133,7 @@ def calibrate(
     known = states != UNKNOWN
     overall = best_threshold(scores[known].astype(np.float64), states[known] == POSITIVE, goal)
     positives = ((states == POSITIVE) & known).sum(axis=0)
-    thresholds, evidence = [], {}
+    thresholds = []
     for c, count in enumerate(positives):
         here = known[:, c]
         column, positive = scores[here, c].astype(np.float64), states[here, c] == POSITIVE
@@ -143,20 +144,33 @@ def calibrate(
         elif goal.kind == "recall" and count:
             threshold = min(threshold, own)
         thresholds.append(threshold)
-        if labels:
-            found = column >= threshold
-            evidence[labels[c]] = {
-                "precision": _plain(proportion(int((found & positive).sum()), int(found.sum()))),
-                "recall": _plain(proportion(int((found & positive).sum()), int(count))),
-                "known_labels": int(here.sum()),
-            }
     return Calibration(
         thresholds=tuple(thresholds),
         global_threshold=overall,
         known_positives=tuple(int(count) for count in positives),
         method=f"{goal} on known validation labels, shrunk to the global one by {SHRINKAGE:g}",
-        evidence=evidence,
+        evidence=evidence_at(scores, states, labels, thresholds),
     )
+
+
+def evidence_at(
+    scores: Float[np.ndarray, "image label"],
+    states: Int8[np.ndarray, "image label"],
+    labels: tuple[str, ...],
+    thresholds: Sequence[float],
+) -> dict[str, dict[str, Any]]:
+    """Return precision and recall at thresholds by label, with intervals, and the known labels."""
+    evidence = {}
+    for c, label in enumerate(labels):
+        known, positive = states[:, c] != UNKNOWN, states[:, c] == POSITIVE
+        found = known & (scores[:, c].astype(np.float64) >= thresholds[c])
+        hits = int((found & positive).sum())
+        evidence[label] = {
+            "precision": _plain(proportion(hits, int(found.sum()))),
+            "recall": _plain(proportion(hits, int(positive.sum()))),
+            "known_labels": int(known.sum()),
+        }
+    return evidence
 
 
 def proportion(hits: int, found: int) -> Proportion:

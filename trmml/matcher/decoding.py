@@ -2,7 +2,7 @@
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
@@ -15,11 +15,13 @@ from PIL import Image
 from torch import Tensor
 
 from trmml.config.groups import PhotoConfig
+from trmml.data.checks import Rule
 from trmml.data.photos import content_of, find_photos, is_file_object, load_photo
 from trmml.data.tensors import load_tensor
-from trmml.errors import ArtifactError, ImageError
+from trmml.errors import ArtifactError, ConfigError, ImageError
 from trmml.files import is_folder, with_home
 from trmml.matcher.prediction import Prediction
+from trmml.matcher.rules import with_rules
 
 NUM_THREADS = 4
 
@@ -58,6 +60,7 @@ class PredictsPhotos:
         top_k: int | None = None,
         batch_size: int = 16,
         heatmaps: bool = False,
+        rules: bool = False,
     ) -> Iterator[Prediction]:
         """Predict photos in order and in constant memory."""
         raise NotImplementedError
@@ -70,6 +73,7 @@ class PredictsPhotos:
         top_k: int | None = None,
         batch_size: int = 16,
         heatmaps: bool = False,
+        rules: bool = False,
     ) -> Prediction | list[Prediction]:
         """Score every label of one photo or of many; `trmml.predict` with this model.
 
@@ -79,6 +83,7 @@ class PredictsPhotos:
             top_k: At most so many positive labels per photo.
             batch_size: Photos per pass through the model.
             heatmaps: Whether to keep what `Prediction.heatmap` needs.
+            rules: Whether scores and tags keep the rules of the model.
 
         Returns:
             One prediction for one photo, else a list in the same order.
@@ -93,6 +98,7 @@ class PredictsPhotos:
             top_k=top_k,
             batch_size=batch_size,
             heatmaps=heatmaps,
+            rules=rules,
         )
         if not is_one:  # among many, one unreadable photo must not cost the others
             return list(predictions)
@@ -100,6 +106,19 @@ class PredictsPhotos:
         if prediction.error is not None:
             raise ImageError(prediction.error)
         return prediction
+
+    @staticmethod
+    def require_in_range(threshold: float | None, top_k: int | None, batch_size: int) -> None:
+        """Check what `predict_many` takes.
+
+        Raises:
+            ConfigError: If one is out of range.
+        """
+        if threshold is not None and not 0 <= threshold <= 1:
+            raise ConfigError(f"threshold must be in [0, 1], got {threshold}.")
+        for name, value in (("batch_size", batch_size), ("top_k", top_k)):
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} must be at least 1, got {value}.")
 
     def __call__(self, *images: Any, **settings: Any) -> Any:
         """Run a network on a batch of normalized photos; predict anything that is no tensor."""
@@ -148,6 +167,7 @@ def stream_predictions(
     config: PhotoConfig,
     score: Callable[[Float[Tensor, "batch 3 height width"]], PhotoScores],
     like: Prediction,
+    rules: Sequence[Rule] = (),
     *,
     batch_size: int,
     keep_photos: bool,
@@ -159,6 +179,7 @@ def stream_predictions(
         config: How a photo becomes a tensor.
         score: The network.
         like: Labels and thresholds; its scores stand for a photo that cannot be read.
+        rules: What its scores and tags keep; see `with_rules`.
         batch_size: Photos given to the network at a time.
         keep_photos: Whether a prediction keeps its picture.
 
@@ -181,7 +202,7 @@ def stream_predictions(
                 evidence = None if found.evidence is None else found.evidence[row]
                 prediction = replace(prediction, scores=found.scores[row], _evidence=evidence)
                 row += 1
-            yield prediction
+            yield with_rules(prediction, rules)
 
 
 def prepared_batches(

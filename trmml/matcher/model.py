@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -301,6 +300,7 @@ class TextRegionMatcher(PredictsPhotos, nn.Module):
         top_k: int | None = None,
         batch_size: int = 16,
         heatmaps: bool = False,
+        rules: bool = False,
     ) -> Iterator[Prediction]:
         """Predict photos one batch after the other, in order and in constant memory.
 
@@ -313,27 +313,26 @@ class TextRegionMatcher(PredictsPhotos, nn.Module):
                 whatever their scores.
             batch_size: Photos per pass through the model.
             heatmaps: Whether to keep the evidence of the patches and the photo in each prediction.
+            rules: Whether scores and tags keep the rules of the calibration; see `with_rules`.
 
         Raises:
             ConfigError: If the threshold, `top_k` or the batch size is out of range.
         """
-        if threshold is not None and not 0 <= threshold <= 1:
-            raise ConfigError(f"threshold must be in [0, 1], got {threshold}.")
-        for name, value in (("batch_size", batch_size), ("top_k", top_k)):
-            if value is not None and value < 1:
-                raise ConfigError(f"{name} must be at least 1, got {value}.")
+        self.require_in_range(threshold, top_k, batch_size)
         limits = self.calibration.thresholds
         if threshold is not None or top_k is not None:
             limits = (threshold or 0.0,) * len(self.labels)
-        like = Prediction(
-            self.labels,
-            scores=np.full(len(self.labels), np.nan, dtype=np.float32),
-            thresholds=np.array(limits, dtype=np.float32),
-            max_positive=top_k,
-        )
+        like = Prediction.unread(self.labels, limits, top_k)
         score = partial(self._scores, with_evidence=heatmaps)
+        kept = self.calibration.rules if rules else ()
         return stream_predictions(
-            images, self.config.photo, score, like, batch_size=batch_size, keep_photos=heatmaps
+            images,
+            self.config.photo,
+            score,
+            like,
+            kept,
+            batch_size=batch_size,
+            keep_photos=heatmaps,
         )
 
     @torch.inference_mode()

@@ -1,7 +1,7 @@
 """What a model says about one photo."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -49,6 +49,16 @@ class Prediction(Mapping[str, float]):
     max_positive: int | None = None
     _evidence: Float[np.ndarray, "label row column"] | None = field(default=None, repr=False)
     _photo: Image.Image | None = field(default=None, repr=False)
+
+    @classmethod
+    def unread(
+        cls, labels: tuple[str, ...], thresholds: Sequence[float], max_positive: int | None
+    ) -> "Prediction":
+        """Return the prediction of a photo before it is read: every score is NaN."""
+        scores = np.full(len(labels), np.nan, dtype=np.float32)
+        return cls(
+            labels, scores, np.array(thresholds, dtype=np.float32), max_positive=max_positive
+        )
 
     @property
     def positive(self) -> list[Tag]:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from trmml.errors import ArtifactError
+from trmml.data.checks import Rule, parsed_rule
+from trmml.errors import ArtifactError, DataError
 
 UNCALIBRATED = 0.5
 NEVER = 1.0
@@ -25,6 +26,7 @@ class Calibration:
         method: How they were made, in words.
         evidence: Precision and recall at the thresholds on the photos that chose them, by label,
             with intervals; for people, not read by the model.
+        rules: What holds between labels, for predictions that are to keep them.
     """
 
     thresholds: tuple[float, ...]
@@ -32,6 +34,7 @@ class Calibration:
     known_positives: tuple[int, ...] = ()
     method: str = "none: 0.5 for every label"
     evidence: dict[str, Any] = field(default_factory=dict)
+    rules: tuple[Rule, ...] = ()
 
     @classmethod
     def uncalibrated(cls, num_labels: int) -> "Calibration":
@@ -49,7 +52,8 @@ class Calibration:
         known = dict(zip(labels, zip(self.thresholds, counts, strict=True), strict=True))
         rows = [known.get(label, (self.global_threshold, 0)) for label in new_labels]
         thresholds, known_positives = zip(*rows, strict=True)
-        return replace(self, thresholds=thresholds, known_positives=known_positives)
+        rules = tuple(rule for rule in self.rules if {rule.first, rule.second} <= set(new_labels))
+        return replace(self, thresholds=thresholds, known_positives=known_positives, rules=rules)
 
     def updated(
         self, labels: tuple[str, ...], names: tuple[str, ...], made: "Calibration"
@@ -77,6 +81,7 @@ class Calibration:
             known_positives=known_positives,
             method=method,
             evidence=self.evidence | made.evidence if kept else made.evidence,
+            rules=self.rules,
         )
 
     def to_dict(self, labels: tuple[str, ...]) -> dict[str, Any]:
@@ -88,6 +93,7 @@ class Calibration:
             "thresholds": dict(zip(labels, self.thresholds, strict=True)),
             "known_positives": dict(zip(labels, counts, strict=True)),
             "evidence": self.evidence,
+            **({"rules": list(map(str, self.rules))} if self.rules else {}),
         }
 
     @classmethod
@@ -110,8 +116,11 @@ class Calibration:
                 known_positives=tuple(int(values["known_positives"][n]) for n in labels),
                 method=str(values["method"]),
                 evidence=dict(values.get("evidence") or {}),
+                rules=tuple(parsed_rule(text, labels) for text in values.get("rules", ())),
             )
         except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
             if isinstance(error, ArtifactError):
                 raise
+            if isinstance(error, DataError):  # of a rule
+                raise ArtifactError(f"{where}: {error}") from error
             raise ArtifactError(f"{where} is not a calibration: {error!r}.") from error

@@ -22,6 +22,7 @@ def predict(
     top_k: int | None = None,
     batch_size: int = 16,
     heatmaps: bool = False,
+    rules: bool = False,
 ) -> Prediction | list[Prediction]:
     """Score every label of one photo or of many.
 
@@ -35,6 +36,7 @@ def predict(
             their scores.
         batch_size: Photos per pass through the model.
         heatmaps: Whether to keep what `Prediction.heatmap` needs.
+        rules: Whether scores and tags keep the rules of the model (`a implies b`, `a excludes b`).
 
     Returns:
         One prediction for one photo, else a list in the same order. In a list, a photo that cannot
@@ -54,7 +56,12 @@ def predict(
             "labels= goes with the name of a model, and this one is loaded: load_model(name, labels=…)."
         )
     return model.predict(
-        images, threshold=threshold, top_k=top_k, batch_size=batch_size, heatmaps=heatmaps
+        images,
+        threshold=threshold,
+        top_k=top_k,
+        batch_size=batch_size,
+        heatmaps=heatmaps,
+        rules=rules,
     )
 
 

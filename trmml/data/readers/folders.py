@@ -174,7 +174,8 @@ def _refuse_unlabelled(folder: Path, labels: list[Path], options: Options) -> No
         raise DataError(
             f"{folder} is no table: {pointer}."
             if pointer
-            else f"{folder} holds no table and no folders; expected label/photo.jpg."
+            else f"{folder} holds no table and no folders; expected label/photo.jpg, or "
+            "format='keywords' (--table-format keywords) to read the photos' own keywords."
         )
     names = {path.name.lower() for path in labels if path.name not in (options.labels or ())}
     if {"images", "labels"} <= names:

@@ -18,8 +18,18 @@ SPLIT_NAMES = (
 
 Unlabeled = Literal["unknown", "negative"]
 TableFormat = Literal[
-    "wide", "list", "long", "chexpert", "jsonl", "coco", "label-studio", "voc", "folders"
+    "wide",
+    "list",
+    "long",
+    "chexpert",
+    "jsonl",
+    "coco",
+    "label-studio",
+    "voc",
+    "folders",
+    "keywords",
 ]
+Hierarchy = Literal["last", "path"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +42,8 @@ class Options:
         unlabeled: What a label that a list of positives leaves out means.
         split: Rows to read.
         separator: Between labels in one cell.
+        hierarchy: Of keywords in a hierarchy, whether the label is the last part or the whole path.
+        leave_out: Keywords that are no labels.
     """
 
     labels: tuple[str, ...] | None = None
@@ -39,6 +51,8 @@ class Options:
     unlabeled: Unlabeled | None = None
     split: str | None = None
     separator: str | None = None
+    hierarchy: Hierarchy = "last"
+    leave_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,10 @@ from trmml.data.readers.folders import read_folder
 from trmml.data.readers.frames import HERE, is_frame, read_frame
 from trmml.data.readers.joining import merge_duplicates
 from trmml.data.readers.json import read_json, read_jsonl
+from trmml.data.readers.libraries import read_library
 from trmml.data.readers.records import Records, are_records, refuse_no_table
 from trmml.data.readers.rows import (
+    Hierarchy,
     Options,
     Row,
     Table,
@@ -30,7 +32,7 @@ from trmml.data.readers.rows import (
 from trmml.data.readers.spreadsheets import PARQUET, WORKBOOKS, read_parquet, read_workbook
 from trmml.data.readers.text import read_text
 from trmml.data.spelling import spelled
-from trmml.errors import DataError, nearest, refuse_text
+from trmml.errors import ConfigError, DataError, nearest, refuse_text
 from trmml.files import is_folder, with_home
 from trmml.labels import UNKNOWN
 
@@ -45,6 +47,8 @@ def read_dataset(
     split: str | None = None,
     separator: str | None = None,
     format: str | None = None,
+    hierarchy: Hierarchy = "last",
+    leave_out: Sequence[str] = (),
     may_lack_labels: bool = False,
 ) -> MultiLabelDataset:
     """Read photos and their partly known labels.
@@ -58,7 +62,9 @@ def read_dataset(
     * `jsonl`: a line `{"image": …, "positive": […], "negative": […]}` per photo;
     * rows in a workbook (`.xlsx`), in Parquet, or as records in JSON or JSONL, like those of a CSV;
     * `coco`: COCO's or LVIS's JSON; `label-studio`: its JSON or JSON_MIN export;
-    * `voc`: a folder with VOC's `Annotations`; `folders`: `label/photo.jpg`.
+    * `voc`: a folder with VOC's `Annotations`; `folders`: `label/photo.jpg`;
+    * `keywords`: a folder of photos with the keywords that photo programs keep in them, or in XMP
+      files beside them; never a guess. Keywords that `trmml tag` wrote do not count.
 
     Args:
         table: A file, a folder, a pandas DataFrame, a Hugging Face dataset or a list of dicts.
@@ -70,6 +76,10 @@ def read_dataset(
         split: Read only rows with this text in the column `split`; for VOC, the name of an image set.
         separator: Between the labels in one cell of a list CSV; `|` by default.
         format: One of the names above, instead of a guess.
+        hierarchy: Of keywords as `animals|dog`: whether the `last` part is the label, or the `path`.
+        leave_out: Keywords that become no labels, in any case: `People`, `2019 Rome`, `animals|wild`.
+            What is below one, or beside it to repeat a part of it, goes with it. `@people` stands for
+            what a photo's fields of persons and faces name, `@places` for its fields of places.
         may_lack_labels: Whether `labels` that the table does not have are unknown in all of it, as in
             a table of validation photos; by default they are an error.
 
@@ -78,11 +88,18 @@ def read_dataset(
 
     Raises:
         DataError: For a table or photo that cannot be used, with file, line and column.
+        ConfigError: If an argument has another form, or goes with another format.
     """
     refuse_text(labels, "labels")
+    refuse_text(leave_out, "leave_out")
+    if format != "keywords" and (hierarchy != "last" or len(leave_out) > 0):
+        raise ConfigError("hierarchy and leave_out go with format='keywords' (--table-format).")
+    if hierarchy not in get_args(Hierarchy):
+        raise ConfigError(f"hierarchy must be 'last' or 'path', got {hierarchy!r}.")
     wanted = None if labels is None else tuple(labels)
     asked = wanted and tuple(map(spelled, wanted))
-    options = Options(asked, label_encoding, unlabeled, split, separator)
+    ways = (hierarchy, tuple(leave_out))
+    options = Options(asked, label_encoding, unlabeled, split, separator, *ways)
     if are_records(table):
         table = Records(table)
     elif not is_frame(table):
@@ -159,10 +176,12 @@ def _rest(rows: Sequence[Row], parsed: Table) -> Int8[np.ndarray, " image"] | No
 
 def _read(path: Path, options: Options, form: str | None) -> Table:
     if is_folder(path):
+        if form == "keywords":
+            return read_library(path, options)
         if form not in (None, "voc", "folders"):
             raise DataError(f"{path} is a folder; format={form!r} is for a file.")
         return read_folder(path, options, form)
-    if form in ("voc", "folders"):
+    if form in ("voc", "folders", "keywords"):
         raise DataError(f"format={form!r} is for a folder, and {path} is a file.")
     suffix = path.suffix.lower()
     if suffix in WORKBOOKS:

@@ -1,0 +1,1 @@
+"""Photo libraries: the keywords that photo programs keep in photos and in XMP files beside them."""
