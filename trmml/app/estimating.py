@@ -202,7 +202,7 @@ class Estimator:
                     raise
                 continue
             for source, values in zip(self._sources, found, strict=True):
-                source[np.ix_(rows, columns)] = values
+                source[rows[:, None], columns] = values
             done += len(rows)
             self.refresh()
 

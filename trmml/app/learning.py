@@ -94,7 +94,8 @@ def learn(
             "Nothing is known yet of the photos that are kept for validation (a fifth of them); "
             "answer a few more questions."
         )
-    train_rows = _training_rows(known[:, columns].any(axis=1), ~validates)
+    is_known = np.asarray(known[:, columns].any(axis=1))
+    train_rows = _training_rows(is_known, ~validates)
     chosen = data.with_labels(labels)
     train, val = chosen.subset(train_rows), chosen.subset(val_rows)
     matcher, config, learned = _prepared(start, labels, settings)

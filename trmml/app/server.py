@@ -60,7 +60,9 @@ def make_app(
         routes.append(Route("/api/state", lambda request: JSONResponse(facts)))
     else:
         routes += _answering(desk)
-    return Guard(Starlette(routes=routes, lifespan=life), token, hosts)
+    app = Starlette(routes=routes, lifespan=life)
+    app.router.redirect_slashes = False
+    return Guard(app, token, hosts)
 
 
 def _page(request: Request) -> Response:

@@ -2,6 +2,7 @@
 
 import socket
 from collections.abc import Callable
+from typing import Any
 
 from trmml.app.guarding import new_token
 from trmml.errors import ConfigError, DependencyError
@@ -10,7 +11,7 @@ LOCAL = "127.0.0.1"
 
 
 def serve(
-    make_app: Callable[[str, tuple[str, ...]], object],
+    make_app: Callable[[str, tuple[str, ...]], Callable[..., Any]],
     announce: Callable[[str], object],
     host: str = LOCAL,
     port: int = 0,
@@ -41,7 +42,7 @@ def serve(
         app = make_app(token, tuple(f"{name}:{number}" for name in names))
         config = uvicorn.Config(
             app, log_level="warning", server_header=False, timeout_graceful_shutdown=5
-        )  # pyright: ignore[reportArgumentType]
+        )
         announce(f"http://{host}:{number}/?token={token}")
         uvicorn.Server(config).run(sockets=[listening])
 
