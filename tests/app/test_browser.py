@@ -14,20 +14,17 @@ from typing import Any
 
 import pytest
 from conftest import colour_squares
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import WebDriverWait
 
 import trmml
 from trmml.app.desk import Desk
 from trmml.data.writing import write_dataset
 from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
 from trmml.matcher.model import TextRegionMatcher
-
-selenium = pytest.importorskip("selenium")
-
-from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
-from selenium.webdriver.common.by import By
-from selenium.webdriver.common.keys import Keys
-from selenium.webdriver.support.ui import WebDriverWait
 
 CHROMIUM, DRIVER = which("chromium") or which("chromium-browser"), which("chromedriver")
 
@@ -212,7 +209,7 @@ def test_html_in_names_is_shown_as_text(
     colour_model: TextRegionMatcher,
 ) -> None:  # fmt: skip
     data = colour_squares(tmp_path / "photos", 6)
-    odd = tmp_path / "photos" / "<b>bold</b> \"quoted\" 'x'\nline.png"
+    odd = tmp_path / "photos" / "<b>bold<b> \"quoted\" 'x'\nline.png"
     data.photos[0].rename(odd)
     labels = (HOSTILE, "</script><script>document.title='owned'</script>", "blue")
     states = data.states.copy()
