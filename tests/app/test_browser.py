@@ -178,6 +178,20 @@ def test_learning_and_undoing_any_answer(
     assert browser.errors() == []
 
 
+def test_a_tab_that_is_loaded_again_asks_what_it_asked_before(
+    browser: Browser, make_desk: Callable[..., Desk], served: Callable[..., str],
+    colour_model: TextRegionMatcher,
+) -> None:  # fmt: skip
+    desk = make_desk()
+    address = served(colour_model, desk)
+    browser.open(address)
+    desk.estimator.wait(60)
+    browser.driver.refresh()
+    asked = browser.until_asked()
+    browser.driver.refresh()
+    assert browser.until_asked() == asked
+
+
 def test_two_tabs_never_show_the_same_question(
     browser: Browser, make_desk: Callable[..., Desk], served: Callable[..., str],
     colour_model: TextRegionMatcher,
@@ -260,6 +274,12 @@ def test_nothing_is_wider_than_the_window(
             if button.is_displayed():
                 assert button.accessible_name.strip(), button.get_attribute("outerHTML")
     browser.click("#tab-answer")
+    browser.press("g")
+    browser.until(lambda: browser.all(".tile"))
+    size = browser.all(".tile")[0].size
+    assert size["height"] > 0.6 * size["width"]
+    browser.press("g")
+    browser.until_asked()
     # All of the answer view is in the window: nobody scrolls to press a button.
     bottom = browser.driver.execute_script("return heatmap.getBoundingClientRect().bottom")
     assert bottom <= 800
