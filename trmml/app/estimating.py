@@ -178,6 +178,7 @@ class Estimator:
                 "labels": len(found.model.labels),
                 "trained_on": found.trained_on,
                 "validated_on": found.validated_on,
+                "validated_labels": found.validated_labels,
                 "folder": str(folder),
             }
         )

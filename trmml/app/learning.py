@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Int8, Int64
 
 from trmml.config.groups import FinetuneConfig
 from trmml.data.dataset import MultiLabelDataset
 from trmml.errors import DataError
 from trmml.evaluation.calibration import calibrate
 from trmml.evaluation.metrics import mean_average_precision
-from trmml.labels import POSITIVE, known_mask
+from trmml.labels import NEGATIVE, POSITIVE, known_mask
 from trmml.matcher.model import TextRegionMatcher
 from trmml.training.batches import CachedFeatures
 from trmml.training.features import FeatureStore
@@ -39,10 +39,12 @@ class Learned:
 
     Attributes:
         model: The new one; it has the labels that could be learned.
-        before: Validation mAP of what was thought before, in [0, 1]; NaN where it cannot be measured.
+        before: Validation mAP of what was thought before, in [0, 1], over the labels of which a positive
+            and a negative are known there; NaN if there is none.
         after: That of the new model, on the same photos and labels.
         trained_on: Photos with something known that it learned from.
         validated_on: Photos that chose its best epoch.
+        validated_labels: Labels that the two are the mean over.
     """
 
     model: TextRegionMatcher
@@ -50,6 +52,7 @@ class Learned:
     after: float
     trained_on: int
     validated_on: int
+    validated_labels: int
 
 
 def validation_photos(names: Sequence[str]) -> Bool[np.ndarray, " image"]:
@@ -118,11 +121,26 @@ def learn(
     matcher.report = facts_of(trainer, scores, matcher.calibration.thresholds)
     return Learned(
         model=matcher,
-        before=mean_average_precision(thought[val_rows][:, columns], val.states),
-        after=mean_average_precision(scores, val.states),
+        before=_measured(thought[val_rows][:, columns], val.states),
+        after=_measured(scores, val.states),
         trained_on=int(known[train_rows][:, columns].any(axis=1).sum()),
         validated_on=len(val_rows),
+        validated_labels=int(_measurable(val.states).sum()),
     )
+
+
+def _measurable(states: Int8[np.ndarray, "image label"]) -> Bool[np.ndarray, " label"]:
+    """Say which labels can be right and wrong: among known positives alone any order is perfect."""
+    return np.asarray((states == POSITIVE).any(axis=0) & (states == NEGATIVE).any(axis=0))
+
+
+def _measured(
+    scores: Float[np.ndarray, "image label"], states: Int8[np.ndarray, "image label"]
+) -> float:
+    labels = _measurable(states)
+    if not labels.any():
+        return math.nan
+    return float(mean_average_precision(scores[:, labels], states[:, labels]))
 
 
 class _Watched(list[dict[str, Any]]):
