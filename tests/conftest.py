@@ -41,6 +41,8 @@ from trmml.matcher.model import TextRegionMatcher
 from trmml.matcher.thresholds import Calibration
 from trmml.zoo.loading import make_config
 
+pytest_plugins = ("page_fixtures",)
+
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 24, "heads": 2, "layers": 2}
 VISION = {
     "vit": {"layers": 2, "width": 32, "head_width": 16, "patch_size": 16, "image_size": 64},

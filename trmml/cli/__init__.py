@@ -23,6 +23,7 @@ from trmml.cli import (
     evaluate,
     export,
     finetune,
+    label,
     models,
     predict,
     push,
@@ -61,7 +62,7 @@ app = typer.Typer(
 )
 for command in (
     *(predict.predict, finetune.finetune, evaluate.evaluate, calibrate.calibrate),
-    *(complete.complete, tag.tag, export.export, push.push),
+    *(complete.complete, tag.tag, label.label, label.demo, export.export, push.push),
 ):
     app.command()(command)
 app.add_typer(models.app, name="models")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from trmml.cli.exits import DATA, SOME_FAILED
-from trmml.cli.options import Backbone, Labels, Quiet, names_of, shows_progress
+from trmml.cli.options import Backbone, Labels, Quiet, names_of
 from trmml.cli.predict import matching, photos_at
 from trmml.errors import ConfigError, ImageError
 from trmml.files import is_folder
@@ -65,8 +65,7 @@ def tag(
             "Say --write xmp to write sidecars beside the photos, or --dry-run to see what they would "
             "hold."
         )
-    from tqdm import tqdm
-
+    from trmml.reports.progress import followed
     from trmml.tasks.tagging import write_tags
     from trmml.zoo.catalog import ZERO_SHOT
     from trmml.zoo.loading import DEFAULT_MODEL, load_model
@@ -77,10 +76,10 @@ def tag(
     predictions = matcher.predict_many(
         paths, threshold=threshold, top_k=top_k, batch_size=batch_size
     )
-    bar = tqdm(predictions, total=len(paths), unit="photo", disable=not shows_progress(quiet))
+    shown = followed(predictions, "photos", len(paths), show=not quiet)
     # The folders above a model are the user's own affair, and sidecars travel.
     known_as = Path(name).name if is_folder(name) else name
-    _print_written(write_tags(iter(bar), known_as, roots, dry_run=dry_run), dry_run, photos)
+    _print_written(write_tags(shown, known_as, roots, dry_run=dry_run), dry_run, photos)
 
 
 def _print_written(found: "Iterable[Tagged]", dry_run: bool, photos: list[str]) -> None:

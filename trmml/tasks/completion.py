@@ -207,16 +207,22 @@ def _running_mean(values: Float[np.ndarray, " value"]) -> Float[np.ndarray, " va
     return values.cumsum() / np.arange(1, len(values) + 1)
 
 
+def teaching_value(
+    probability: Float[np.ndarray, "image label"], states: Int8[np.ndarray, "image label"]
+) -> Float[np.ndarray, "image label"]:
+    """Say how much an answer would teach: uncertainty, more where few positives are known."""
+    positives = (states == POSITIVE).sum(axis=0)
+    # 4·p·(1 − p) is 1 where p is one half.
+    return 4 * probability * (1 - probability) / np.sqrt(positives + 1)
+
+
 def _questions(
     probability: Float[np.ndarray, "image label"],
     before: Int8[np.ndarray, "image label"],
     after: Int8[np.ndarray, "image label"],
 ) -> list[Cell]:
     """Rank open blanks by their uncertainty, more where few positives are known."""
-    positives = (before == POSITIVE).sum(axis=0)
-    # 4·p·(1 − p) is 1 where p is one half.
-    uncertainty = 4 * probability * (1 - probability) / np.sqrt(positives + 1)
-    uncertainty = np.where(after == UNKNOWN, uncertainty, -1.0)
+    uncertainty = np.where(after == UNKNOWN, teaching_value(probability, before), -1.0)
     # One a photo: a person who has it open sees the rest.
     best = uncertainty.argmax(axis=1)
     value = uncertainty[np.arange(len(best)), best]

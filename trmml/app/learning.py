@@ -1,0 +1,199 @@
+"""Learning from what is known now, on cached features: a training of seconds or minutes.
+
+Which photos validate is decided by their names alone, so that a photo that validates never becomes one
+that a later model has learned from.
+"""
+
+import hashlib
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int8, Int64
+
+from trmml.config.groups import FinetuneConfig
+from trmml.data.dataset import MultiLabelDataset
+from trmml.errors import DataError
+from trmml.evaluation.calibration import calibrate
+from trmml.evaluation.metrics import mean_average_precision
+from trmml.labels import NEGATIVE, POSITIVE, known_mask
+from trmml.matcher.model import TextRegionMatcher
+from trmml.training.batches import CachedFeatures
+from trmml.training.features import FeatureStore
+from trmml.training.photos import known_log_odds
+from trmml.training.run_folder import facts_of, fingerprint_of
+from trmml.training.trainer import Trainer, TrainingPhotos, ValidationPhotos
+from trmml.zoo.loading import load_for_training, make_config
+
+VALIDATION_SHARE = 0.2
+FEWEST_UNKNOWN = 512
+"""Photos of which nothing is known teach as well; so many are taken, or as many as are known."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learned:
+    """What came of a training.
+
+    Attributes:
+        model: The new one; it has the labels that could be learned.
+        before: Validation mAP of what was thought before, in [0, 1], over the labels of which a positive
+            and a negative are known there; NaN if there is none.
+        after: That of the new model, on the same photos and labels.
+        trained_on: Photos with something known that it learned from.
+        validated_on: Photos that chose its best epoch.
+        validated_labels: Labels that the two are the mean over.
+    """
+
+    model: TextRegionMatcher
+    before: float
+    after: float
+    trained_on: int
+    validated_on: int
+    validated_labels: int
+
+
+def validation_photos(names: Sequence[str]) -> Bool[np.ndarray, " image"]:
+    """Say which photos validate: about a fifth, whatever others there are."""
+
+    def share(name: str) -> float:
+        return int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:8]) / 2**64
+
+    return np.array([share(name) < VALIDATION_SHARE for name in names], dtype=bool)
+
+
+def learn(
+    start: TextRegionMatcher,
+    data: MultiLabelDataset,
+    validates: Bool[np.ndarray, " image"],
+    store: FeatureStore,
+    thought: Float[np.ndarray, "image label"],
+    *,
+    settings: dict[str, Any] | None = None,
+    on_epoch: Callable[[int, int], None] = lambda done, total: None,
+) -> Learned:
+    """Train a model on what is known.
+
+    Args:
+        start: The model to start from; it stays as it is.
+        data: Photos, in the order of the features, with what is known of them.
+        validates: Which of them validate.
+        store: Their features, in the plain view.
+        thought: The scores before, to compare with.
+        settings: Changes of `FinetuneConfig`, by dotted name.
+        on_epoch: Called with the number of finished epochs and of all.
+
+    Raises:
+        DataError: If too little is known to train or to validate.
+    """
+    known = known_mask(data.states)
+    labels = _learnable(data, ~validates)
+    columns = [data.labels.index(label) for label in labels]
+    val_rows = np.flatnonzero(validates & known[:, columns].any(axis=1))
+    if not len(val_rows):
+        raise DataError(
+            "Nothing is known yet of the photos that are kept for validation (a fifth of them); "
+            "answer a few more questions."
+        )
+    is_known = np.asarray(known[:, columns].any(axis=1))
+    train_rows = _training_rows(is_known, ~validates)
+    chosen = data.with_labels(labels)
+    train, val = chosen.subset(train_rows), chosen.subset(val_rows)
+    matcher, config, learned = _prepared(start, labels, settings)
+    features = CachedFeatures(store, train_rows)
+    if learned is None:
+        matcher.start_from_data(features.sample(), known_log_odds(train, config))
+    trainer = Trainer(
+        matcher,
+        config,
+        TrainingPhotos(train, features),
+        ValidationPhotos(val, CachedFeatures(store, val_rows)),
+        fingerprint=fingerprint_of(config, matcher.config, start.source or "", train, val),
+        learned=learned,
+    )
+    trainer.history = _Watched(config.training.epochs, on_epoch)
+    trainer.train(None, progress=False)
+    trainer.history = list(trainer.history)
+    scores = trainer.use_best()
+    matcher.calibration = calibrate(scores, val.states, labels)
+    matcher.report = facts_of(trainer, scores, matcher.calibration.thresholds)
+    return Learned(
+        model=matcher,
+        before=_measured(thought[val_rows][:, columns], val.states),
+        after=_measured(scores, val.states),
+        trained_on=int(known[train_rows][:, columns].any(axis=1).sum()),
+        validated_on=len(val_rows),
+        validated_labels=int(_measurable(val.states).sum()),
+    )
+
+
+def _measurable(states: Int8[np.ndarray, "image label"]) -> Bool[np.ndarray, " label"]:
+    """Say which labels can be right and wrong: among known positives alone any order is perfect."""
+    return np.asarray((states == POSITIVE).any(axis=0) & (states == NEGATIVE).any(axis=0))
+
+
+def _measured(
+    scores: Float[np.ndarray, "image label"], states: Int8[np.ndarray, "image label"]
+) -> float:
+    labels = _measurable(states)
+    if not labels.any():
+        return math.nan
+    return float(mean_average_precision(scores[:, labels], states[:, labels]))
+
+
+class _Watched(list[dict[str, Any]]):
+    """The records of finished epochs; says so when one is added."""
+
+    def __init__(self, total: int, on_epoch: Callable[[int, int], None]) -> None:
+        super().__init__()
+        self.total, self.on_epoch = total, on_epoch
+
+    def append(self, record: dict[str, Any]) -> None:
+        super().append(record)
+        self.on_epoch(len(self), self.total)
+
+
+def _learnable(data: MultiLabelDataset, trains: Bool[np.ndarray, " image"]) -> tuple[str, ...]:
+    seen = (data.states[trains] == POSITIVE).any(axis=0)
+    labels = tuple(name for name, is_seen in zip(data.labels, seen, strict=True) if is_seen)
+    if not labels:
+        raise DataError(
+            "No label has a known positive photo to learn from yet; answer yes a few times first."
+        )
+    return labels
+
+
+def _training_rows(
+    known: Bool[np.ndarray, " image"], trains: Bool[np.ndarray, " image"]
+) -> Int64[np.ndarray, " chosen"]:
+    """Return the known photos that train, and some of the others."""
+    with_labels = np.flatnonzero(known & trains)
+    others = np.random.RandomState(0).permutation(np.flatnonzero(~known & trains))
+    return np.sort(np.append(with_labels, others[: max(FEWEST_UNKNOWN, len(with_labels))]))
+
+
+def _prepared(
+    start: TextRegionMatcher, labels: tuple[str, ...], settings: dict[str, Any] | None
+) -> tuple[TextRegionMatcher, FinetuneConfig, tuple[str, ...] | None]:
+    """Return the model to train, the settings, and the labels that it has learned before."""
+    config = FinetuneConfig().changed({"training.features": "cached", **(settings or {})})
+    learned = start.labels if start.matching.learns else None
+    if learned is None:  # zero-shot: a bare CLIP
+        matcher = TextRegionMatcher(
+            make_config(start.backbone, labels, config.matching), start.backbone
+        )
+        matcher.start_from_text(config.training.seed)
+        return matcher.to(start.device), config, None
+    matcher = load_for_training(start)
+    if matcher.labels != labels:
+        matcher = matcher.relabelled(labels)
+    half = "float32" if start.device.type == "cpu" else config.training.precision
+    changes = {"matching": matcher.config.matching.to_dict(), "training.precision": half}
+    return matcher.to(start.device), config.changed(changes), learned
+
+
+def as_number(value: float) -> float | None:
+    """Return a number for JSON, which has no NaN."""
+    return None if math.isnan(value) else round(value, 6)

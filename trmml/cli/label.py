@@ -1,0 +1,134 @@
+"""`trmml label` and `trmml demo`: the page."""
+
+import contextlib
+import webbrowser
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from trmml.cli.options import (
+    Labels,
+    Moved,
+    TableOptions,
+    assignments_of,
+    require_free,
+    require_no_table,
+    with_table_options,
+)
+
+if TYPE_CHECKING:
+    from trmml.matcher.model import TextRegionMatcher
+
+Port = Annotated[int, typer.Option(min=0, max=65535, help="Port; a free one by default.")]
+Host = Annotated[str, typer.Option(help="Where to listen; by default this machine alone.")]
+Open = Annotated[bool, typer.Option("--open/--no-open", help="Open the page in the browser.")]
+
+
+@with_table_options
+def label(
+    table: Annotated[Path, typer.Argument(help="Label table; it stays as it is.")],
+    options: TableOptions,
+    model: Annotated[
+        str, typer.Option(help="Model folder or name that ranks the questions, or 'zero-shot'.")
+    ] = "everyday-tiny",
+    backbone: Moved = None,
+    labels: Labels = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="The table with the answers; beside it by default."),
+    ] = None,
+    journal: Annotated[
+        Path | None, typer.Option(help="File of the answers; beside the table by default.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="A setting of learning, as training.epochs=5.")
+    ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Replace an output that another program wrote.")
+    ] = False,
+    host: Host = "127.0.0.1",
+    port: Port = 0,
+    open_: Open = True,
+) -> None:
+    """Answer questions about photos on a local page, learn from the answers, and go on.
+
+    Every answer is in the journal (labels.answers.jsonl) before the next photo shows; the table with
+    all answers is labels.answered.csv. Start again to go on.
+
+    Example: trmml label labels.csv --images photos/
+    """
+    from trmml.app.serving import require_packages, serve
+
+    require_packages()
+    stem = table.resolve().with_suffix("") if table.is_file() else table.resolve()
+    journal = journal or stem.with_name(f"{stem.name}.answers.jsonl")
+    output = output or stem.with_name(f"{stem.name}.answered.csv")
+    require_no_table((output, journal), table)
+    if not journal.exists():  # else it was written from the journal, and is so again
+        require_free(output, replace)
+    settings = assignments_of(set_ or [])
+    dataset = options.read(table, labels, may_lack_labels=labels is not None)
+    from trmml.app.desk import Desk
+    from trmml.app.server import make_app
+    from trmml.zoo.loading import load_model
+
+    matcher = load_model(model, labels=dataset.labels, backbone=backbone)
+    matcher.source = matcher.source or model
+    images = options.photo_folder(table)
+    desk = Desk(dataset, matcher, images, journal, output, settings)
+    if desk.journal.answers:
+        typer.echo(f"{len(desk.journal.answers)} answers so far, in {journal}", err=True)
+    with _until_interrupted():
+        serve(
+            lambda token, hosts: make_app(matcher, desk, token, hosts),
+            lambda address: _announce(address, open_),
+            host,
+            port,
+        )
+    typer.echo(f"wrote {output}", err=True)
+
+
+def demo(
+    model: Annotated[str, typer.Argument(help="Model folder or name.")] = "everyday-tiny",
+    labels: Labels = None,
+    backbone: Moved = None,
+    host: Host = "127.0.0.1",
+    port: Port = 0,
+    open_: Open = True,
+) -> None:
+    """Drop photos on a local page to see their tags, scores and heatmaps.
+
+    Example: trmml demo runs/shop
+    """
+    from trmml.app.serving import require_packages, serve
+    from trmml.cli.options import names_of
+
+    require_packages()
+    from trmml.app.server import make_app
+    from trmml.zoo.loading import load_model
+
+    matcher: TextRegionMatcher = load_model(model, labels=names_of(labels), backbone=backbone)
+    with _until_interrupted():
+        serve(
+            lambda token, hosts: make_app(matcher, None, token, hosts),
+            lambda address: _announce(address, open_),
+            host,
+            port,
+        )
+
+
+def _announce(address: str, open_: bool) -> None:
+    typer.echo(address)
+    typer.echo("Ctrl+C ends it.", err=True)
+    if open_:
+        with contextlib.suppress(webbrowser.Error):
+            webbrowser.open(address)
+
+
+@contextlib.contextmanager
+def _until_interrupted() -> Iterator[None]:
+    """Take the end that somebody asks for as a good one."""
+    with contextlib.suppress(KeyboardInterrupt):
+        yield
