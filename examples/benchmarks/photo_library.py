@@ -1,8 +1,8 @@
 """From keywords to a model and back: read a photo library, train, write tags as sidecars.
 
-`python examples/benchmarks/photo_library.py photos/ runs/library` works on a library of yours and leaves the
-tags there; `--undo` takes them out again at the end, and says whether every file is what it was, to the
-byte. exiftool, if it is installed, reads the sidecars back.
+`python examples/benchmarks/photo_library.py photos/ runs/library` works on a library of yours and leaves
+the tags there; `--undo` takes them out again at the end, and says whether every file is what it was, to
+the byte. exiftool, if it is installed, reads the sidecars back.
 """
 
 import argparse

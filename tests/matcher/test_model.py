@@ -11,7 +11,7 @@ from trmml.backbone.clip import FrozenCLIP, ImageFeatures
 from trmml.config.groups import MatchingConfig, Way
 from trmml.data.tensors import photo_tensor
 from trmml.errors import ConfigError
-from trmml.evaluation.measuring import require_loaded
+from trmml.evaluation.requirements import require_loaded
 from trmml.matcher.model import TextRegionMatcher
 from trmml.zoo.loading import make_config
 

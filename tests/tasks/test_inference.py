@@ -18,8 +18,9 @@ import trmml
 from trmml.backbone.clip import FrozenCLIP
 from trmml.data.dataset import MultiLabelDataset
 from trmml.errors import ConfigError, DataError, DependencyError, ImageError
-from trmml.evaluation.measuring import dump_scores, evaluate, measure, shared_labels
+from trmml.evaluation.measuring import dump_scores, evaluate, measure
 from trmml.evaluation.metrics import mean_average_precision
+from trmml.evaluation.requirements import shared_labels
 from trmml.labels import NEGATIVE, UNKNOWN
 from trmml.matcher.model import TextRegionMatcher
 from trmml.matcher.prediction import Prediction

@@ -23,9 +23,9 @@ from trmml.labels import NEGATIVE, POSITIVE, known_mask
 from trmml.matcher.model import TextRegionMatcher
 from trmml.training.batches import CachedFeatures
 from trmml.training.features import FeatureStore
-from trmml.training.photos import known_log_odds
+from trmml.training.photos import TrainingPhotos, ValidationPhotos, known_log_odds
 from trmml.training.run_folder import facts_of, fingerprint_of
-from trmml.training.trainer import Trainer, TrainingPhotos, ValidationPhotos
+from trmml.training.trainer import Trainer
 from trmml.zoo.loading import load_for_training, make_config
 
 VALIDATION_SHARE = 0.2

@@ -178,7 +178,7 @@ def with_shared_labels(
     Raises:
         DataError: If no label is shared, or the model lacks one that was chosen.
     """
-    from trmml.evaluation.measuring import require_known, shared_labels
+    from trmml.evaluation.requirements import require_known, shared_labels
 
     if chosen is not None:
         require_known(dataset, names)

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int8
 
 from trmml.data.dataset import MultiLabelDataset
 from trmml.errors import ConfigError
-from trmml.evaluation.measuring import require_known, require_loaded
+from trmml.evaluation.requirements import require_known, require_loaded
 from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
 from trmml.matcher.model import TextRegionMatcher
 from trmml.tasks.estimates import (

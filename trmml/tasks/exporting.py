@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from trmml.data.photos import load_photo, resized
 from trmml.errors import ArtifactError, ConfigError, DependencyError
-from trmml.evaluation.measuring import require_loaded
+from trmml.evaluation.requirements import require_loaded
 from trmml.files import with_home, write_atomically, writing_to
 from trmml.matcher.model import TextRegionMatcher
 from trmml.version import __version__

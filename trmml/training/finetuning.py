@@ -25,9 +25,15 @@ from trmml.training import distributed
 from trmml.training.batches import AugmentedPhotos, CachedFeatures, use_bfloat16
 from trmml.training.features import cache_bytes, compute_features
 from trmml.training.following import LogTo, SoFar, require_writer, say_epoch, writer_to
-from trmml.training.photos import as_dataset, known_log_odds, train_and_val
+from trmml.training.photos import (
+    TrainingPhotos,
+    ValidationPhotos,
+    as_dataset,
+    known_log_odds,
+    train_and_val,
+)
 from trmml.training.run_folder import RunFolder, check_together, digest_of, facts_of, fingerprint_of
-from trmml.training.trainer import CHECKPOINT, LOG, Trainer, TrainingPhotos, ValidationPhotos
+from trmml.training.trainer import CHECKPOINT, LOG, Trainer
 from trmml.zoo.folder import read_facts
 from trmml.zoo.loading import load_for_training, make_config
 

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,13 +13,28 @@ from trmml.data.dataset import MultiLabelDataset
 from trmml.data.readers.tables import read_dataset
 from trmml.data.splits import photos_in_both, split_dataset
 from trmml.errors import DataError
-from trmml.evaluation.measuring import require_known
+from trmml.evaluation.requirements import require_known
 from trmml.labels import POSITIVE, known_mask
+from trmml.training.batches import AugmentedPhotos, CachedFeatures
 
 logger = logging.getLogger(__name__)
 
 FEW_POSITIVES = 5
 """Of a label among the validation photos: with fewer its threshold is mostly chance."""
+
+
+class TrainingPhotos(NamedTuple):
+    """What is known of photos, and their features as they come in training."""
+
+    dataset: MultiLabelDataset
+    features: CachedFeatures | AugmentedPhotos
+
+
+class ValidationPhotos(NamedTuple):
+    """What is known of photos, and their features."""
+
+    dataset: MultiLabelDataset
+    features: CachedFeatures
 
 
 def as_dataset(

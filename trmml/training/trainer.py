@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +16,6 @@ from torch import Tensor
 
 from trmml.backbone.clip import ImageFeatures
 from trmml.config.groups import FinetuneConfig
-from trmml.data.dataset import MultiLabelDataset
 from trmml.errors import ArtifactError, ConfigError
 from trmml.evaluation.metrics import mean_average_precision
 from trmml.files import write_atomically, write_text, writing_to
@@ -24,7 +23,7 @@ from trmml.matcher.matching import MatcherOutput, zero_shot_similarity
 from trmml.matcher.model import TextRegionMatcher
 from trmml.reports.progress import followed
 from trmml.training import distributed
-from trmml.training.batches import AugmentedPhotos, CachedFeatures, use_bfloat16
+from trmml.training.batches import use_bfloat16
 from trmml.training.following import Follower, SoFar, curves_of, ignore
 from trmml.training.objective import Objective, StepLoss
 from trmml.training.optimization import (
@@ -34,24 +33,11 @@ from trmml.training.optimization import (
     make_optimizer,
     make_schedule,
 )
+from trmml.training.photos import TrainingPhotos, ValidationPhotos
 from trmml.training.probing import fit_probe, survey, trust
 from trmml.training.pseudo_labels import PseudoLabelCounts, RegionSums
 
 CHECKPOINT, LOG, CURVES = "checkpoint.pt", "log.jsonl", "curves.png"
-
-
-class TrainingPhotos(NamedTuple):
-    """What is known of photos, and their features as they come in training."""
-
-    dataset: MultiLabelDataset
-    features: CachedFeatures | AugmentedPhotos
-
-
-class ValidationPhotos(NamedTuple):
-    """What is known of photos, and their features."""
-
-    dataset: MultiLabelDataset
-    features: CachedFeatures
 
 
 class Trainer:
