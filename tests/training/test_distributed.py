@@ -83,7 +83,9 @@ def test_two_processes_train_what_one_does_and_go_on_after_a_kill(
         tables[0], val=tables[1], backbone=backbone_source, config=SETTINGS, output=tmp_path / "one"
     )
     printed = finish(start(*tables, backbone_source, tmp_path / "two"))
-    assert printed.count("validation mAP") == 1
+    assert printed.count("3 labels, validation mAP") == 1
+    for epoch in range(1, SETTINGS["training.epochs"] + 1):  # of two processes, one says it
+        assert printed.count(f"epoch {epoch}/{SETTINGS['training.epochs']}: ") == 1
     one, two = (json.loads((tmp_path / n / "finetune.json").read_text()) for n in ("one", "two"))
     assert (one["processes"], two["processes"]) == (1, 2)
     steps = 3 * SETTINGS["training.epochs"]
