@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import trmml
-from trmml.data.photos import find_photos
+from trmml.data.finding import find_photos
 
 
 def main(folder: str, table: str) -> None:

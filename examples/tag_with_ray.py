@@ -10,7 +10,7 @@ import ray
 import typer
 
 import trmml
-from trmml.data.photos import find_photos
+from trmml.data.finding import find_photos
 
 
 def tag(batch: dict, model: str) -> dict[str, list]:

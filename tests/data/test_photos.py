@@ -15,7 +15,8 @@ from skimage import data as sample
 from torchvision import tv_tensors
 
 from trmml.config.groups import PhotoConfig
-from trmml.data.photos import find_photos, load_photo
+from trmml.data.finding import find_photos
+from trmml.data.photos import load_photo
 from trmml.data.tensors import load_tensor, photo_tensor
 from trmml.errors import ConfigError, ImageError
 
@@ -251,11 +252,47 @@ def test_greys_of_fewer_bits_than_their_file_are_pointed_out(
 ) -> None:
     load_photo(encoded(np.array([[7, 4000]], dtype=np.uint16)))
     assert "16-bit greys from 7 to 4000 of 65535, and so is nearly black" in caplog.text
-    assert "(greys / 4095 * 255)" in caplog.text
+    assert (
+        "set TRMML_GREY_RANGE=0-4095, or scale them first, as (greys / 4095 * 255)" in caplog.text
+    )
     caplog.clear()
     for honest in ([[7, 40_000]], [[0, 0]]):
         load_photo(encoded(np.array(honest, dtype=np.uint16)))
     assert caplog.text == ""
+
+
+@pytest.mark.parametrize(
+    ("bounds", "greys", "expected"),
+    [
+        ("0-4095", [0, 2048, 4095, 5000], [0, 128, 255, 255]),
+        ("1000-1999", [0, 1000, 1500, 1999], [0, 0, 128, 255]),
+        ("", [0, 255, 256, 65535], [0, 0, 1, 255]),
+        ("0-65535", [511, 512, 32768, 65535], [1, 2, 128, 255]),
+    ],
+)
+def test_greys_can_have_a_range_of_their_own(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    bounds: str,
+    greys: list[int],
+    expected: list[int],
+) -> None:
+    monkeypatch.setenv("TRMML_GREY_RANGE", bounds)
+    for kind in ("PNG", "TIFF"):
+        photo = load_photo(encoded(np.array([greys], dtype=np.uint16), kind))
+        assert np.asarray(photo)[0, :, 0].tolist() == expected
+    # Only greys of 16 bits are meant.
+    assert pixel(np.full((2, 3), 7, dtype=np.uint8)) == (7, 7, 7)
+    assert "nearly black" not in caplog.text
+
+
+@pytest.mark.parametrize("bounds", ["4095", "9-3", "0-70000", "a-b", "0-0", "-5-10"])
+def test_a_range_of_greys_that_is_none_is_refused(
+    monkeypatch: pytest.MonkeyPatch, bounds: str
+) -> None:
+    monkeypatch.setenv("TRMML_GREY_RANGE", bounds)
+    with pytest.raises(ConfigError, match="must be the values of black and white, as 0-4095, got"):
+        load_photo(encoded(np.array([[7, 4000]], dtype=np.uint16)))
 
 
 def test_alpha_of_an_array_is_laid_over_white() -> None:

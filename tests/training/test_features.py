@@ -165,6 +165,20 @@ def test_another_size_of_photo_has_its_own_features(
         assert got.patch_features.shape[1] == (size // 16) ** 2
 
 
+def test_another_range_of_greys_has_its_own_features(
+    backbone: FrozenCLIP, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    greys = np.random.default_rng(0).integers(0, 4096, size=(64, 64)).astype(np.uint16)
+    Image.fromarray(greys).save(tmp_path / "a.png")
+    found = []
+    for bounds in ("0-65535", "0-4095", "0-65535"):
+        monkeypatch.setenv("TRMML_GREY_RANGE", bounds)
+        store = compute_features([tmp_path / "a.png"], backbone, folder=tmp_path / "f")
+        found.append(store.read(np.zeros(1, int), np.zeros(1, int)).image_features)
+    assert torch.equal(found[0], found[2])
+    assert not torch.allclose(found[0], found[1], atol=1e-2)
+
+
 def test_the_size_on_disk_is_as_announced(
     backbone: FrozenCLIP, make_dataset: Maker, tmp_path: Path
 ) -> None:

@@ -6,13 +6,12 @@ This module needs no torch, so that looking at a label table starts at once.
 import contextlib
 import glob
 import io
-import logging
 import os
 import struct
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,25 +21,9 @@ from trmml.data.pixels import upright_rgb
 from trmml.errors import ConfigError, DataError, ImageError, TrmmlError
 from trmml.files import open_to_read, with_home
 
-logger = logging.getLogger(__name__)
-
-PHOTO_SUFFIXES = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".jp2", ".j2k", ".jpx", ".png", ".apng", ".webp"),
-    *(".bmp", ".dib", ".gif", ".tif", ".tiff", ".avif", ".ppm", ".pgm", ".pbm", ".pnm"),
-)
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "AVIF", "JPEG2000", "HEIF")
 """Of photos, as far as Pillow has them; HEIF is there once pillow-heif has registered itself. Pillow
 knows others, which start programs (EPS) or take minutes (FITS)."""
-OTHER_SUFFIXES = (
-    *(".heic", ".heif", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".pef"),
-    *(".psd", ".xcf", ".jxl", ".jxr", ".svg", ".eps", ".tga", ".pcx", ".exr", ".hdr", ".ico"),
-)
-"""Pictures as well, of kinds that are not read; a folder of nothing else should not look empty."""
-SYSTEM_FOLDERS = (
-    *("__MACOSX", "@eaDir", "@Recycle", "#recycle", "$RECYCLE.BIN", "System Volume Information"),
-    *("lost+found", "__pycache__"),
-)
-"""Folders of macOS' archives, of network disks' thumbnails, and bins."""
 MAX_PIXELS = 178_956_970
 """Pillow's own limit of 2²⁷ · 4/3 pixels, above which a file is taken for a decompression bomb."""
 MAX_MEGABYTES = 400
@@ -62,7 +45,8 @@ _loading = threading.Lock()
 def load_photo(source: Any, image_size: int | None = None) -> Image.Image:
     """Return a photo upright, as RGB.
 
-    EXIF orientation is applied, transparency is laid over white, 16-bit greys are scaled to 8 bits.
+    EXIF orientation is applied, transparency is laid over white, 16-bit greys are scaled to 8 bits
+    (`TRMML_GREY_RANGE`, as 0-4095, says which of them are black and white).
 
     Args:
         source: A path, a file open for reading bytes or its content, a PIL image, an HWC array (H×W
@@ -72,7 +56,7 @@ def load_photo(source: Any, image_size: int | None = None) -> Image.Image:
 
     Raises:
         ImageError: If it cannot be read, is too large or is of a kind that is not understood.
-        ConfigError: If `TRMML_MAX_PHOTO_MB` is no number.
+        ConfigError: If `TRMML_MAX_PHOTO_MB` or `TRMML_GREY_RANGE` is not what it must be.
     """
     if isinstance(source, Image.Image):
         return _from_pil(source)
@@ -120,55 +104,6 @@ def content_of(file: Any) -> bytes:
             "The file was opened as text; open a photo with mode 'rb', or pass its path."
         )
     return content
-
-
-def is_system_file(path: PurePath) -> bool:
-    """Say whether a path, relative to what the user named, is hidden or lies in a system's folder.
-
-    As macOS' shadows of files in archives, `__MACOSX` and `._1.jpg`.
-    """
-    return any(part.startswith(".") or part in SYSTEM_FOLDERS for part in path.parts)
-
-
-def find_photos(folder: Path) -> list[Path]:
-    """Return the photos below a folder, also through links, sorted by path.
-
-    What is hidden or in a system's folder is left out. How many pictures of kinds that are not read
-    were passed over is logged as a warning.
-    """
-    kinds = (*PHOTO_SUFFIXES, *OTHER_SUFFIXES)
-    found = (path for path in files_below(folder) if path.suffix.lower() in kinds)
-    files = [path for path in found if path.is_file()]
-    photos = [path for path in files if path.suffix.lower() in PHOTO_SUFFIXES]
-    others = sorted({path.suffix.lower() for path in files} - set(PHOTO_SUFFIXES))
-    if others:
-        logger.warning(
-            "%d pictures in %s are left out: %s cannot be read; convert them to JPEG or PNG.",
-            len(files) - len(photos), folder, ", ".join(others),
-        )  # fmt: skip
-    return sorted(photos)
-
-
-def files_below(folder: Path) -> Iterator[Path]:
-    """Return the files below a folder, also through links, but hidden ones and those of systems."""
-    # A link may lead to a folder that was seen, or to one above itself: each is gone through once,
-    # and under its own name if it has one here.
-    seen = {os.path.realpath(folder)}
-    links: list[Path] = [folder]
-    while links:
-        for place, folders, files in os.walk(links.pop(0)):
-            passed = sorted(set(SYSTEM_FOLDERS) & set(folders))
-            if passed:
-                logger.warning("%s in %s is a system's and left out.", ", ".join(passed), place)
-            inner = sorted(name for name in folders if not is_system_file(PurePath(name)))
-            linked = [name for name in inner if Path(place, name).is_symlink()]
-            links += [Path(place, name) for name in linked]
-            folders[:] = [name for name in inner if name not in linked]
-            seen |= {os.path.realpath(Path(place, name)) for name in folders}
-            yield from (Path(place, name) for name in files if not is_system_file(PurePath(name)))
-        while links and os.path.realpath(links[0]) in seen:
-            links.pop(0)
-        seen |= {os.path.realpath(link) for link in links[:1]}
 
 
 def refuse_unreadable(reasons: Sequence[str], num_photos: int) -> None:

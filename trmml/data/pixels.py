@@ -1,12 +1,14 @@
 """The pixels of a picture: turned upright and made RGB, whatever they were."""
 
 import logging
+import os
+import re
 from collections.abc import Callable
 
 import numpy as np
 from PIL import ExifTags, Image
 
-from trmml.errors import ImageError
+from trmml.errors import ConfigError, ImageError
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +28,21 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 """What to do with a photo, by its EXIF orientation."""
+
+
+def grey_range() -> tuple[int, int]:
+    """Return the values of 16-bit greys that are black and white: `TRMML_GREY_RANGE`, or 0 and 65535.
+
+    Raises:
+        ConfigError: If the variable is something else than two such numbers.
+    """
+    text = os.environ.get("TRMML_GREY_RANGE") or "0-65535"
+    found = re.fullmatch(r"(\d{1,5})-(\d{1,5})", text)
+    if found is None or not int(found[1]) < int(found[2]) <= 65535:
+        raise ConfigError(
+            f"TRMML_GREY_RANGE must be the values of black and white, as 0-4095, got {text!r}."
+        )
+    return int(found[1]), int(found[2])
 
 
 def upright_rgb(image: Image.Image, name: str) -> Image.Image:
@@ -66,11 +83,13 @@ def _warn_of_dark(image: Image.Image, name: str) -> None:
     """Say of 16-bit greys that use little of their range that they come out nearly black."""
     greys = np.asarray(image)
     low, high = int(greys.min()), int(greys.max())
-    if 0 < high < DARK:
+    if 0 < high < DARK and grey_range() == (0, 65535):
+        white = 2 ** high.bit_length() - 1
         logger.warning(
             "%s has 16-bit greys from %d to %d of 65535, and so is nearly black; if they have fewer "
-            "bits, scale them first, as (greys / %d * 255).astype('uint8').",
-            name, low, high, 2 ** high.bit_length() - 1,
+            "bits, set TRMML_GREY_RANGE=0-%d, or scale them first, as (greys / %d * 255)"
+            ".astype('uint8').",
+            name, low, high, white, white,
         )  # fmt: skip
 
 
@@ -87,7 +106,10 @@ def _in_strips(image: Image.Image, to_rgb: Callable[[Image.Image], Image.Image])
 
 
 def _rgb_of_16_bits(image: Image.Image) -> Image.Image:
-    grey = (np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8)
+    low, high = grey_range()
+    values = np.asarray(image).clip(low, high).astype(np.int64) - low
+    # 256 equal steps, so that the whole range of 16 bits keeps its upper eight.
+    grey = (values * 256 // (high - low + 1)).astype(np.uint8)
     return Image.fromarray(grey).convert("RGB")
 
 

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from trmml.config.groups import PhotoConfig
 from trmml.data.checks import Rule
-from trmml.data.photos import content_of, find_photos, is_file_object, load_photo
+from trmml.data.finding import find_photos
+from trmml.data.photos import content_of, is_file_object, load_photo
 from trmml.data.tensors import load_tensor
 from trmml.errors import ArtifactError, ConfigError, ImageError
 from trmml.files import is_folder, with_home

@@ -24,6 +24,7 @@ from torch import Tensor
 from trmml import files
 from trmml.backbone.clip import FrozenCLIP, ImageFeatures
 from trmml.data.photos import load_photo, refuse_unreadable
+from trmml.data.pixels import grey_range
 from trmml.data.tensors import photo_tensor
 from trmml.errors import DataError, ImageError, OutputError
 from trmml.files import write_atomically, writing_to
@@ -228,6 +229,8 @@ def _save_array(rows: np.ndarray, path: Path) -> None:
 
 def _backbone_key(backbone: FrozenCLIP, views: str) -> str:
     facts = (FORMAT, backbone.config.sha256, backbone.config.quick_gelu, backbone.photo, views)
+    # What changes how photos are read; the usual range has no place in the names of older folders.
+    facts = facts if grey_range() == (0, 65535) else (*facts, grey_range())
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
 
 

@@ -20,6 +20,7 @@ from jaxtyping import Float32
 
 from trmml.config.groups import FinetuneConfig, ModelConfig
 from trmml.data.dataset import MultiLabelDataset
+from trmml.data.pixels import grey_range
 from trmml.errors import ConfigError
 from trmml.evaluation.measuring import measure
 from trmml.files import writing_to
@@ -125,6 +126,8 @@ def fingerprint_of(
         del chosen["training"][name]
     del model["backbone"]["license"]  # not known where there is no network
     digest.update(json.dumps([chosen, model]).encode())
+    if grey_range() != (0, 65535):
+        digest.update(repr(grey_range()).encode())
     for dataset in (train, val):
         digest.update(os.fsencode("\0".join(str(photo) for photo in dataset.photos)))
         digest.update(dataset.states.tobytes())

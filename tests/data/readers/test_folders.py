@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from trmml.data.dataset import MultiLabelDataset
-from trmml.data.photos import find_photos
+from trmml.data.finding import find_photos
 from trmml.data.readers.tables import read_dataset
 from trmml.errors import DataError
 from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
@@ -84,8 +84,23 @@ def test_what_systems_put_into_folders_is_left_out_and_named(
     with caplog.at_level(logging.WARNING):
         data = read_dataset(folder, unlabeled="negative")
     assert positives(data) == {"@home.jpg": ["cat"], "1.jpg": ["dog"]}
-    assert "@eaDir in" in caplog.text
-    assert "is a system's and left out" in caplog.text
+    said = "5 files of systems are left out ($RECYCLE.BIN 1, @eaDir 2, __MACOSX 1, hidden 1)."
+    assert said in data.interpretation
+    assert "dog: 2 files of systems are left out (@eaDir 1, hidden 1)." in caplog.text
+    assert find_photos(folder / "cat") == [folder / "cat/@home.jpg"]
+
+
+def test_what_systems_put_beside_vocs_files_is_counted(make: Make) -> None:
+    folder = make("JPEGImages/1.jpg", "Annotations/._1.xml", "Annotations/@eaDir/1.xml")
+    xml = "<annotation><filename>1.jpg</filename><object><name>dog</name></object></annotation>"
+    (folder / "Annotations/1.xml").write_text(xml)
+    data = read_dataset(folder, unlabeled="negative")
+    assert positives(data) == {"1.jpg": ["dog"]}
+    assert "2 files of systems are left out (@eaDir 1, hidden 1)." in data.interpretation
+    assert (
+        "of systems"
+        not in read_dataset(make("a/cat/3.jpg") / "a", unlabeled="negative").interpretation
+    )
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from trmml.data.finding import OTHER_SUFFIXES, PHOTO_SUFFIXES, files_below
 from trmml.data.libraries.keywords import (
     SEPARATOR,
     Keywords,
@@ -16,7 +17,6 @@ from trmml.data.libraries.keywords import (
 from trmml.data.libraries.marks import is_marked, marked
 from trmml.data.libraries.sidecars import EMPTY, with_keywords, without_keywords
 from trmml.data.libraries.xmp import HIERARCHICAL, MARKS, SUBJECT, TAGS_LIST, Property, parse_xmp
-from trmml.data.photos import OTHER_SUFFIXES, PHOTO_SUFFIXES, files_below
 from trmml.errors import DataError, OutputError
 from trmml.files import set_mode, write_atomically, writing_to
 

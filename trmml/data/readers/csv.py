@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
-from trmml.data.photos import PHOTO_SUFFIXES
+from trmml.data.finding import PHOTO_SUFFIXES
 from trmml.data.readers.forms import (
     LABEL_COLUMNS,
     LIST_COLUMNS,

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from trmml.data.photos import find_photos, is_system_file
+from trmml.data.finding import find_photos, is_system_file
 from trmml.data.readers.rows import (
     SPLIT_NAMES,
     Options,

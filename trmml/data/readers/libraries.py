@@ -5,8 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from trmml.config.base import is_name
+from trmml.data.finding import find_photos
 from trmml.data.libraries.keywords import Keywords, left_out, read_keywords
-from trmml.data.photos import find_photos
 from trmml.data.readers.rows import Options, Row, Table, refuse_encoding, unmentioned_state
 from trmml.errors import DataError
 from trmml.labels import POSITIVE, UNKNOWN

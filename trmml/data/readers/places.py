@@ -9,7 +9,7 @@ from enum import Enum
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
-from trmml.data.photos import OTHER_SUFFIXES, PHOTO_SUFFIXES, is_system_file
+from trmml.data.finding import OTHER_SUFFIXES, PHOTO_SUFFIXES, is_system_file
 from trmml.data.readers.rows import MAX_NAMED, Row
 from trmml.errors import DataError
 from trmml.files import is_folder

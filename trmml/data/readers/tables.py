@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Int8
 
 from trmml.data.dataset import MultiLabelDataset
+from trmml.data.finding import system_note
 from trmml.data.readers.csv import read_csv
 from trmml.data.readers.folders import read_folder
 from trmml.data.readers.frames import HERE, is_frame, read_frame
@@ -180,7 +181,7 @@ def _read(path: Path, options: Options, form: str | None) -> Table:
             return read_library(path, options)
         if form not in (None, "voc", "folders"):
             raise DataError(f"{path} is a folder; format={form!r} is for a file.")
-        return read_folder(path, options, form)
+        return with_notes(read_folder(path, options, form), system_note(path))
     if form in ("voc", "folders", "keywords"):
         raise DataError(f"format={form!r} is for a folder, and {path} is a file.")
     suffix = path.suffix.lower()

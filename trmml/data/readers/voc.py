@@ -5,7 +5,7 @@ from collections import Counter
 from pathlib import Path, PurePath
 from xml.etree import ElementTree
 
-from trmml.data.photos import is_system_file
+from trmml.data.finding import is_system_file
 from trmml.data.readers.rows import Options, Row, Table, unmentioned_state
 from trmml.errors import DataError
 from trmml.files import read_bytes
