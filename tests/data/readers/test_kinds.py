@@ -169,6 +169,24 @@ def test_records_that_list_labels_are_lists_of_positives(read: Read, records: An
             read(content, name)
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"images": [{"file_name": "a.png"}], "annotations": [{"id": 1}]},
+        {"model": {"depth": 2}, "labels": ["dog"]},
+        ["a.png", "b.png"],
+        [],
+        {},
+        [{"dog": 1}],
+    ],
+)
+def test_other_json_is_refused_with_what_is_read(read: Read, values: Any) -> None:
+    with pytest.raises(
+        DataError, match=r'nor records as \[{"image": "a\.jpg", "labels": \["dog"\]}\]'
+    ):
+        read(values, "t.json")
+
+
 def test_splits_and_encodings_apply_to_records(read: Read) -> None:
     found = read("\n".join(map(json.dumps, LISTS)), "t.jsonl", split="val", unlabeled="unknown")
     assert (found.labels, found.states.tolist()) == (("dog", "cat"), [[U, P]])

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from trmml.data.finding import PHOTO_SUFFIXES
 from trmml.data.readers.sides import image_column, plain
 from trmml.data.readers.vectors import VECTOR_COLUMNS
 from trmml.errors import DataError, close_name
@@ -71,8 +72,11 @@ def records_of(values: Any) -> list[dict[str, Any]] | None:
     if not isinstance(values, dict) or not values:
         return None
     parts = list(values.values())
+    if any(map(are_records, parts)):  # of another format, as COCO's without its categories
+        return None
     if image_column(list(values)) is None:
-        if not all(isinstance(part, list | dict) for part in parts):
+        are_photos = any(str(name).lower().endswith(PHOTO_SUFFIXES) for name in values)
+        if not are_photos or not all(isinstance(part, list | dict) for part in parts):
             return None
         return [{"image": name, "labels": part} for name, part in values.items()]
     if all(isinstance(part, dict) for part in parts):
