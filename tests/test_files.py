@@ -300,3 +300,13 @@ def test_a_pipe_that_somebody_writes_to_is_read_to_its_end() -> None:
     content = b"image,dog\n" * 50_000  # more than a pipe holds
     done = subprocess.run([sys.executable, "-c", program], input=content, capture_output=True)
     assert done.stdout.split() == [b"500000"]
+
+
+def test_a_checksum_of_what_cannot_be_read_is_one_error(tmp_path: Path) -> None:
+    (tmp_path / "zeros").symlink_to("/dev/zero")
+    (tmp_path / "nowhere").symlink_to(tmp_path / "none")
+    for name in ("zeros", "nowhere", "none", "."):
+        with pytest.raises(ArtifactError, match="cannot be read: "):
+            sha256_of(tmp_path / name)
+    with pytest.raises(ArtifactError, match="it is a device"):
+        read_json(tmp_path / "zeros")

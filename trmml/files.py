@@ -171,10 +171,15 @@ def read_json(path: Path) -> Any:
     Raises:
         ArtifactError: If the file is too large, cannot be read or is not JSON.
     """
-    if path.stat().st_size > MAX_JSON_BYTES:
-        raise ArtifactError(f"{path} is larger than {MAX_JSON_BYTES >> 20} MiB; it is not read.")
     try:
-        return json.loads(read_bytes(path).decode("utf-8-sig"))
+        content = read_bytes(path, MAX_JSON_BYTES + 1)
+        if len(content) > MAX_JSON_BYTES:
+            raise ArtifactError(
+                f"{path} is larger than {MAX_JSON_BYTES >> 20} MiB; it is not read."
+            )
+        return json.loads(content.decode("utf-8-sig"))
+    except ArtifactError:
+        raise
     except OSError as error:
         raise ArtifactError(f"{path} cannot be read: {error.strerror or error}.") from error
     except (ValueError, RecursionError) as error:
@@ -182,14 +187,21 @@ def read_json(path: Path) -> Any:
 
 
 def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes, in hexadecimal; an unchanged file is read once."""
-    resolved = path.resolve()
-    stat = resolved.stat()
-    return _sha256(resolved, stat.st_size, stat.st_mtime_ns)
+    """Return the SHA-256 of a file's bytes, in hexadecimal; an unchanged file is read once.
+
+    Raises:
+        ArtifactError: If it cannot be read.
+    """
+    try:
+        resolved = path.resolve()
+        found = resolved.stat()
+        return _sha256(resolved, found.st_size, found.st_mtime_ns)
+    except OSError as error:
+        raise ArtifactError(f"{path} cannot be read: {error.strerror or error}.") from error
 
 
 @lru_cache(maxsize=64)
 def _sha256(path: Path, size: int, changed: int) -> str:
     del size, changed  # they tell one state of the file from another
-    with path.open("rb") as file:
+    with open_to_read(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

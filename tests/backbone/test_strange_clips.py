@@ -274,3 +274,15 @@ def test_weights_are_read_where_a_file_cannot_be_mapped(
     Path(source.removeprefix("local-dir:"), WEIGHTS).write_bytes(b"no tensors at all")
     with pytest.raises(ArtifactError, match=f"{WEIGHTS} is damaged"):
         FrozenCLIP.load(source)
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/mem").exists(), reason="Linux has files that cannot be read"
+)
+def test_weights_that_cannot_be_read_are_one_line(changed: Callable[..., str]) -> None:
+    source = changed()
+    path = Path(source.removeprefix("local-dir:")) / WEIGHTS
+    path.unlink()
+    path.symlink_to("/proc/self/mem")
+    with pytest.raises(ArtifactError, match=f"{WEIGHTS} cannot be read: Input/output error"):
+        load_clip(source)

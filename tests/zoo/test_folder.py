@@ -111,6 +111,15 @@ def test_a_measurement_of_another_form_is_named(folder: Path, measured: Any) -> 
         model_info(folder)
 
 
+def test_the_size_of_a_model_counts_the_files_that_are_there(
+    backbone: FrozenCLIP, tmp_path: Path
+) -> None:
+    folder = save_model(trained_like(backbone), tmp_path / "model")
+    before = model_info(folder).megabytes
+    (folder / "old.bin").symlink_to(tmp_path / "gone")
+    assert model_info(folder).megabytes == before > 0
+
+
 def test_a_moved_backbone_is_named_and_must_be_the_same(
     folder: Path, clip_folders: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -34,7 +34,8 @@ def env(
     facts["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     facts["threads"] = torch.get_num_threads()
     cache = cache_folder()
-    size = sum(path.stat().st_size for path in cache.rglob("*.npy")) if cache.is_dir() else 0
+    kept = (path for path in cache.rglob("*.npy") if path.is_file())
+    size = sum(path.stat().st_size for path in kept) if cache.is_dir() else 0
     facts["feature cache"] = f"{cache} ({size / 1e9:.2f} GB)"
     facts["hub cache"] = constants.HF_HUB_CACHE
     facts["hub offline"] = constants.HF_HUB_OFFLINE

@@ -17,7 +17,7 @@ from trmml.data.dataset import MultiLabelDataset, Summary
 from trmml.data.photos import load_photo
 from trmml.data.spelling import looks
 from trmml.data.splits import photos_in_both, split_dataset
-from trmml.errors import DataError, ImageError, nearest
+from trmml.errors import ArtifactError, DataError, ImageError, nearest
 from trmml.files import sha256_of
 from trmml.labels import NEGATIVE, POSITIVE
 from trmml.reports.progress import followed
@@ -209,7 +209,7 @@ def _copies(dataset: MultiLabelDataset) -> tuple[Copies, ...]:
             by_size.setdefault(photo.stat().st_size, []).append(i)
     by_content: dict[str, list[int]] = {}
     for i in (i for alike in by_size.values() if len(alike) > 1 for i in alike):
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(ArtifactError):
             by_content.setdefault(sha256_of(dataset.photos[i]), []).append(i)
     found = []
     for rows in (rows for rows in by_content.values() if len(rows) > 1):

@@ -94,7 +94,7 @@ def model_info(
         license=about.get("license"),
         validation_map=_map_of(metrics, "validation", folder),
         test_map=_map_of(metrics, "test", folder),
-        megabytes=sum(path.stat().st_size for path in folder.glob("*.*")) / 1e6,
+        megabytes=sum(path.stat().st_size for path in folder.glob("*.*") if path.is_file()) / 1e6,
     )
 
 
