@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import hashlib
+import io
 import json
 import os
 import stat
@@ -10,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from trmml.errors import ArtifactError, OutputError, TrmmlError
 
@@ -113,7 +114,7 @@ def set_mode(path: Path, mode: int) -> None:
         path.chmod(mode)
 
 
-def open_to_read(path: Path) -> BinaryIO:
+def open_to_read(path: Path) -> io.BufferedReader:
     """Open a file of which only the name is known: it may be no file at all.
 
     A pipe is read as far as somebody writes to it; one that nobody writes to is empty, where `open`
