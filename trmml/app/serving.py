@@ -4,7 +4,6 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-from trmml.app.guarding import new_token
 from trmml.errors import ConfigError, DependencyError
 
 LOCAL = "127.0.0.1"
@@ -30,6 +29,8 @@ def serve(
     """
     require_packages()
     import uvicorn
+
+    from trmml.app.guarding import new_token
 
     try:
         listening = socket.create_server((host, port))
