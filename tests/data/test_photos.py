@@ -311,6 +311,13 @@ def forged_png(width: int, height: int) -> bytes:
 NOISE = encoded(np.random.default_rng(0).integers(0, 256, size=(53, 59, 3), dtype=np.uint8), "JPEG")
 
 
+@pytest.mark.parametrize("num_bytes", [1, 2, 3, 5, 11, 17])
+@pytest.mark.parametrize("byte", [b"x", b"\n", b"\0", b"\xff", b"R", b"\x89"])
+def test_a_few_bytes_are_no_picture(byte: bytes, num_bytes: int) -> None:
+    with pytest.raises(ImageError, match=r"is not a picture in a known format\.$"):
+        load_photo(byte * num_bytes)
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [

@@ -182,13 +182,13 @@ def open_picture(file: Any) -> Image.Image:
     prefix = file.read(16)
     for name in _formats():
         make, accepts = Image.OPEN[name]
-        # What is no bool is a text that says why not.
-        if accepts is None or accepts(prefix) is True:
-            file.seek(0)
-            try:
+        try:
+            # What is no bool is a text that says why not.
+            if accepts is None or accepts(prefix) is True:
+                file.seek(0)
                 return make(file, "")
-            except (SyntaxError, IndexError, TypeError, struct.error):
-                continue  # another format, to Pillow
+        except (SyntaxError, IndexError, TypeError, struct.error):
+            continue  # another format, to Pillow
     raise UnidentifiedImageError
 
 
