@@ -1,17 +1,23 @@
 """The linear probe that stands beside the text, and how far the text is trusted."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
+import trmml
+from trmml.data.dataset import MultiLabelDataset
 from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
 from trmml.matcher.matching import CenteredFeatures
 from trmml.matcher.probe import LinearProbe, summary
-from trmml.training.probing import PENALTIES, Survey, fit_probe, fit_probes, trust
+from trmml.training.probing import PENALTIES, fit_probe, fit_probes, trust
 
 PHOTOS, LABELS, PATCHES, DIM = 211, 3, 5, 7
+QUICK = {"training.epochs": 1, "matching.num_context_tokens": 2, "matching.num_heads": 2}
+Maker = Callable[..., MultiLabelDataset]
 
 
 @pytest.fixture
@@ -78,8 +84,8 @@ def test_the_weights_are_those_of_a_logistic_regression_on_the_known_photos(
 def test_the_penalty_is_that_of_the_lowest_loss_on_known_validation_photos(
     features: CenteredFeatures, states: torch.Tensor
 ) -> None:
-    seen = Survey(summary(features), None)
-    train, val = Survey(seen.summaries[:150], None), Survey(seen.summaries[150:], None)
+    seen = summary(features)
+    train, val = seen[:150], seen[150:]
     chosen = fit_probe(train, states[:150], val, states[150:], assumed_negative=0.1)
     known = states[150:] != UNKNOWN
 
@@ -92,8 +98,7 @@ def test_the_penalty_is_that_of_the_lowest_loss_on_known_validation_photos(
         )
 
     losses = {
-        probe.penalty: loss(probe.logits(val.summaries))
-        for probe in fit_probes(train.summaries, states[:150], 0.1)
+        probe.penalty: loss(probe.logits(val)) for probe in fit_probes(train, states[:150], 0.1)
     }
     assert set(losses) == set(PENALTIES)
     assert chosen.penalty == min(losses, key=lambda penalty: losses[penalty])
@@ -141,3 +146,30 @@ def test_a_label_with_few_known_states_is_trusted_as_the_others_are() -> None:
 def test_without_anything_known_of_a_label_all_are_trusted() -> None:
     states = torch.full((5, 2), POSITIVE, dtype=torch.int8)
     assert trust(torch.randn(5, 1, 2), states).tolist() == [1, 1]
+
+
+def test_how_far_text_is_trusted_does_not_hang_on_who_teaches(
+    backbone_source: str, make_dataset: Maker
+) -> None:
+    data = make_dataset(24)
+    shares = []
+    for distillation in (0.0, 0.1):
+        config = QUICK | {"loss.distillation": distillation}
+        model = trmml.finetune(data, val=data, backbone=backbone_source, config=config)
+        assert model.probe is not None
+        shares.append(model.probe.share)
+    torch.testing.assert_close(*shares)
+    assert (shares[0] >= 1 / 3 - 1e-6).all()
+
+
+def test_photos_are_not_gone_through_for_nothing(
+    backbone_source: str, make_dataset: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def surveyed(*_: object) -> None:
+        raise AssertionError("a pass over all photos that nobody needs")
+
+    monkeypatch.setattr("trmml.training.trainer.survey", surveyed)
+    data = make_dataset(24)
+    for change in ({"loss.distillation": 0.0}, {"loss.trust_teacher": False}):
+        config = QUICK | change | {"matching.linear_probe": False}
+        assert trmml.finetune(data, val=data, backbone=backbone_source, config=config).probe is None

@@ -6,6 +6,7 @@ of the two holds can be seen before any training: by how well the teacher's scor
 which a label is known.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int8
 from torch import Tensor
 
+from trmml.backbone.clip import ImageFeatures
 from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
 from trmml.matcher.model import TextRegionMatcher
 from trmml.matcher.probe import LinearProbe, summary
@@ -23,6 +25,7 @@ from trmml.training.teacher import Teacher
 PENALTIES = (3000.0, 1000.0, 300.0, 100.0, 30.0, 10.0)
 """Of the squared weights, from strong to weak; each solution starts from the one before it."""
 MOST_ITERATIONS = 60
+BATCH_SIZE = 256
 MOST_CELLS = 2**25
 """Of photos × labels solved for at a time, to bound memory."""
 FULL_TRUST = 0.7
@@ -32,15 +35,15 @@ SHARE_BESIDE_TEXT = 1 / 3
 
 
 class Survey(NamedTuple):
-    """What is seen of all photos in one pass.
+    """What is seen of all training photos in one pass.
 
     Attributes:
         summaries: What a linear probe sees; see `trmml.matcher.probe.summary`.
-        teacher_scores: What each way of the teacher says; None without a teacher.
+        trust: How far the text of each label is to be trusted; see `trust`.
     """
 
     summaries: Float[Tensor, "image summary"]
-    teacher_scores: Float[Tensor, "image teacher label"] | None
+    trust: Float[Tensor, " label"]
 
 
 class Probe(NamedTuple):
@@ -63,25 +66,39 @@ class Probe(NamedTuple):
         probe.mix_in(self.weight, self.bias, 1 - (1 - SHARE_BESIDE_TEXT) * trusted)
 
 
-@torch.no_grad()
 def survey(
     model: TextRegionMatcher,
     features: CachedFeatures | AugmentedPhotos,
-    num_photos: int,
-    teacher: Teacher | None = None,
-    batch_size: int = 256,
+    states: Int8[Tensor, "image label"],
+    teacher: Teacher,
 ) -> Survey:
-    """See the plain view of all photos once, in the order of the data set."""
+    """See the plain view of all photos once, in the order of their states."""
     summaries, scores = [], []
-    for own in features.in_order(batch_size):
-        own = type(own)(*(part.to(model.device) for part in own))
-        summaries.append(summary(model.centered(own)).half())
-        if teacher is not None:
-            scores.append(teacher(own))
-    gathered = distributed.gather(torch.cat(summaries), num_photos)
-    if teacher is None:
-        return Survey(gathered, None)
-    return Survey(gathered, distributed.gather(torch.cat(scores), num_photos))
+    for batch in _batches(model, features):
+        summaries.append(summary(model.centered(batch)).half())
+        scores.append(teacher(batch))
+    both = [distributed.gather(torch.cat(part), len(states)) for part in (summaries, scores)]
+    # The zero-shot scores of a single label say nothing: they are relative to those of the others.
+    trusted = states.new_ones(1, dtype=torch.float32).to(model.device)
+    if len(model.labels) > 1:
+        trusted = trust(both[1], states.to(model.device))
+    return Survey(both[0], trusted)
+
+
+def summaries_of(
+    model: TextRegionMatcher, features: CachedFeatures, num_photos: int
+) -> Float[Tensor, "image summary"]:
+    """Return what a linear probe sees of photos, in the order of the data set."""
+    seen = [summary(model.centered(batch)).half() for batch in _batches(model, features)]
+    return distributed.gather(torch.cat(seen), num_photos)
+
+
+@torch.no_grad()
+def _batches(
+    model: TextRegionMatcher, features: CachedFeatures | AugmentedPhotos
+) -> Iterator[ImageFeatures]:
+    for batch in features.in_order(BATCH_SIZE):
+        yield ImageFeatures(*(part.to(model.device) for part in batch))
 
 
 def cell_weights(
@@ -94,9 +111,9 @@ def cell_weights(
 
 
 def fit_probe(
-    train: Survey,
+    summaries: Float[Tensor, "image summary"],
     states: Int8[Tensor, "image label"],
-    val: Survey,
+    val: Float[Tensor, "val_image summary"],
     val_states: Int8[Tensor, "val_image label"],
     *,
     assumed_negative: float,
@@ -104,16 +121,16 @@ def fit_probe(
     """Fit one probe for each penalty, and take the one with the lowest cross-entropy on `val`.
 
     Args:
-        train: What is seen of the training photos.
+        summaries: Of the training photos.
         states: Of the same photos; unknown ones do not count.
-        val: What is seen of the validation photos.
+        val: Summaries of the validation photos.
         val_states: Of these; each label counts the same.
         assumed_negative: Weight of unknown states of labels without a known negative.
     """
-    device = train.summaries.device
-    probes = fit_probes(train.summaries, states.to(device), assumed_negative)
+    device = summaries.device
+    probes = fit_probes(summaries, states.to(device), assumed_negative)
     val_states = val_states.to(device)
-    return min(probes, key=lambda probe: _mean_loss(probe, val.summaries, val_states))
+    return min(probes, key=lambda probe: _mean_loss(probe, val, val_states))
 
 
 def fit_probes(

@@ -34,8 +34,9 @@ from trmml.training.optimization import (
     make_schedule,
 )
 from trmml.training.photos import TrainingPhotos, ValidationPhotos
-from trmml.training.probing import fit_probe, survey, trust
+from trmml.training.probing import fit_probe, summaries_of, survey
 from trmml.training.pseudo_labels import PseudoLabelCounts, RegionSums
+from trmml.training.teacher import Teacher
 
 CHECKPOINT, LOG, CURVES = "checkpoint.pt", "log.jsonl", "curves.png"
 
@@ -91,7 +92,7 @@ class Trainer:
         self.steps_per_epoch = math.ceil(num_photos / self.batch_size)
         self.schedule = make_schedule(self.optimizer, self.steps_per_epoch * training.epochs)
         self.average = AveragedWeights(model, training.ema_decay)
-        self._see_all_photos()
+        self._see_all_photos(learned or ())
         self.history: list[dict[str, Any]] = []
         self.start_map: float | None = None
         self.best_map: float | None = None
@@ -99,15 +100,15 @@ class Trainer:
         self.best_epoch: int | None = None
         self.best_state: dict[str, Tensor] = {}
 
-    def _see_all_photos(self) -> None:
-        """Keep what a linear probe learns from, and how far the teacher is to be trusted."""
-        model, teacher = self.model, self.objective.teacher
-        self.seen = survey(model, self.train_features, len(self.train_data), teacher)
-        # The zero-shot scores of a single label say nothing: they are relative to those of the others.
-        if self.config.loss.trust_teacher and teacher is not None and len(model.labels) > 1:
-            assert self.seen.teacher_scores is not None
-            found = trust(self.seen.teacher_scores, self.states.to(model.device))
-            self.objective.teacher_trust = found
+    def _see_all_photos(self, learned: Collection[str]) -> None:
+        """Keep what a linear probe learns from, and how far the text is to be trusted."""
+        model, loss, teacher = self.model, self.config.loss, self.objective.teacher
+        if model.probe is None and (teacher is None or not loss.trust_teacher):
+            return  # nobody asks, and a pass over photos that are not cached is as long as an epoch
+        teacher = teacher or Teacher(model, loss.teacher, learned if loss.self_distillation else ())
+        self.summaries, self.trust = survey(model, self.train_features, self.states, teacher)
+        if loss.trust_teacher:
+            self.objective.teacher_trust = self.trust
 
     def train(self, folder: Path | None, progress: bool, follow: Follower = ignore) -> None:
         """Train the epochs that are left; with a folder, keep a checkpoint, a log and curves there.
@@ -163,11 +164,11 @@ class Trainer:
         before = self._val_scores()
         if model.probe is None or self.best_epoch is None:
             return before
-        val = survey(model, self.val_features, len(states))
+        val = summaries_of(model, self.val_features, len(states))
         weight = self.config.loss.assumed_negative
-        probe = fit_probe(self.seen, self.states, val, states, assumed_negative=weight)
-        self.probe_map = _finite(self._map_of(probe.logits(val.summaries).cpu().numpy()))
-        probe.mix_into(model.probe, self.objective.teacher_trust)
+        probe = fit_probe(self.summaries, self.states, val, states, assumed_negative=weight)
+        self.probe_map = _finite(self._map_of(probe.logits(val).cpu().numpy()))
+        probe.mix_into(model.probe, self.trust)
         after = self._val_scores()
         if self.is_trained and not self._map_of(after) > self._map_of(before):
             self._restore(self.best_state)
