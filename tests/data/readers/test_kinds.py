@@ -276,3 +276,17 @@ def test_text_of_windows_is_read_and_said(read: Read, name: str) -> None:
 def test_text_of_other_encodings_is_not_guessed(read: Read, name: str, encoding: str) -> None:
     with pytest.raises(DataError, match="line 1 is not UTF-8; save the table as UTF-8"):
         read(f"image,{name}\na.png,1\n".encode(encoding))
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        *("1" * 99_999 + "x", "[" + "1" * 99_999, "1." * 50_000 + "x", "[" + "1 " * 50_000 + "x"),
+        *("a" * 99_999 + "é", "é" * 2 + "a" * 99_999, "-" * 99_999 + "x", "['" + "a" * 99_999),
+    ],
+    ids=lambda cell: f"{cell[:3]} to {cell[-3:]}",
+)
+def test_a_cell_of_a_hundred_thousand_letters_is_read_once(read: Read, cell: str) -> None:
+    # A pattern that tries every place of such a cell against every other would take minutes.
+    found = read(f"image,labels\na.png,{cell}\nb.png,dog\n".encode("cp1252"), unlabeled="unknown")
+    assert found.labels == (cell, "dog")

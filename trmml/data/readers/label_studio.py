@@ -1,6 +1,7 @@
 """Choices of Label Studio, from its JSON and JSON_MIN exports."""
 
 import re
+import string
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -178,7 +179,7 @@ def _objects(tasks: list[dict[str, Any]], photos: list[dict[str, str]]) -> dict[
         return {}
 
     def number(name: str) -> str:
-        return "".join(re.findall(r"\d+$", name))
+        return name[len(name.rstrip(string.digits)) :]
 
     found = {}
     for name in names:

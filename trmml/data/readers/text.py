@@ -52,7 +52,8 @@ def _western(data: bytes) -> tuple[str, str] | None:
         text = data.decode("cp1252")
     except UnicodeDecodeError:
         return None
-    words = list(dict.fromkeys(re.findall(r"[A-Za-z]*[^\x00-\x7f]+[^\W\d_]*", text)))
+    runs = dict.fromkeys(re.findall(r"[A-Za-z\x80-\U0010ffff]+", text))
+    words = [run for run in runs if not run.isascii()]
     if "\0" in text or not all(map(_is_western, words)):
         return None
     shown = ", ".join(map(repr, words[:_SHOWN]))

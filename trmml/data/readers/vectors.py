@@ -24,7 +24,7 @@ VECTOR_COLUMNS = (
     ),
 )
 
-_NUMBER = r"(?:-?\d+\.?\d*|true|false|nan|null|none)"
+_NUMBER = r"(?:-?\d+(?:\.\d*)?|true|false|nan|null|none)"
 _SEVERAL = rf"{_NUMBER}(?:(?:\s*[,;|]\s*|\s+){_NUMBER})"
 _VECTOR = re.compile(rf"[\[(]\s*(?:{_SEVERAL}*\s*,?)\s*[\])]|{_SEVERAL}+", re.IGNORECASE)
 """One number or more in brackets, or several without."""
