@@ -93,6 +93,28 @@ def measured(
     }
 
 
+def table(content: dict[str, Any]) -> str:
+    """Return promises kept plainly and recall, in per cent, mean and deviation over the seeds."""
+    lines = [
+        "| wanted precision, labels known | kept plainly, `--goal precision` | `--guarantee` "
+        "| recall, `--goal precision` | `--guarantee` |\n|:--|--:|--:|--:|--:|\n"
+    ]
+    for precision in PRECISIONS:
+        for share in SHARES:
+            cells = []
+            for name in ("promises_plainly", "recall"):
+                for way in ("calibrate", "guarantee"):
+                    values = [
+                        100 * row[name]
+                        for row in content["rows"]
+                        if (row["precision"], row["known"], row["way"]) == (precision, share, way)
+                    ]
+                    cells.append(f"{np.mean(values):.1f} ± {np.std(values, ddof=1):.1f}")
+            known = "all" if share == 1 else f"{100 * share:.0f} %"
+            lines.append(f"| {100 * precision:.0f} %, {known} | {' | '.join(cells)} |\n")
+    return "".join(lines)
+
+
 def main() -> None:
     """Score the validation photos once, and measure all settings."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -127,25 +149,7 @@ def main() -> None:
     }
     text = json.dumps(facts | provenance() | {"rows": rows}, indent=1)
     arguments.output.write_text(text + "\n", encoding="utf-8")
-    print("precision known way        promises kept: plainly, within chance   labels  recall")
-    for precision in PRECISIONS:
-        for share in SHARES:
-            for way in ("calibrate", "guarantee"):
-                of = [
-                    row
-                    for row in rows
-                    if (row["precision"], row["known"], row["way"]) == (precision, share, way)
-                ]
-                cells = []
-                for name in (
-                    "promises_plainly",
-                    "promises_within_chance",
-                    "labels_with_tags",
-                    "recall",
-                ):
-                    values = [row[name] for row in of if row[name] is not None]
-                    cells.append(f"{np.mean(values):.3f} ± {np.std(values, ddof=1):.3f}")
-                print(f"{precision:>9} {share:>5} {way}  {'   '.join(cells)}")
+    print(table(json.loads(text)))
 
 
 if __name__ == "__main__":

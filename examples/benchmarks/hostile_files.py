@@ -12,10 +12,12 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from PIL import Image, PngImagePlugin
+
+from trmml.data.readers.rows import TableFormat
 
 SIZE = (60, 44)
 LABELS = ("dog", "cat", "bus")
@@ -322,18 +324,7 @@ class Maker:
         if rng.random() < 0.1:
             command += ["--separator", rng.choice((";", ",", " ", "|", "\t", "ab"))]
         if rng.random() < 0.1:
-            forms = (
-                "wide",
-                "list",
-                "long",
-                "chexpert",
-                "jsonl",
-                "coco",
-                "label-studio",
-                "voc",
-                "folders",
-            )
-            command += ["--table-format", rng.choice(forms)]
+            command += ["--table-format", rng.choice(get_args(TableFormat))]
         return command
 
 

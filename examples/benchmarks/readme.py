@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import guarantees
 import label_tables_report
 import missing_labels_report
 import speed_report
@@ -36,6 +37,7 @@ def figures() -> dict[str, str]:
     return {
         "missing_labels": f"{summary}\n{missing_labels_report.grid_table(runs)}",
         "few": missing_labels_report.few_table(runs),
+        "guarantees": guarantees.table(measured("guarantees")),
         "speed": speed_report.summary_table(measured("speed")),
         "thresholds": label_tables_report.thresholds_table(tables),
         "complete": label_tables_report.complete_table(tables),
