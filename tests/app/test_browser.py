@@ -96,6 +96,18 @@ def answers_of(desk: Desk) -> list[tuple[str, str, str]]:
     return [(a.image, a.label, a.reply) for a in desk.journal.answers.values()]
 
 
+@pytest.fixture
+def asked_at(
+    browser: Browser, make_desk: Callable[..., Desk], served: Callable[..., str],
+    colour_model: TextRegionMatcher,
+) -> Desk:  # fmt: skip
+    """The desk of a page that shows its first question."""
+    desk = make_desk()
+    browser.open(served(colour_model, desk))
+    browser.until_asked()
+    return desk
+
+
 def test_answering_by_keys_alone(
     browser: Browser, make_desk: Callable[..., Desk], served: Callable[..., str],
     colour_model: TextRegionMatcher,
@@ -135,14 +147,8 @@ def test_answering_by_keys_alone(
     assert browser.errors() == []
 
 
-def test_a_grid_with_two_wrong_ones(
-    browser: Browser, make_desk: Callable[..., Desk], served: Callable[..., str],
-    colour_model: TextRegionMatcher,
-) -> None:  # fmt: skip
-    desk = make_desk()
-    browser.open(served(colour_model, desk))
-    browser.until_asked()
-    desk.estimator.wait(60)
+def test_a_grid_with_two_wrong_ones(browser: Browser, asked_at: Desk) -> None:
+    asked_at.estimator.wait(60)
     browser.press("g")
     browser.until(lambda: browser.all(".tile"))
     tiles = browser.all(".tile")
@@ -151,22 +157,16 @@ def test_a_grid_with_two_wrong_ones(
     tiles[1].click()
     tiles[1].click()
     browser.click("#confirm")
-    browser.until(lambda: len(desk.journal.answers) == len(names))
+    browser.until(lambda: len(asked_at.journal.answers) == len(names))
     replies = ["no", "unsure", *["yes"] * (len(names) - 2)]
-    assert answers_of(desk) == [(n, "red", r) for n, r in zip(names, replies, strict=True)]
+    assert answers_of(asked_at) == [(n, "red", r) for n, r in zip(names, replies, strict=True)]
     assert browser.errors() == []
 
 
-def test_learning_and_undoing_any_answer(
-    browser: Browser, make_desk: Callable[..., Desk], served: Callable[..., str],
-    colour_model: TextRegionMatcher,
-) -> None:  # fmt: skip
-    desk = make_desk()
-    browser.open(served(colour_model, desk))
-    browser.until_asked()
+def test_learning_and_undoing_any_answer(browser: Browser, asked_at: Desk) -> None:
     browser.press("y")
-    browser.until(lambda: desk.journal.answers)
-    desk.estimator.wait(60)
+    browser.until(lambda: asked_at.journal.answers)
+    asked_at.estimator.wait(60)
     browser.click("#tab-learn")
     browser.until(lambda: browser.driver.find_element(By.ID, "start").is_enabled())
     browser.click("#start")
@@ -174,7 +174,7 @@ def test_learning_and_undoing_any_answer(
     browser.click("#tab-history")
     browser.until(lambda: browser.all(".history button"))
     browser.click(".history button")
-    browser.until(lambda: not desk.journal.answers)
+    browser.until(lambda: not asked_at.journal.answers)
     assert browser.errors() == []
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import webbrowser
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,6 +18,7 @@ from trmml.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from trmml.app.desk import Desk
     from trmml.matcher.model import TextRegionMatcher
 
 Port = Annotated[int, typer.Option(min=0, max=65535, help="Port; a free one by default.")]
@@ -59,7 +59,7 @@ def label(
 
     Example: trmml label labels.csv --images photos/
     """
-    from trmml.app.serving import require_packages, serve
+    from trmml.app.serving import require_packages
 
     require_packages()
     stem = table.resolve().with_suffix("") if table.is_file() else table.resolve()
@@ -71,7 +71,6 @@ def label(
     settings = assignments_of(set_ or [])
     dataset = options.read(table, labels, may_lack_labels=labels is not None)
     from trmml.app.desk import Desk
-    from trmml.app.server import make_app
     from trmml.zoo.loading import load_model
 
     matcher = load_model(model, labels=dataset.labels, backbone=backbone)
@@ -80,13 +79,7 @@ def label(
     desk = Desk(dataset, matcher, images, journal, output, settings)
     if desk.journal.answers:
         typer.echo(f"{len(desk.journal.answers)} answers so far, in {journal}", err=True)
-    with _until_interrupted():
-        serve(
-            lambda token, hosts: make_app(matcher, desk, token, hosts),
-            lambda address: _announce(address, open_),
-            host,
-            port,
-        )
+    _serve(matcher, desk, host, port, open_)
     typer.echo(f"wrote {output}", err=True)
 
 
@@ -102,33 +95,29 @@ def demo(
 
     Example: trmml demo runs/shop
     """
-    from trmml.app.serving import require_packages, serve
+    from trmml.app.serving import require_packages
     from trmml.cli.options import names_of
 
     require_packages()
-    from trmml.app.server import make_app
     from trmml.zoo.loading import load_model
 
     matcher: TextRegionMatcher = load_model(model, labels=names_of(labels), backbone=backbone)
-    with _until_interrupted():
-        serve(
-            lambda token, hosts: make_app(matcher, None, token, hosts),
-            lambda address: _announce(address, open_),
-            host,
-            port,
-        )
+    _serve(matcher, None, host, port, open_)
 
 
-def _announce(address: str, open_: bool) -> None:
-    typer.echo(address)
-    typer.echo("Ctrl+C ends it.", err=True)
-    if open_:
-        with contextlib.suppress(webbrowser.Error):
-            webbrowser.open(address)
+def _serve(
+    matcher: "TextRegionMatcher", desk: "Desk | None", host: str, port: int, open_: bool
+) -> None:
+    """Serve the page, with questions if there is a desk, until somebody ends it."""
+    from trmml.app.server import make_app
+    from trmml.app.serving import serve
 
+    def announce(address: str) -> None:
+        typer.echo(address)
+        typer.echo("Ctrl+C ends it.", err=True)
+        if open_:
+            with contextlib.suppress(webbrowser.Error):
+                webbrowser.open(address)
 
-@contextlib.contextmanager
-def _until_interrupted() -> Iterator[None]:
-    """Take the end that somebody asks for as a good one."""
-    with contextlib.suppress(KeyboardInterrupt):
-        yield
+    with contextlib.suppress(KeyboardInterrupt):  # the end that somebody asks for is a good one
+        serve(lambda token, hosts: make_app(matcher, desk, token, hosts), announce, host, port)

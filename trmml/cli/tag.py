@@ -1,6 +1,6 @@
 """`trmml tag`."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,6 +14,7 @@ from trmml.errors import ConfigError, ImageError
 from trmml.files import is_folder
 
 if TYPE_CHECKING:
+    from trmml.data.libraries.changes import Change
     from trmml.tasks.tagging import Tagged
 
 
@@ -84,13 +85,9 @@ def tag(
 
 def _print_written(found: "Iterable[Tagged]", dry_run: bool, photos: list[str]) -> None:
     """Print a line per photo that tags are written for, and the counts."""
-    num_tags = num_sidecars = num_new = num_failed = num_fine = 0
-    for item in found:
-        change = item.change
-        if change is None:
-            num_failed += 1
-            typer.echo(f"skipped: {item.error}", err=True)
-            continue
+    failed: list[str] = []
+    num_tags = num_sidecars = num_new = num_fine = 0
+    for path, change in _changes(found, failed):
         num_fine += 1
         if change.tags:
             num_tags += len(change.tags)
@@ -98,9 +95,9 @@ def _print_written(found: "Iterable[Tagged]", dry_run: bool, photos: list[str]) 
             num_new += change.before is None
             kind = "new" if change.before is None else "merged"
             tags = ", ".join(change.tags)
-            typer.echo(f"{_shown(item.path)}: {tags} ({kind}: {_shown(change.sidecar.name)})")
+            typer.echo(f"{_shown(path)}: {tags} ({kind}: {_shown(change.sidecar.name)})")
         elif not change.does_nothing:
-            typer.echo(f"{_shown(item.path)}: no tag any more ({_shown(change.sidecar.name)})")
+            typer.echo(f"{_shown(path)}: no tag any more ({_shown(change.sidecar.name)})")
     verb = "would write" if dry_run else "wrote"
     typer.echo(
         f"{verb} {num_tags} tags into {num_sidecars} sidecars, {num_new} of them new; "
@@ -110,30 +107,36 @@ def _print_written(found: "Iterable[Tagged]", dry_run: bool, photos: list[str]) 
     if num_tags and not dry_run:
         places = " ".join(map(_shown, photos))
         typer.echo(f"`trmml tag {places} --undo` takes them out again", err=True)
-    _exit_if_failed(num_failed, num_fine)
+    _exit_if_any(failed, num_fine)
 
 
 def _print_removed(found: "Iterable[Tagged]", dry_run: bool) -> None:
     """Print a line per sidecar that tags are taken out of, and the counts."""
-    num_fine = num_gone = num_failed = 0
-    for item in found:
-        change = item.change
-        if change is None:
-            num_failed += 1
-            typer.echo(f"skipped: {item.error}", err=True)
-            continue
+    failed: list[str] = []
+    num_fine = num_gone = 0
+    for path, change in _changes(found, failed):
         num_fine += 1
         num_gone += change.after is None
         what = "removed" if change.after is None else f"without {', '.join(change.tags) or 'marks'}"
-        typer.echo(f"{_shown(item.path)}: {what}")
+        typer.echo(f"{_shown(path)}: {what}")
     verb = "would take" if dry_run else "took"
     typer.echo(f"{verb} tags out of {num_fine} sidecars; {num_gone} of them go", err=True)
-    _exit_if_failed(num_failed, num_fine)
+    _exit_if_any(failed, num_fine)
 
 
-def _exit_if_failed(num_failed: int, num_fine: int) -> None:
-    if num_failed:
-        typer.echo(f"{num_failed} could not be tagged or read.", err=True)
+def _changes(found: "Iterable[Tagged]", failed: list[str]) -> "Iterator[tuple[Path, Change]]":
+    """Yield the changes that can be made; name the others, and keep why not in `failed`."""
+    for item in found:
+        if item.change is not None:
+            yield item.path, item.change
+        else:
+            failed.append(str(item.error))
+            typer.echo(f"skipped: {item.error}", err=True)
+
+
+def _exit_if_any(failed: list[str], num_fine: int) -> None:
+    if failed:
+        typer.echo(f"{len(failed)} could not be tagged or read.", err=True)
         raise typer.Exit(SOME_FAILED if num_fine else DATA)
 
 
