@@ -3,7 +3,7 @@
 import ast
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from trmml.errors import DataError
@@ -99,7 +99,10 @@ def _refuse_doubtful(
                 f"{path}: labels in one cell are separated by '{SEPARATOR}', as in "
                 f"dog{SEPARATOR}cat; for another mark say separator={mark!r}."
             )
-    found = _all_parts_are_labels(names, every) or _most_share_a_mark(cells, names, default)
+    found = _parts_are_labels(names, every, all) or _most_share_a_mark(cells, names, default)
+    if found is None and default is not None and not any(default in cell for cell in cells):
+        # Where no cell shows what separates labels, one part that is a label is enough to ask.
+        found = _parts_are_labels(names, every, any)
     if found is None:
         return
     name, mark, reason = found
@@ -110,14 +113,19 @@ def _refuse_doubtful(
     )
 
 
-def _all_parts_are_labels(names: set[str], every: set[str]) -> tuple[str, str, str] | None:
+def _parts_are_labels(
+    names: set[str], every: set[str], enough: Callable[[Iterable[bool]], bool]
+) -> tuple[str, str, str] | None:
     known = {name.casefold() for name in every}
     for name in sorted(names):
-        for mark in (" and ", *dict.fromkeys(c for c in name if not c.isalnum())):
+        marks = dict.fromkeys(character for character in name if not character.isalnum())
+        for mark in (" and ", *sorted(marks, key=str.isspace)):
             parts = [part.strip() for part in name.split(mark)]
             parts = [part for part in parts if part] if mark.isspace() else parts
-            if len(parts) > 1 and all(part.casefold() in known for part in parts):
-                return name, mark, f"{' and '.join(map(repr, parts))} are labels themselves"
+            labels = [part for part in parts if part.casefold() in known]
+            if len(parts) > 1 and enough(part in labels for part in parts):
+                are = "are labels themselves" if len(labels) > 1 else "is a label itself"
+                return name, mark, f"{' and '.join(map(repr, labels))} {are}"
     return None
 
 
