@@ -90,6 +90,8 @@ def test_questions_with_yes_and_no_are_labels_in_three_states(read: Read) -> Non
     }
     said = "Yes and no in 'has_dog', 'has_cat' are states of that label."
     assert data.interpretation.endswith(said)
+    for unlabeled in (None, "unknown"):  # all is stated, whatever an absent label would mean
+        assert cells(read(tasks, unlabeled=unlabeled)) == cells(data)
     short = [
         {
             "image": "a.jpg",

@@ -46,7 +46,6 @@ def read_label_studio(tasks: list[dict[str, Any]], path: Path, options: Options)
     Raises:
         DataError: If a task has no photo, or it is not clear what its choices are about.
     """
-    unmentioned = unmentioned_state(options.unlabeled, path)
     seen = [_photos_of(task, number, path) for number, task in enumerate(tasks, start=1)]
     photo_keys = {key for places in seen for key in places}
     choice_keys = _choice_keys(tasks, photo_keys, path)
@@ -65,7 +64,14 @@ def read_label_studio(tasks: list[dict[str, Any]], path: Path, options: Options)
     names = _Names(answer for photo in photos for answer in photo.answers)
     rows = [_row(photo, names) for photo in photos]
     labels = dict.fromkeys(name for row in rows for name in row.states)
-    meaning = f"Label Studio: a choice is positive; one that was not made is {options.unlabeled}."
+    if names.questions and len(names.questions) == len(names.choices):
+        # Answers are stated either way, and what was not answered is unknown: nothing is to be asked.
+        unmentioned, meaning = UNKNOWN, "Label Studio: what was not answered is unknown."
+    else:
+        unmentioned = unmentioned_state(options.unlabeled, path)
+        meaning = (
+            f"Label Studio: a choice is positive; one that was not made is {options.unlabeled}."
+        )
     if choice_keys:
         meaning += f" Choices are read from {', '.join(map(repr, choice_keys))}."
     meaning += names.said()
