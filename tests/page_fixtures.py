@@ -1,4 +1,4 @@
-"""Fixtures for the page: a table on the desk, and a server as `trmml label` starts it."""
+"""Fixtures for the page: a table on the workspace, and a server as `trmml label` starts it."""
 
 import contextlib
 import threading
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from trmml.app.desk import Desk
+from trmml.app.workspace import Workspace
 from trmml.backbone.clip import FrozenCLIP
 from trmml.data.dataset import MultiLabelDataset
 from trmml.data.writing import write_dataset
@@ -34,24 +34,26 @@ def colour_table(tmp_path: Path) -> MultiLabelDataset:
 
 
 @pytest.fixture
-def make_desk(
+def make_workspace(
     tmp_path: Path, colour_table: MultiLabelDataset, colour_model: TextRegionMatcher
-) -> Iterator[Callable[..., Desk]]:
-    """Return a maker of desks, all of the same table and journal."""
-    made: list[Desk] = []
+) -> Iterator[Callable[..., Workspace]]:
+    """Return a maker of workspaces, all of the same table and journal."""
+    made: list[Workspace] = []
     write_dataset(colour_table, tmp_path / "labels.csv", images=tmp_path / "photos")
 
-    def make(data: MultiLabelDataset = colour_table, **settings: Any) -> Desk:
+    def make(data: MultiLabelDataset = colour_table, **settings: Any) -> Workspace:
         journal, output = tmp_path / "labels.answers.jsonl", tmp_path / "labels.answered.csv"
         images = settings.pop("images", tmp_path / "photos")
-        desk = Desk(data, settings.pop("model", colour_model), images, journal, output, SETTINGS)
-        made.append(desk)
-        return desk
+        workspace = Workspace(
+            data, settings.pop("model", colour_model), images, journal, output, SETTINGS
+        )
+        made.append(workspace)
+        return workspace
 
     yield make
-    for desk in made:
-        desk.estimator.stop()
-        desk.journal.close()
+    for workspace in made:
+        workspace.estimator.stop()
+        workspace.journal.close()
 
 
 @pytest.fixture
@@ -64,7 +66,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., str]]:
     running: list[tuple[Any, threading.Thread]] = []
     make_server = uvicorn.Server
 
-    def serve_in_thread(model: TextRegionMatcher, desk: Desk | None = None) -> str:
+    def serve_in_thread(model: TextRegionMatcher, workspace: Workspace | None = None) -> str:
         addresses: list[str] = []
         servers: list[Any] = []
 
@@ -75,7 +77,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., str]]:
         monkeypatch.setattr("uvicorn.Server", remember)
         thread = threading.Thread(
             target=serve,
-            args=(lambda token, hosts: make_app(model, desk, token, hosts), addresses.append),
+            args=(lambda token, hosts: make_app(model, workspace, token, hosts), addresses.append),
         )
         thread.start()
         while not (servers and servers[0].started):

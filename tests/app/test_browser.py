@@ -21,7 +21,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
 import trmml
-from trmml.app.desk import Desk
+from trmml.app.workspace import Workspace
 from trmml.data.writing import write_dataset
 from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
 from trmml.matcher.model import TextRegionMatcher
@@ -92,46 +92,46 @@ def browser() -> Iterator[Browser]:
     made.driver.quit()
 
 
-def answers_of(desk: Desk) -> list[tuple[str, str, str]]:
-    return [(a.image, a.label, a.reply) for a in desk.journal.answers.values()]
+def answers_of(workspace: Workspace) -> list[tuple[str, str, str]]:
+    return [(a.image, a.label, a.reply) for a in workspace.journal.answers.values()]
 
 
 @pytest.fixture
 def asked_at(
-    browser: Browser, make_desk: Callable[..., Desk], served: Callable[..., str],
+    browser: Browser, make_workspace: Callable[..., Workspace], served: Callable[..., str],
     colour_model: TextRegionMatcher,
-) -> Desk:  # fmt: skip
-    """The desk of a page that shows its first question."""
-    desk = make_desk()
-    browser.open(served(colour_model, desk))
+) -> Workspace:  # fmt: skip
+    """The workspace of a page that shows its first question."""
+    workspace = make_workspace()
+    browser.open(served(colour_model, workspace))
     browser.until_asked()
-    return desk
+    return workspace
 
 
 def test_answering_by_keys_alone(
-    browser: Browser, make_desk: Callable[..., Desk], served: Callable[..., str],
+    browser: Browser, make_workspace: Callable[..., Workspace], served: Callable[..., str],
     colour_model: TextRegionMatcher,
 ) -> None:  # fmt: skip
-    desk = make_desk()
-    browser.open(served(colour_model, desk))
+    workspace = make_workspace()
+    browser.open(served(colour_model, workspace))
     asked = []
     for count, (key, reply) in enumerate((("y", "yes"), ("n", "no"), (" ", "unsure")), 1):
         photo, question = browser.until_asked()
         asked.append((photo, question.removesuffix("?"), reply))
         browser.press(key)
-        browser.until(lambda count=count: len(desk.journal.answers) == count)
+        browser.until(lambda count=count: len(workspace.journal.answers) == count)
         browser.until(lambda seen=(photo, question): browser.until_asked() != seen)
-    assert answers_of(desk) == asked
+    assert answers_of(workspace) == asked
     assert browser.text("figures").startswith("3 answers")
     browser.press(Keys.BACKSPACE)
     browser.until(lambda: browser.until_asked() == (asked[2][0], asked[2][1] + "?"))
-    assert answers_of(desk) == asked[:2]
+    assert answers_of(workspace) == asked[:2]
     browser.press(Keys.ARROW_LEFT)
     browser.until(lambda: browser.text("name") == asked[1][0])
     assert "you said no" in browser.text("hint")
     browser.press("y")
-    browser.until(lambda: len(desk.journal.answers) == 3)
-    assert answers_of(desk)[-1] == (*asked[1][:2], "yes")
+    browser.until(lambda: len(workspace.journal.answers) == 3)
+    assert answers_of(workspace)[-1] == (*asked[1][:2], "yes")
     browser.until_asked()
     browser.press("h")
     browser.until(
@@ -143,11 +143,11 @@ def test_answering_by_keys_alone(
     before = browser.until_asked()
     browser.press(Keys.ARROW_RIGHT)
     browser.until(lambda: browser.until_asked() != before)
-    assert len(desk.journal.answers) == 3
+    assert len(workspace.journal.answers) == 3
     assert browser.errors() == []
 
 
-def test_a_grid_with_two_wrong_ones(browser: Browser, asked_at: Desk) -> None:
+def test_a_grid_with_two_wrong_ones(browser: Browser, asked_at: Workspace) -> None:
     asked_at.estimator.wait(60)
     browser.press("g")
     browser.until(lambda: browser.all(".tile"))
@@ -163,7 +163,7 @@ def test_a_grid_with_two_wrong_ones(browser: Browser, asked_at: Desk) -> None:
     assert browser.errors() == []
 
 
-def test_learning_and_undoing_any_answer(browser: Browser, asked_at: Desk) -> None:
+def test_learning_and_undoing_any_answer(browser: Browser, asked_at: Workspace) -> None:
     browser.press("y")
     browser.until(lambda: asked_at.journal.answers)
     asked_at.estimator.wait(60)
@@ -179,13 +179,13 @@ def test_learning_and_undoing_any_answer(browser: Browser, asked_at: Desk) -> No
 
 
 def test_a_tab_that_is_loaded_again_asks_what_it_asked_before(
-    browser: Browser, make_desk: Callable[..., Desk], served: Callable[..., str],
+    browser: Browser, make_workspace: Callable[..., Workspace], served: Callable[..., str],
     colour_model: TextRegionMatcher,
 ) -> None:  # fmt: skip
-    desk = make_desk()
-    address = served(colour_model, desk)
+    workspace = make_workspace()
+    address = served(colour_model, workspace)
     browser.open(address)
-    desk.estimator.wait(60)
+    workspace.estimator.wait(60)
     browser.driver.refresh()
     asked = browser.until_asked()
     browser.driver.refresh()
@@ -193,11 +193,11 @@ def test_a_tab_that_is_loaded_again_asks_what_it_asked_before(
 
 
 def test_two_tabs_never_show_the_same_question(
-    browser: Browser, make_desk: Callable[..., Desk], served: Callable[..., str],
+    browser: Browser, make_workspace: Callable[..., Workspace], served: Callable[..., str],
     colour_model: TextRegionMatcher,
 ) -> None:  # fmt: skip
-    desk = make_desk()
-    address = served(colour_model, desk)
+    workspace = make_workspace()
+    address = served(colour_model, workspace)
     browser.open(address)
     asked = [browser.until_asked()]
     first = browser.driver.current_window_handle
@@ -212,15 +212,15 @@ def test_two_tabs_never_show_the_same_question(
         browser.until(lambda before=before: browser.until_asked() != before)
         asked.append(browser.until_asked())
     assert len(set(asked)) == len(asked)
-    assert len(set(answers_of(desk))) == 4
+    assert len(set(answers_of(workspace))) == 4
 
 
 HOSTILE = "<img src=x onerror=document.title='owned'>"
 
 
 def test_html_in_names_is_shown_as_text(
-    browser: Browser, make_desk: Callable[..., Desk], served: Callable[..., str], tmp_path: Path,
-    colour_model: TextRegionMatcher,
+    browser: Browser, make_workspace: Callable[..., Workspace], served: Callable[..., str],
+    tmp_path: Path, colour_model: TextRegionMatcher,
 ) -> None:  # fmt: skip
     data = colour_squares(tmp_path / "photos", 6)
     odd = tmp_path / "photos" / "<b>bold<b> \"quoted\" 'x'\nline.png"
@@ -232,8 +232,8 @@ def test_html_in_names_is_shown_as_text(
         data, photos=(odd, *data.photos[1:]), labels=labels, states=states, source=HOSTILE
     )
     model = colour_model.relabelled(labels)
-    desk = make_desk(hostile, model=model)
-    browser.open(served(model, desk))
+    workspace = make_workspace(hostile, model=model)
+    browser.open(served(model, workspace))
     for _ in range(6):
         photo, question = browser.until_asked()
         assert question.removesuffix("?") in labels
@@ -248,22 +248,22 @@ def test_html_in_names_is_shown_as_text(
     browser.until(lambda: browser.text("grid-title"))
     assert browser.driver.title != "owned"
     assert not browser.all("img[src=x], #answers b")
-    said = {answer.image for answer in desk.journal.answers.values()}
+    said = {answer.image for answer in workspace.journal.answers.values()}
     assert odd.name in said
     assert [line for line in browser.errors() if "favicon" not in line] == []
-    desk.save()
-    read = trmml.read_dataset(desk.output, images=tmp_path / "photos")
+    workspace.save()
+    read = trmml.read_dataset(workspace.output, images=tmp_path / "photos")
     assert read.labels == labels
     assert (read.states == POSITIVE).sum() == 6
 
 
 @pytest.mark.parametrize("width", [390, 768, 1280, 2560])
 def test_nothing_is_wider_than_the_window(
-    browser: Browser, make_desk: Callable[..., Desk], served: Callable[..., str], width: int,
+    browser: Browser, make_workspace: Callable[..., Workspace], served: Callable[..., str], width: int,
     colour_model: TextRegionMatcher,
 ) -> None:  # fmt: skip
-    desk = make_desk()
-    browser.open(served(colour_model, desk), width)
+    workspace = make_workspace()
+    browser.open(served(colour_model, workspace), width)
     browser.until_asked()
     for view in ("answer", "learn", "history", "try"):
         browser.click(f"#tab-{view}")

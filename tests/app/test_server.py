@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import trmml
-from trmml.app.desk import Desk
+from trmml.app.workspace import Workspace
 from trmml.data.dataset import MultiLabelDataset
 from trmml.errors import DataError
 from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
@@ -53,19 +53,19 @@ class Page:
 
 
 @pytest.fixture
-def desk(make_desk: Callable[..., Desk]) -> Desk:
-    return make_desk()
+def workspace(make_workspace: Callable[..., Workspace]) -> Workspace:
+    return make_workspace()
 
 
 @pytest.fixture
-def page(desk: Desk, colour_model: TextRegionMatcher, served: Callable[..., str]) -> Page:
-    made = Page(served(colour_model, desk))
-    desk.estimator.wait(60)
+def page(workspace: Workspace, colour_model: TextRegionMatcher, served: Callable[..., str]) -> Page:
+    made = Page(served(colour_model, workspace))
+    workspace.estimator.wait(60)
     return made
 
 
 def test_questions_answers_and_undo_over_the_network(
-    page: Page, desk: Desk, tmp_path: Path
+    page: Page, workspace: Workspace, tmp_path: Path
 ) -> None:
     (first, *_) = page.json("/api/questions", {"client": "a", "count": 3})["questions"]
     assert first["stated"] is None
@@ -75,7 +75,7 @@ def test_questions_answers_and_undo_over_the_network(
     progress = page.json("/api/answer", {"answers": [given]})["progress"]
     assert progress["answers"] == before + 1
     # It is on the disk before the answer to the request.
-    assert '"x1"' in desk.journal.path.read_text()
+    assert '"x1"' in workspace.journal.path.read_text()
     page.json("/api/save", {})
     read = trmml.read_dataset(tmp_path / "labels.answered.csv", images=tmp_path / "photos")
     assert read.states[first["row"], first["column"]] == POSITIVE
@@ -105,8 +105,8 @@ def test_pictures(page: Page) -> None:
     assert page.ask("/photo/40")[0] == 422
 
 
-def test_learning_in_the_background(page: Page, desk: Desk, tmp_path: Path) -> None:
-    truth = desk.session.table.hidden_states
+def test_learning_in_the_background(page: Page, workspace: Workspace, tmp_path: Path) -> None:
+    truth = workspace.session.table.hidden_states
     assert truth is not None
     answers = [
         {"id": f"{row}-{column}", "row": row, "column": column,
@@ -116,7 +116,7 @@ def test_learning_in_the_background(page: Page, desk: Desk, tmp_path: Path) -> N
     page.json("/api/answer", {"answers": answers})
     assert page.json("/api/learn", {}) == {"started": True}
     assert page.json("/api/learn", {}) == {"started": False}
-    desk.estimator.wait(60)
+    workspace.estimator.wait(60)
     found = page.json("/api/state")
     assert found["status"]["error"] is None
     (last,) = found["rounds"]
@@ -125,32 +125,32 @@ def test_learning_in_the_background(page: Page, desk: Desk, tmp_path: Path) -> N
     assert 0 < last["before"] <= 1
     assert 0 < last["after"] <= 1
     saved = trmml.load_model(last["folder"])
-    assert desk.estimator.model.labels == saved.labels
+    assert workspace.estimator.model.labels == saved.labels
     assert Path(last["folder"]).parent == tmp_path / "labels.answers.models"
 
 
 def test_the_last_learned_model_is_gone_on_with(
-    page: Page, desk: Desk, make_desk: Callable[..., Desk]
+    page: Page, workspace: Workspace, make_workspace: Callable[..., Workspace]
 ) -> None:
-    test_learning_in_the_background(page, desk, desk.output.parent)
-    thought = desk.session.probability.copy()
-    desk.estimator.stop()
-    desk.journal.close()
-    again = make_desk()
+    test_learning_in_the_background(page, workspace, workspace.output.parent)
+    thought = workspace.session.probability.copy()
+    workspace.estimator.stop()
+    workspace.journal.close()
+    again = make_workspace()
     again.begin()
     again.estimator.wait(60)
-    assert again.estimator.model.source == str(desk.estimator.model.source)
+    assert again.estimator.model.source == str(workspace.estimator.model.source)
     assert abs(again.session.probability - thought).max() < 1e-4
 
 
-def test_learning_from_nothing_says_why(page: Page, desk: Desk) -> None:
-    desk.session.states[:] = UNKNOWN
+def test_learning_from_nothing_says_why(page: Page, workspace: Workspace) -> None:
+    workspace.session.states[:] = UNKNOWN
     page.json("/api/learn", {})
-    desk.estimator.wait(60)
+    workspace.estimator.wait(60)
     assert "No label has a known positive" in page.json("/api/state")["status"]["error"]
 
 
-def test_without_the_token_nothing_is_told(page: Page, desk: Desk) -> None:
+def test_without_the_token_nothing_is_told(page: Page, workspace: Workspace) -> None:
     for path in ("/", "/api/state", "/photo/0", "/heatmap/0?label=red", "/api/answers", "/nothing"):
         for token in (None, "", "wrong", "é"):
             status, content = page.ask(path, token=token if token != "é" else quote("é"))
@@ -159,10 +159,10 @@ def test_without_the_token_nothing_is_told(page: Page, desk: Desk) -> None:
     # A token in the address is enough to read, as pictures must, and not to write.
     assert page.ask(f"/api/state?token={page.token}", token=None)[0] == 200
     assert page.ask(f"/api/answer?token={page.token}", body, token=None)[0] == 403
-    assert not desk.journal.answers
+    assert not workspace.journal.answers
 
 
-def test_other_sites_are_refused(page: Page, desk: Desk) -> None:
+def test_other_sites_are_refused(page: Page, workspace: Workspace) -> None:
     body = {"answers": [{"id": "z", "row": 0, "column": 0, "reply": "yes"}]}
     for headers in (
         {"Origin": "https://evil.example"}, {"Origin": "null"}, {"Host": "evil.example"},
@@ -170,7 +170,7 @@ def test_other_sites_are_refused(page: Page, desk: Desk) -> None:
         {"Origin": f"https://{page.host}"},
     ):  # fmt: skip
         assert page.ask("/api/answer", body, **headers)[0] == 403, headers
-    assert not desk.journal.answers
+    assert not workspace.journal.answers
     own = {"Origin": f"http://{page.host}", "Sec_Fetch_Site": "same-origin"}
     assert page.ask("/api/answer", body, **own)[0] == 200
 
@@ -184,11 +184,13 @@ def test_other_sites_are_refused(page: Page, desk: Desk) -> None:
         {"answers": [{"id": "a", "row": "0x", "column": 0, "reply": "yes"}]}, b"\xff", b"9" * 2**21,
     ],
 )  # fmt: skip
-def test_odd_requests_get_a_line_and_write_nothing(page: Page, desk: Desk, body: Any) -> None:
+def test_odd_requests_get_a_line_and_write_nothing(
+    page: Page, workspace: Workspace, body: Any
+) -> None:
     status, content = page.ask("/api/answer", body)
     assert status in (400, 422)
     assert "\n" not in json.loads(content)["error"]
-    assert not desk.journal.answers
+    assert not workspace.journal.answers
 
 
 @pytest.mark.parametrize(
@@ -201,30 +203,30 @@ def test_no_path_leads_to_a_file(page: Page, path: str) -> None:
 
 
 def test_photos_outside_the_folder_are_refused(
-    make_desk: Callable[..., Desk], colour_table: MultiLabelDataset, tmp_path: Path
+    make_workspace: Callable[..., Workspace], colour_table: MultiLabelDataset, tmp_path: Path
 ) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "secret.png")
     for place in (tmp_path / "secret.png", tmp_path / "photos" / ".." / "secret.png"):
         photos = (place, *colour_table.photos[1:])
         with pytest.raises(DataError, match=r"1 photos are outside the folder .*secret\.png"):
-            make_desk(replace(colour_table, photos=photos))
+            make_workspace(replace(colour_table, photos=photos))
     assert not (tmp_path / "labels.answers.jsonl").exists()
     linked = tmp_path / "photos" / "linked.png"
     linked.symlink_to(tmp_path / "secret.png")
-    make_desk(replace(colour_table, photos=(linked, *colour_table.photos[1:])))
+    make_workspace(replace(colour_table, photos=(linked, *colour_table.photos[1:])))
 
 
 def test_an_unreadable_photo_is_left_out(
-    make_desk: Callable[..., Desk], colour_table: MultiLabelDataset
+    make_workspace: Callable[..., Workspace], colour_table: MultiLabelDataset
 ) -> None:
     colour_table.photos[3].write_bytes(b"no photo")
-    desk = make_desk()
-    desk.begin()
-    desk.estimator.wait(60)
-    assert desk.estimator.status["error"] is None
-    assert desk.session.unreadable.nonzero()[0].tolist() == [3]
-    assert desk.session.probability[[2, 4]].min() >= 0
-    assert desk.facts()["unreadable"] == 1
+    workspace = make_workspace()
+    workspace.begin()
+    workspace.estimator.wait(60)
+    assert workspace.estimator.status["error"] is None
+    assert workspace.session.unreadable.nonzero()[0].tolist() == [3]
+    assert workspace.session.probability[[2, 4]].min() >= 0
+    assert workspace.facts()["unreadable"] == 1
 
 
 def test_trying_a_photo(

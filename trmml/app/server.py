@@ -16,13 +16,13 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from trmml.app.desk import Desk
 from trmml.app.guarding import Guard
 from trmml.app.journal import Reply
 from trmml.app.pictures import LARGE, SMALL
 from trmml.app.ranking import DEFAULT_ORDER, ORDERS
 from trmml.app.session import Given, Question
 from trmml.app.trying import MAX_UPLOAD_BYTES, Tried
+from trmml.app.workspace import Workspace
 from trmml.errors import DataError, OutputError, TrmmlError
 from trmml.matcher.model import TextRegionMatcher
 
@@ -35,31 +35,31 @@ Endpoint = Callable[..., Any]
 
 
 def make_app(
-    model: TextRegionMatcher, desk: Desk | None, token: str, hosts: tuple[str, ...]
+    model: TextRegionMatcher, workspace: Workspace | None, token: str, hosts: tuple[str, ...]
 ) -> Guard:
     """Return the guarded app.
 
     Args:
-        model: What is tried, where there is no desk.
-        desk: A table with its session; None for the view that tries photos alone.
+        model: What is tried, where there is no workspace.
+        workspace: A table with its session; None for the view that tries photos alone.
         token: What every request must have.
         hosts: `name:port` of the page.
     """
 
     @contextlib.asynccontextmanager
     async def life(app: Starlette) -> AsyncIterator[None]:
-        if desk is not None:
-            desk.begin()
+        if workspace is not None:
+            workspace.begin()
         yield
-        if desk is not None:
-            await run_in_threadpool(desk.close)
+        if workspace is not None:
+            await run_in_threadpool(workspace.close)
 
-    routes = [Route("/", _page), *_trying(model, desk)]
-    if desk is None:
+    routes = [Route("/", _page), *_trying(model, workspace)]
+    if workspace is None:
         facts = {"view": "try", "model": _name(model), "labels": len(model.labels)}
         routes.append(Route("/api/state", lambda request: JSONResponse(facts)))
     else:
-        routes += _answering(desk)
+        routes += _answering(workspace)
     app = Starlette(routes=routes, lifespan=life)
     app.router.redirect_slashes = False
     return Guard(app, token, hosts)
@@ -126,13 +126,13 @@ def _name(model: TextRegionMatcher) -> str:
     return model.source or repr(model)
 
 
-def _trying(model: TextRegionMatcher, desk: Desk | None) -> list[Route]:
+def _trying(model: TextRegionMatcher, workspace: Workspace | None) -> list[Route]:
     """Return the routes of the view that tries photos."""
     tried, predicting = Tried(), threading.Lock()
 
     def score(content: bytes) -> dict[str, Any]:
         with predicting:
-            return tried.add(content, model if desk is None else desk.estimator.model)
+            return tried.add(content, model if workspace is None else workspace.estimator.model)
 
     async def add(request: Request) -> Response:
         try:
@@ -152,12 +152,12 @@ def _trying(model: TextRegionMatcher, desk: Desk | None) -> list[Route]:
     ]
 
 
-def _answering(desk: Desk) -> list[Route]:
+def _answering(workspace: Workspace) -> list[Route]:
     """Return the routes of the views that answer and learn."""
 
     @_told
     def state(request: Request, body: dict[str, Any]) -> Response:
-        return JSONResponse(desk.facts() | {"orders": ORDERS, "order": DEFAULT_ORDER})
+        return JSONResponse(workspace.facts() | {"orders": ORDERS, "order": DEFAULT_ORDER})
 
     @_told
     def questions(request: Request, body: dict[str, Any]) -> Response:
@@ -165,13 +165,13 @@ def _answering(desk: Desk) -> list[Route]:
         if order not in ORDERS:
             raise ValueError(f"order {order!r}")
         count = min(int(body.get("count", 1)), MOST_QUESTIONS)
-        with desk.lock:
+        with workspace.lock:
             for row, column in body.get("passed", []):
-                desk.session.pass_over(str(body["client"]), int(row), int(column))
-            found = desk.session.questions(
+                workspace.session.pass_over(str(body["client"]), int(row), int(column))
+            found = workspace.session.questions(
                 str(body["client"]), order, None if label is None else str(label), count
             )
-        return JSONResponse({"questions": [_question(desk, one) for one in found]})
+        return JSONResponse({"questions": [_question(workspace, one) for one in found]})
 
     @_told
     def answer(request: Request, body: dict[str, Any]) -> Response:
@@ -179,20 +179,20 @@ def _answering(desk: Desk) -> list[Route]:
             Given(str(one["id"])[:64], int(one["row"]), int(one["column"]), _reply(one["reply"]))
             for one in body["answers"][:MOST_ANSWERS]
         ]
-        desk.answer(given)
-        return JSONResponse({"progress": desk.progress()})
+        workspace.answer(given)
+        return JSONResponse({"progress": workspace.progress()})
 
     @_told
     def undo(request: Request, body: dict[str, Any]) -> Response:
-        found = desk.undo(str(body["id"]))
+        found = workspace.undo(str(body["id"]))
         return JSONResponse(
-            {"question": found and _question(desk, found), "progress": desk.progress()}
+            {"question": found and _question(workspace, found), "progress": workspace.progress()}
         )
 
     @_told
     def answers(request: Request, body: dict[str, Any]) -> Response:
-        with desk.lock:
-            found = desk.session.answers(200)
+        with workspace.lock:
+            found = workspace.session.answers(200)
         rows = [
             {"id": one.id, "row": row, "column": column, "photo": one.image, "label": one.label,
              "reply": one.reply, "time": one.time}
@@ -202,20 +202,20 @@ def _answering(desk: Desk) -> list[Route]:
 
     @_told
     def learn(request: Request, body: dict[str, Any]) -> Response:
-        return JSONResponse({"started": desk.estimator.learn()})
+        return JSONResponse({"started": workspace.estimator.learn()})
 
     @_told
     def save(request: Request, body: dict[str, Any]) -> Response:
-        return JSONResponse({"wrote": str(desk.save())})
+        return JSONResponse({"wrote": str(workspace.save())})
 
     @_told
     def photo(request: Request, body: dict[str, Any]) -> Response:
         side = SMALL if "small" in request.query_params else LARGE
-        return _picture(desk.pictures.photo(_row(desk, request), side))
+        return _picture(workspace.pictures.photo(_row(workspace, request), side))
 
     @_told
     def heatmap(request: Request, body: dict[str, Any]) -> Response:
-        return _picture(desk.heatmap(_row(desk, request), request.query_params["label"]))
+        return _picture(workspace.heatmap(_row(workspace, request), request.query_params["label"]))
 
     posts = {"questions": questions, "answer": answer, "undo": undo, "learn": learn, "save": save}
     return [
@@ -227,9 +227,9 @@ def _answering(desk: Desk) -> list[Route]:
     ]
 
 
-def _row(desk: Desk, request: Request) -> int:
+def _row(workspace: Workspace, request: Request) -> int:
     row = int(request.path_params["row"])
-    if row >= len(desk.session.table):
+    if row >= len(workspace.session.table):
         raise DataError(f"There is no photo {row}.")
     return row
 
@@ -240,13 +240,13 @@ def _reply(value: Any) -> Reply:
     return value
 
 
-def _question(desk: Desk, question: Question) -> dict[str, Any]:
+def _question(workspace: Workspace, question: Question) -> dict[str, Any]:
     stated = {1: "yes", 0: "no"}.get(question.stated)
     return {
         "row": question.row,
         "column": question.column,
-        "photo": desk.session.names[question.row],
-        "label": desk.session.table.labels[question.column],
+        "photo": workspace.session.names[question.row],
+        "label": workspace.session.table.labels[question.column],
         "stated": stated,
         "probability": None if math.isnan(question.probability) else round(question.probability, 4),
     }

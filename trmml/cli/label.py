@@ -18,7 +18,7 @@ from trmml.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from trmml.app.desk import Desk
+    from trmml.app.workspace import Workspace
     from trmml.matcher.model import TextRegionMatcher
 
 Port = Annotated[int, typer.Option(min=0, max=65535, help="Port; a free one by default.")]
@@ -70,16 +70,16 @@ def label(
         require_free(output, replace)
     settings = assignments_of(set_ or [])
     dataset = options.read(table, labels, may_lack_labels=labels is not None)
-    from trmml.app.desk import Desk
+    from trmml.app.workspace import Workspace
     from trmml.zoo.loading import load_model
 
     matcher = load_model(model, labels=dataset.labels, backbone=backbone)
     matcher.source = matcher.source or model
     images = options.photo_folder(table)
-    desk = Desk(dataset, matcher, images, journal, output, settings)
-    if desk.journal.answers:
-        typer.echo(f"{len(desk.journal.answers)} answers so far, in {journal}", err=True)
-    _serve(matcher, desk, host, port, open_)
+    workspace = Workspace(dataset, matcher, images, journal, output, settings)
+    if workspace.journal.answers:
+        typer.echo(f"{len(workspace.journal.answers)} answers so far, in {journal}", err=True)
+    _serve(matcher, workspace, host, port, open_)
     typer.echo(f"wrote {output}", err=True)
 
 
@@ -106,9 +106,9 @@ def demo(
 
 
 def _serve(
-    matcher: "TextRegionMatcher", desk: "Desk | None", host: str, port: int, open_: bool
+    matcher: "TextRegionMatcher", workspace: "Workspace | None", host: str, port: int, open_: bool
 ) -> None:
-    """Serve the page, with questions if there is a desk, until somebody ends it."""
+    """Serve the page, with questions if there is a workspace, until somebody ends it."""
     from trmml.app.server import make_app
     from trmml.app.serving import serve
 
@@ -120,4 +120,4 @@ def _serve(
                 webbrowser.open(address)
 
     with contextlib.suppress(KeyboardInterrupt):  # the end that somebody asks for is a good one
-        serve(lambda token, hosts: make_app(matcher, desk, token, hosts), announce, host, port)
+        serve(lambda token, hosts: make_app(matcher, workspace, token, hosts), announce, host, port)

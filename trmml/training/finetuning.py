@@ -23,8 +23,8 @@ from trmml.matcher.model import TextRegionMatcher
 from trmml.reports.progress import say
 from trmml.training import distributed
 from trmml.training.batches import AugmentedPhotos, CachedFeatures, use_bfloat16
+from trmml.training.callbacks import EpochEnd, LogTo, require_writer, say_epoch, writer_to
 from trmml.training.features import cache_bytes, compute_features
-from trmml.training.following import LogTo, SoFar, require_writer, say_epoch, writer_to
 from trmml.training.photos import (
     TrainingPhotos,
     ValidationPhotos,
@@ -95,7 +95,7 @@ def finetune(
     settings = _resolved(config)
     with distributed.joined():
         run = None if output is None else RunFolder(with_home(output), resume)
-        follow = _Following(run, settings, progress and distributed.is_first(), log_to)
+        callbacks = _Callbacks(run, settings, progress and distributed.is_first(), log_to)
         distributed.wait()  # all have looked before the first one writes
         everything = as_dataset(data, images, labels)
         held_out = None if val is None else as_dataset(val, images, labels, may_lack_labels=True)
@@ -107,10 +107,10 @@ def finetune(
         fingerprint = fingerprint_of(settings, matcher.config, start.digest, train, held_out)
         finished = None if run is None else run.begin(fingerprint)
         if run is not None and finished is not None:
-            return _finished_before(finished, run, follow.show)
+            return _finished_before(finished, run, callbacks.show)
         try:
             training, validation = _features(
-                matcher, settings, photos, train, held_out, follow.show
+                matcher, settings, photos, train, held_out, callbacks.show
             )
             if start.labels is None:
                 sample = training.features.sample()
@@ -123,7 +123,7 @@ def finetune(
                 fingerprint=fingerprint,
                 learned=start.labels,
             )
-            _train(trainer, run, follow)
+            _train(trainer, run, callbacks)
         except BaseException:
             if run is not None:
                 run.leave()
@@ -131,7 +131,7 @@ def finetune(
         return _finished(trainer, run, started)
 
 
-class _Following:
+class _Callbacks:
     """Who is told of each epoch: the user, and another program."""
 
     def __init__(
@@ -143,7 +143,7 @@ class _Following:
         if log_to is not None and run is not None and distributed.is_first():
             self.writer = writer_to(log_to, run.working, run.output.name, settings.to_dict())
 
-    def __call__(self, so_far: SoFar) -> None:
+    def __call__(self, so_far: EpochEnd) -> None:
         if self.show:
             say_epoch(so_far)
         if self.writer is not None:
@@ -162,17 +162,17 @@ def _finished_before(model: TextRegionMatcher, run: RunFolder, show: bool) -> Te
     return model.to(distributed.own_device())
 
 
-def _train(trainer: Trainer, run: RunFolder | None, follow: _Following) -> None:
+def _train(trainer: Trainer, run: RunFolder | None, callbacks: _Callbacks) -> None:
     """Train the epochs that are left, from the checkpoint if there is one."""
     if run is not None and (run.working / CHECKPOINT).exists():
         trainer.resume(run.working / CHECKPOINT)
     check_together(trainer.fingerprint, len(trainer.history))
-    if follow.show:
+    if callbacks.show:
         _say_start(trainer, run)
     try:
-        trainer.train(None if run is None else run.working, follow.show, follow)
+        trainer.train(None if run is None else run.working, callbacks.show, callbacks)
     finally:
-        follow.close()
+        callbacks.close()
     if trainer.best_epoch is None:
         logger.warning(
             "No epoch was better on the validation photos than the model that training started "

@@ -24,7 +24,7 @@ from trmml.matcher.model import TextRegionMatcher
 from trmml.reports.progress import followed
 from trmml.training import distributed
 from trmml.training.batches import use_bfloat16
-from trmml.training.following import Follower, SoFar, curves_of, ignore
+from trmml.training.callbacks import Callback, EpochEnd, curves_of, ignore
 from trmml.training.objective import Objective, StepLoss
 from trmml.training.optimization import (
     MAX_GRADIENT_NORM,
@@ -110,7 +110,7 @@ class Trainer:
         if loss.trust_teacher:
             self.objective.teacher_trust = self.trust
 
-    def train(self, folder: Path | None, progress: bool, follow: Follower = ignore) -> None:
+    def train(self, folder: Path | None, progress: bool, on_epoch_end: Callback = ignore) -> None:
         """Train the epochs that are left; with a folder, keep a checkpoint, a log and curves there.
 
         Of several processes the first one writes.
@@ -118,7 +118,7 @@ class Trainer:
         Args:
             folder: Of the run.
             progress: Whether to show a bar for each epoch, on a terminal.
-            follow: Called after each epoch, when all is written.
+            on_epoch_end: Called after each epoch, when all is written.
         """
         epochs = self.config.training.epochs
         if folder is not None and distributed.is_first() and self.history:
@@ -134,11 +134,11 @@ class Trainer:
                     write_atomically(folder / CHECKPOINT, self._write_checkpoint)
                 self._save_reports(folder)
             if distributed.is_first():
-                follow(self._so_far())
+                on_epoch_end(self._so_far())
 
-    def _so_far(self) -> SoFar:
+    def _so_far(self) -> EpochEnd:
         epochs = self.config.training.epochs
-        return SoFar(self.history, epochs, self.best_epoch, self.start_map)
+        return EpochEnd(self.history, epochs, self.best_epoch, self.start_map)
 
     def _save_reports(self, folder: Path) -> None:
         picture = curves_of(self._so_far())

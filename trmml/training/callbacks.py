@@ -18,7 +18,7 @@ Record = Mapping[str, Any]
 """Of an epoch, as in `log.jsonl`."""
 
 
-class SoFar(NamedTuple):
+class EpochEnd(NamedTuple):
     """A training after an epoch.
 
     Attributes:
@@ -34,11 +34,11 @@ class SoFar(NamedTuple):
     start_map: float | None
 
 
-Follower = Callable[[SoFar], object]
+Callback = Callable[[EpochEnd], object]
 """Called after every epoch, by the first process."""
 
 
-def ignore(so_far: SoFar) -> None:
+def ignore(so_far: EpochEnd) -> None:
     """Follow nothing."""
     del so_far
 
@@ -48,7 +48,7 @@ def loss_of(record: Record) -> float:
     return sum(record["loss"].values())
 
 
-def say_epoch(so_far: SoFar) -> None:
+def say_epoch(so_far: EpochEnd) -> None:
     """Say how the last epoch went, and how much time those that are left will take."""
     history, num_epochs = so_far.history, so_far.num_epochs
     record = history[-1]
@@ -62,7 +62,7 @@ def say_epoch(so_far: SoFar) -> None:
     )
 
 
-def curves_of(so_far: SoFar) -> Image.Image:
+def curves_of(so_far: EpochEnd) -> Image.Image:
     """Draw loss and validation mAP, in per cent, of the epochs so far; the kept one is marked."""
     history, start = so_far.history, so_far.start_map
     maps = [None if r["val_mAP"] is None else 100 * r["val_mAP"] for r in history]
@@ -93,7 +93,7 @@ class TensorBoard:
         self._folder = folder / "tensorboard"
         self._writer: Any = None
 
-    def __call__(self, so_far: SoFar) -> None:
+    def __call__(self, so_far: EpochEnd) -> None:
         """Keep the values of the last epoch."""
         step = len(so_far.history)
         if self._writer is None:  # what a killed process wrote of this epoch does not count
@@ -124,7 +124,7 @@ class Trackio:
         self._trackio, self._name, self._settings = trackio, name, settings
         self._is_open = False
 
-    def __call__(self, so_far: SoFar) -> None:
+    def __call__(self, so_far: EpochEnd) -> None:
         """Keep the values of the last epoch."""
         if not self._is_open:
             with contextlib.redirect_stdout(sys.stderr):  # results go to stdout

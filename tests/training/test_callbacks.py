@@ -14,7 +14,7 @@ from trmml.data.dataset import MultiLabelDataset
 from trmml.data.writing import write_dataset
 from trmml.errors import ConfigError, DependencyError
 from trmml.reports.curves import WIDTH
-from trmml.training.following import SoFar, curves_of, say_epoch
+from trmml.training.callbacks import EpochEnd, curves_of, say_epoch
 
 Maker = Callable[..., MultiLabelDataset]
 
@@ -31,9 +31,9 @@ def test_a_line_says_epoch_loss_map_and_the_time_left(capsys: pytest.CaptureFixt
         record(0.6125, 40.0, classification=0.5, distillation=0.125),
         record(None, 30.0, classification=0.25),
     ]
-    say_epoch(SoFar(history[:1], 6, None, 0.55))  # what training started from is better
-    say_epoch(SoFar(history[:2], 6, 1, 0.55))
-    say_epoch(SoFar(history, 3, 1, None))
+    say_epoch(EpochEnd(history[:1], 6, None, 0.55))  # what training started from is better
+    say_epoch(EpochEnd(history[:2], 6, 1, 0.55))
+    say_epoch(EpochEnd(history, 3, 1, None))
     assert capsys.readouterr().err.splitlines() == [
         "epoch 1/6: loss 0.875, validation mAP 50.00, 1:40 min left",
         "epoch 2/6: loss 0.625, validation mAP 61.25 (best so far), 2:00 min left",
@@ -71,9 +71,9 @@ def test_the_curves_of_a_run_are_those_of_its_log(
     best = json.loads((out / "finetune.json").read_text())["best_epoch"]
     with Image.open(out / "curves.png") as picture:
         assert picture.width == 2 * WIDTH
-        expected = curves_of(SoFar(history, 3, best, None))
+        expected = curves_of(EpochEnd(history, 3, best, None))
         np.testing.assert_array_equal(np.asarray(picture), np.asarray(expected))
-    other = np.asarray(curves_of(SoFar(history, 3, (best + 1) % 3, None)))
+    other = np.asarray(curves_of(EpochEnd(history, 3, (best + 1) % 3, None)))
     assert (other != np.asarray(expected)).any()
 
 
@@ -153,7 +153,7 @@ def test_a_program_that_is_not_installed_is_named_before_anything_begins(
 
 
 def test_log_to_is_checked(tmp_path: Path) -> None:
-    from trmml.training.following import require_writer
+    from trmml.training.callbacks import require_writer
 
     with pytest.raises(ConfigError, match=r"cannot be 'tensorbord'. Did you mean 'tensorboard'"):
         require_writer("tensorbord", has_output=True)

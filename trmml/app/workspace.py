@@ -1,4 +1,4 @@
-"""A table on the desk: its session, what is thought of it, its pictures, and what is written."""
+"""What the page works on: a table, its session and estimates, its pictures, and what is written."""
 
 import logging
 import os
@@ -22,7 +22,7 @@ ANSWERS_PER_REFRESH = 10
 """So many answers later the probabilities are calibrated and the table is written anew."""
 
 
-class Desk:
+class Workspace:
     """Everything that the page's server needs of one table.
 
     Attributes:
