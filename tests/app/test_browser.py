@@ -108,30 +108,25 @@ def asked_at(
     return workspace
 
 
-def test_answering_by_keys_alone(
-    browser: Browser, make_workspace: Callable[..., Workspace], served: Callable[..., str],
-    colour_model: TextRegionMatcher,
-) -> None:  # fmt: skip
-    workspace = make_workspace()
-    browser.open(served(colour_model, workspace))
+def test_answering_by_keys_alone(browser: Browser, asked_at: Workspace) -> None:
     asked = []
     for count, (key, reply) in enumerate((("y", "yes"), ("n", "no"), (" ", "unsure")), 1):
         photo, question = browser.until_asked()
         asked.append((photo, question.removesuffix("?"), reply))
         browser.press(key)
-        browser.until(lambda count=count: len(workspace.journal.answers) == count)
+        browser.until(lambda count=count: len(asked_at.journal.answers) == count)
         browser.until(lambda seen=(photo, question): browser.until_asked() != seen)
-    assert answers_of(workspace) == asked
+    assert answers_of(asked_at) == asked
     assert browser.text("figures").startswith("3 answers")
     browser.press(Keys.BACKSPACE)
     browser.until(lambda: browser.until_asked() == (asked[2][0], asked[2][1] + "?"))
-    assert answers_of(workspace) == asked[:2]
+    assert answers_of(asked_at) == asked[:2]
     browser.press(Keys.ARROW_LEFT)
     browser.until(lambda: browser.text("name") == asked[1][0])
     assert "you said no" in browser.text("hint")
     browser.press("y")
-    browser.until(lambda: len(workspace.journal.answers) == 3)
-    assert answers_of(workspace)[-1] == (*asked[1][:2], "yes")
+    browser.until(lambda: len(asked_at.journal.answers) == 3)
+    assert answers_of(asked_at)[-1] == (*asked[1][:2], "yes")
     browser.until_asked()
     browser.press("h")
     browser.until(
@@ -143,7 +138,7 @@ def test_answering_by_keys_alone(
     before = browser.until_asked()
     browser.press(Keys.ARROW_RIGHT)
     browser.until(lambda: browser.until_asked() != before)
-    assert len(workspace.journal.answers) == 3
+    assert len(asked_at.journal.answers) == 3
     assert browser.errors() == []
 
 
