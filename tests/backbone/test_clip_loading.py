@@ -314,3 +314,16 @@ def test_a_model_or_a_folder_in_place_of_a_backbone_says_what_to_write(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match="no pretrained tag 'opneai'"):
         load_clip("RN50/opneai")
+
+
+def test_weights_published_as_pickles_are_converted_by_their_user(
+    hub: HubServer, published: dict, weights: Path
+) -> None:
+    published["hf_hub"] = "somebody/tiny/pytorch_model.bin"
+    hub.add("somebody/tiny", {"pytorch_model.bin": b"pickle"})
+    with pytest.raises(
+        UnsupportedBackboneError, match=r"as pytorch_model.bin in somebody/tiny\); con"
+    ):
+        load_clip("Tiny/colours")
+    hub.add("somebody/tiny", {"pytorch_model.safetensors": weights.read_bytes()})
+    assert load_clip("Tiny/colours").config.file == "pytorch_model.safetensors"

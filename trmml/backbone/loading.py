@@ -216,7 +216,7 @@ def _built_in(source: str, pinned: BackboneConfig | None, access: Access) -> _Fo
     if tag.startswith("file:"):
         weights = _weight_file(with_home(tag.removeprefix("file:")))
         return _Found(settings, _photo_config(size, {}), weights)
-    published = _published(name, tag, settings)
+    published = published_tag(name, tag, settings)
     fetched = _published_weights(published.get("hf_hub", ""), source, pinned, access)
     # open_clip's own list says where the tokenizer is.
     name = settings["text_cfg"].get("hf_tokenizer_name")
@@ -245,8 +245,12 @@ def _weight_file(path: Path) -> Path:
     return path
 
 
-def _published(name: str, tag: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """Return what open_clip knows of a pretrained tag, if its weights have the same activation."""
+def published_tag(name: str, tag: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """Return what open_clip knows of a pretrained tag, if its weights have the same activation.
+
+    Raises:
+        ConfigError: If there is no such tag, or its weights have the other activation.
+    """
     published = open_clip.get_pretrained_cfg(name, tag)
     if not published:
         tags = list_pretrained_tags_by_model(name)
@@ -276,17 +280,33 @@ def _published_weights(
     place: str, source: str, pinned: BackboneConfig | None, access: Access
 ) -> RepositoryFile:
     """Fetch the safetensors file of a pretrained tag, at the commit that a model was trained with."""
-    repository, _, name = place.rpartition("/")
-    name = name if name.endswith(".safetensors") else WEIGHTS_NAME
+    repository, _, listed = place.rpartition("/")
+    # Beside a file of pickles there may be one of the same name that is none.
+    name = f"{listed.rpartition('.')[0]}.safetensors" if listed else WEIGHTS_NAME
     revision = None
     if pinned is not None and pinned.repository is not None and pinned.file is not None:
         repository, name, revision = pinned.repository, pinned.file, pinned.revision
+    refusal = UnsupportedBackboneError(
+        f"The weights of {source} are not published as safetensors{_in_place(place)}; convert them once "
+        f"and use {source.partition('/')[0]}/file:<path>."
+    )
     if not repository:
-        raise UnsupportedBackboneError(
-            f"The weights of {source} are not published as safetensors; convert them once and use "
-            f"{source.partition('/')[0]}/file:<path>."
-        )
-    return fetch_files(repository, revision, access, required={name: MAX_WEIGHTS_BYTES})[0]
+        raise refusal
+    try:
+        return fetch_files(repository, revision, access, required={name: MAX_WEIGHTS_BYTES})[0]
+    except ModelNotFoundError as error:
+        if is_pickle(place) and "has no file" in str(error):
+            raise refusal from error
+        raise
+
+
+def is_pickle(place: str) -> bool:
+    """Say whether a place of published weights names a file of pickles, which is never read."""
+    return bool(place) and not place.endswith(("/", ".safetensors"))
+
+
+def _in_place(place: str) -> str:
+    return f" (but as {place.rpartition('/')[2]} in {place.rpartition('/')[0]})" if place else ""
 
 
 def _tokenizer(

@@ -67,11 +67,16 @@ class FileTokenizer:
         Raises:
             DependencyError: If the library is not installed.
             ArtifactError: If the file is none.
+            UnsupportedBackboneError: If it fills texts in front.
         """
         self._inner = _read(path)
         self._clean = get_clean_fn(options.get("clean", "whitespace"))
         self.vocab_size: int = self._inner.get_vocab_size()
         settings = _settings_beside(path)
+        if settings.get("padding_side") == "left":
+            raise UnsupportedBackboneError(
+                f"The tokenizer {path} pads at the left; supported: right."
+            )
         self.pad = self._special(settings, "pad_token", ("<pad>", "[PAD]")) or 0
         self.start, self.end = self._around(settings)
         if options.get("strip_sep_token"):
