@@ -46,8 +46,6 @@ class CausalTextTower(TextTower):
     (`encode_with_prefix`). Neither changes anything but time and memory.
     """
 
-    attention_mask: Tensor
-
     def forward(
         self,
         prompt_embeddings: Float[Tensor, "label token width"],
@@ -117,6 +115,7 @@ class CausalTextTower(TextTower):
     def _read(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Return softmax(q·kᵀ/√width + mask)·v for the last tokens, flat over prompts and tokens."""
         length = key.shape[2]
+        assert self.attention_mask is not None  # the tower is causal
         mask = self.attention_mask[length - query.shape[2] : length, :length].to(query.dtype)
         read = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         return read.transpose(1, 2).flatten(-2).flatten(0, 1)
