@@ -55,7 +55,7 @@ def test_each_has_settings_that_pass_and_a_size() -> None:
 # The image half of what open_clip's own table has for both: 149.62 and 41.09, of which text 5.96.
 @pytest.mark.parametrize(
     ("name", "parameters", "gflops"),
-    [("ViT-B-16", 149.6, 35.1), ("RN50", 102.0, None), ("PE-Core-T-16-384", None, None)],
+    [("ViT-B-16", 149.6, 35.1), ("RN50-quickgelu", 102.0, None), ("PE-Core-T-16-384", None, None)],
 )
 def test_sizes_are_those_of_the_architecture(
     name: str, parameters: float | None, gflops: float | None

@@ -9,7 +9,7 @@ from open_clip.pretrained import list_pretrained_tags_by_model
 
 from trmml.backbone.loading import is_pickle, published_tag
 from trmml.backbone.settings import check_is_supported
-from trmml.errors import ConfigError, UnsupportedBackboneError
+from trmml.errors import ConfigError, UnsupportedBackboneError, nearest
 from trmml.files import read_json
 
 ARCHITECTURES = Path(__file__).with_name("architectures.json")
@@ -84,6 +84,21 @@ def list_backbones() -> tuple[list[ListedBackbone], list[RefusedBackbone]]:
                 )
             )
     return loaded, refused
+
+
+def find_backbones(part: str = "") -> list[ListedBackbone]:
+    """Return the CLIPs that can be loaded by name and have `part` in it, in capitals or not.
+
+    Raises:
+        ConfigError: If there is none; gives the reason where one is refused.
+    """
+    loaded, refused = list_backbones()
+    found = [backbone for backbone in loaded if part.lower() in backbone.name.lower()]
+    if not found:
+        reasons = [other.reason for other in refused if part.lower() in other.name.lower()]
+        known = nearest(part, [backbone.name for backbone in loaded])
+        raise ConfigError(reasons[0] if reasons else f"No CLIP has {part!r} in its name. {known}")
+    return found
 
 
 def _license(tag: str) -> str:

@@ -82,17 +82,12 @@ def backbones(
 
     Example: trmml models backbones siglip2
     """
-    from trmml.backbone.listing import list_backbones
+    from trmml.backbone.listing import find_backbones
 
-    loaded, refused = list_backbones()
-    wanted = name.lower()
-    found = [backbone for backbone in loaded if wanted in backbone.name.lower()]
+    found = find_backbones(name)
     if format is Report.json:
         typer.echo(as_json([backbone._asdict() for backbone in found]))
         return
-    for other in refused:
-        if wanted == other.name.lower():
-            typer.echo(other.reason, err=True)
     head, *names = first_column("name", [backbone.name for backbone in found])
     typer.echo(f"{head}  photo  parameters  GFLOPs  {'license':<14}  needs")
     for column, backbone in zip(names, found, strict=True):
