@@ -179,7 +179,10 @@ HUGE = [
     {"vision_cfg": TIMM | {"timm_model_name": "vit_7b_patch16_dinov3"}},
     {"text_cfg": TEXT | {"vocab_size": 2**24, "width": 4096}},
     {"text_cfg": TEXT | {"layers": 100_000}},
-]
+    {"custom_text": True, "text_cfg": TEXT | {"vocab_size": 2**24, "width": 4096}},
+    {"custom_text": True, "vision_cfg": TIMM | {"timm_model_name": "eva02_enormous_patch14_clip_224",
+                                                "timm_pool": "token"}},
+]  # fmt: skip
 
 
 def test_sizes_are_compared_with_the_weights_before_memory_is_taken(
@@ -265,6 +268,17 @@ def test_photos_that_normalization_makes_infinite_are_refused(changed: Callable[
     source = changed({"std": [1e-30] * 3})
     with pytest.raises(ArtifactError, match="or mean and std of its photos"):
         FrozenCLIP.load(source)
+
+
+def test_weights_of_a_custom_text_tower_may_have_the_names_of_a_plain_one(
+    changed: Callable[..., str],
+) -> None:
+    plain = FrozenCLIP.load(changed()).text_tower
+    custom = FrozenCLIP.load(changed(custom_text=True)).text_tower
+    assert plain is not None
+    assert custom is not None
+    texts = plain.embed_names(("dog", "cat"), 0)
+    assert torch.equal(plain(*texts), custom(*texts))
 
 
 def test_a_text_tower_with_fewer_tokens_than_the_tokenizer_is_refused(
