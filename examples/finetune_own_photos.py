@@ -3,7 +3,7 @@
     python examples/finetune_own_photos.py labels.csv photos/ runs/mine
 
 The small CLIP of the package makes this run anywhere; for better results name a larger one as the
-last argument, such as ViT-B-16-quickgelu/openai.
+last argument, such as ViT-B-16/datacomp_xl_s13b_b90k.
 """
 
 import sys

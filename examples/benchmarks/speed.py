@@ -34,7 +34,7 @@ from torch import Tensor
 import trmml
 from trmml.backbone.clip import FrozenCLIP
 from trmml.backbone.loading import load_clip
-from trmml.backbone.text import TextTower
+from trmml.backbone.text_towers import text_tower
 from trmml.files import write_json
 from trmml.matcher.prompts import PromptLearner, random_context
 
@@ -57,7 +57,7 @@ def text_side(repeats: int) -> list[dict[str, Any]]:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         clip = open_clip.CLIP(512, vision, TEXT).eval().requires_grad_(False)
-    tower, generator = TextTower(clip), torch.Generator().manual_seed(0)
+    tower, generator = text_tower(clip), torch.Generator().manual_seed(0)
     rows = []
     for count in (80, 1000):
         names, counts = tower.embed_names(
@@ -81,8 +81,7 @@ def text_side(repeats: int) -> list[dict[str, Any]]:
 
         def with_prefix(names: Tensor = names, counts: Tensor = counts,
                         learner: PromptLearner = shared) -> None:  # fmt: skip
-            prefix = learner.prefix(names)
-            tower.encode_with_prefix(prefix, names[:, 1:], counts - 1).sum().backward()
+            tower.encode_behind(learner.context, names, counts).sum().backward()
 
         def short(names: Tensor = names, counts: Tensor = counts,
                   learner: PromptLearner = own) -> None:  # fmt: skip

@@ -38,7 +38,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tower import MEAN, STD, Classifier, load_tower
 from tqdm import tqdm
 
-from trmml.backbone.text import TextTower
+from trmml.backbone.text_towers import text_tower
 from trmml.evaluation.metrics import mean_average_precision
 
 SECONDS_BETWEEN_CHECKPOINTS = 120
@@ -84,7 +84,7 @@ class Learner(nn.Module):
         """Return the text features of some texts, of unit length."""
         lengths = texts.lengths[rows]
         ids = texts.ids[rows, : int(lengths.max())].to(self.mean.device)
-        return TextTower(self.clip)(self.clip.token_embedding(ids), lengths.to(ids.device)).float()
+        return text_tower(self.clip)(self.clip.token_embedding(ids), lengths.to(ids.device)).float()
 
     def joint_map(self) -> tuple[Float[Tensor, "dim width"], Float[Tensor, " dim"]]:
         """Return weight and bias of the map of features that are not standardized."""

@@ -73,7 +73,7 @@ def test_a_folder_says_how_photos_are_prepared_and_what_its_weights_are(folder: 
         "source": f"local-dir:{folder}",
         "quick_gelu": False,
         "sha256": hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest(),
-        **dict.fromkeys(("repository", "revision", "file", "license")),
+        **dict.fromkeys(("repository", "revision", "file", "license", "tokenizer_sha256")),
     }
 
 
@@ -162,14 +162,12 @@ def test_weights_published_without_safetensors_are_refused(published: dict) -> N
 @pytest.mark.parametrize(
     ("source", "reason"),
     [
-        ("coca_ViT-B-32/laion2b_s13b_b90k", "custom text tower"),
-        ("ViT-B-16-SigLIP/webli", "custom text tower"),
-        ("EVA02-B-16/merged2b_s8b_b131k", "custom text tower"),
+        ("coca_ViT-B-32/laion2b_s13b_b90k", "captioning model.* works is ViT-B-32/laion2b_s34b"),
         ("roberta-ViT-B-32/laion2b_s12b_b32k", "Hugging Face text tower"),
-        ("ViT-L-14-CLIPA/datacomp1b", "another tokenizer"),
+        ("nllb-clip-base-siglip/mrl", "Hugging Face text tower.* works is ViT-B-16-SigLIP2-384/"),
     ],
 )
-def test_what_is_no_plain_clip_is_refused_before_a_download(
+def test_a_text_tower_of_others_is_refused_before_a_download(
     hub: HubServer, source: str, reason: str
 ) -> None:
     with pytest.raises(UnsupportedBackboneError, match=reason):
@@ -180,14 +178,23 @@ def test_what_is_no_plain_clip_is_refused_before_a_download(
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"custom_text": True}, "custom text tower"),
         ({"multimodal_cfg": {}}, "captioning model"),
         ({"text_cfg": TEXT | {"hf_model_name": "roberta-base"}}, "Hugging Face text tower"),
-        ({"text_cfg": TEXT | {"hf_tokenizer_name": "t5-base"}}, "another tokenizer"),
-        ({"text_cfg": TEXT | {"no_causal_mask": True}}, "not causal"),
+        ({"text_cfg": TEXT | {"tokenizer_mode": "clips"}}, "tokenizer in a mode of its own"),
+        ({"text_cfg": TEXT | {"tokenizer_kwargs": {"clean": "lower"}}}, "tokenizer with options"),
+        (
+            {
+                "text_cfg": TEXT
+                | {"hf_tokenizer_name": "x", "tokenizer_kwargs": {"use_fast": False}}
+            },
+            "a tokenizer with use_fast='False'; supported are clean",
+        ),
+        ({"text_cfg": TEXT | {"pool_type": "first"}}, "reads out by 'first'"),
     ],
 )
-def test_a_folder_with_no_plain_clip_is_refused(folder: Path, changes: dict, reason: str) -> None:
+def test_a_folder_with_a_text_tower_of_others_is_refused(
+    folder: Path, changes: dict, reason: str
+) -> None:
     with pytest.raises(UnsupportedBackboneError, match=reason):
         FrozenCLIP.load(change_architecture(folder, **changes))
 
@@ -307,3 +314,16 @@ def test_a_model_or_a_folder_in_place_of_a_backbone_says_what_to_write(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match="no pretrained tag 'opneai'"):
         load_clip("RN50/opneai")
+
+
+def test_weights_published_as_pickles_are_converted_by_their_user(
+    hub: HubServer, published: dict, weights: Path
+) -> None:
+    published["hf_hub"] = "somebody/tiny/pytorch_model.bin"
+    hub.add("somebody/tiny", {"pytorch_model.bin": b"pickle"})
+    with pytest.raises(
+        UnsupportedBackboneError, match=r"as pytorch_model.bin in somebody/tiny\); con"
+    ):
+        load_clip("Tiny/colours")
+    hub.add("somebody/tiny", {"pytorch_model.safetensors": weights.read_bytes()})
+    assert load_clip("Tiny/colours").config.file == "pytorch_model.safetensors"

@@ -19,8 +19,13 @@ from safetensors.torch import load_file, save_file
 from trmml.backbone import weights
 from trmml.backbone.clip import FrozenCLIP
 from trmml.backbone.loading import load_clip
-from trmml.backbone.settings import check_is_plain, check_settings
-from trmml.errors import ArtifactError, ConfigError, UnsupportedBackboneError
+from trmml.backbone.settings import check_is_supported, check_settings
+from trmml.errors import (
+    ArtifactError,
+    ConfigError,
+    ModelNotFoundError,
+    UnsupportedBackboneError,
+)
 
 WEIGHTS = "open_clip_model.safetensors"
 VIT, TIMM = VISION["vit"], VISION["timm"]
@@ -79,12 +84,22 @@ def test_a_tower_is_one_of_timms_own_list_and_nothing_is_fetched_or_opened(
     assert not hub.requests
 
 
-@pytest.mark.parametrize("name", ["hf_model_name", "hf_tokenizer_name"])
+@pytest.mark.parametrize(
+    "name", ["acme/words", "hf-hub:acme/words", "bert-base-uncased", "{folder}"]
+)
 def test_no_text_tower_or_tokenizer_is_looked_up(
-    hub: HubServer, changed: Callable[..., str], name: str
+    hub: HubServer, changed: Callable[..., str], tmp_path: Path, name: str
 ) -> None:
-    with pytest.raises(UnsupportedBackboneError):
-        load_clip(changed(text_cfg=TEXT | {name: "acme/words"}), text=False)
+    """By its name in the file of a folder, that is; a tokenizer may lie in the folder."""
+    hub.add("acme/words", {"tokenizer.json": b"{}"})
+    (tmp_path / "tokenizer.json").write_text("{}")
+    name = name.format(folder=tmp_path)
+    with pytest.raises(UnsupportedBackboneError, match="Hugging Face text tower"):
+        load_clip(changed(text_cfg=TEXT | {"hf_model_name": name}), text=False)
+    source = changed(text_cfg=TEXT | {"hf_tokenizer_name": name})
+    with pytest.raises(ModelNotFoundError, match=r"no tokenizer.json in .*clip-1; copy"):
+        load_clip(source)
+    assert load_clip(source, text=False).tokenizer is None
     assert not hub.requests
 
 
@@ -100,12 +115,12 @@ def test_every_architecture_of_open_clip_passes() -> None:
     for name in open_clip.list_models():
         settings = open_clip.get_model_config(name)
         try:
-            check_is_plain(settings, name)
+            check_is_supported(settings, name)
         except UnsupportedBackboneError:
             continue
         check_settings(settings, name)
         passed += 1
-    assert passed > 40
+    assert passed > 120
 
 
 @pytest.mark.parametrize(
@@ -139,6 +154,9 @@ def test_every_architecture_of_open_clip_passes() -> None:
             "text_cfg.width has a value of the wrong type, '24'",
         ),
         ({"text_cfg": TEXT | {"context_length": 10**6}}, r"context_length must be in \[4, 4096\]"),
+        ({"custom_text": 1}, "custom_text has a value of the wrong type, 1"),
+        ({"init_logit_bias": "x"}, "init_logit_bias has a value of the wrong type"),
+        ({"text_cfg": TEXT | {"hf_tokenizer_name": 5}}, "hf_tokenizer_name has a value of the"),
         ({"quick_gelu": "no"}, "quick_gelu has a value of the wrong type, 'no'"),
         ({"embed_dim": None}, "embed_dim has a value of the wrong type, None"),
         ({"embed_dim": 10**30}, "embed_dim must be in"),
@@ -161,7 +179,10 @@ HUGE = [
     {"vision_cfg": TIMM | {"timm_model_name": "vit_7b_patch16_dinov3"}},
     {"text_cfg": TEXT | {"vocab_size": 2**24, "width": 4096}},
     {"text_cfg": TEXT | {"layers": 100_000}},
-]
+    {"custom_text": True, "text_cfg": TEXT | {"vocab_size": 2**24, "width": 4096}},
+    {"custom_text": True, "vision_cfg": TIMM | {"timm_model_name": "eva02_enormous_patch14_clip_224",
+                                                "timm_pool": "token"}},
+]  # fmt: skip
 
 
 def test_sizes_are_compared_with_the_weights_before_memory_is_taken(
@@ -247,6 +268,17 @@ def test_photos_that_normalization_makes_infinite_are_refused(changed: Callable[
     source = changed({"std": [1e-30] * 3})
     with pytest.raises(ArtifactError, match="or mean and std of its photos"):
         FrozenCLIP.load(source)
+
+
+def test_weights_of_a_custom_text_tower_may_have_the_names_of_a_plain_one(
+    changed: Callable[..., str],
+) -> None:
+    plain = FrozenCLIP.load(changed()).text_tower
+    custom = FrozenCLIP.load(changed(custom_text=True)).text_tower
+    assert plain is not None
+    assert custom is not None
+    texts = plain.embed_names(("dog", "cat"), 0)
+    assert torch.equal(plain(*texts), custom(*texts))
 
 
 def test_a_text_tower_with_fewer_tokens_than_the_tokenizer_is_refused(

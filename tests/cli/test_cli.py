@@ -198,6 +198,20 @@ def test_a_measurement_is_kept_in_the_folder_and_its_card(
     assert f"test mAP        {100 * report['mAP']:.1f}\n" in capsys.readouterr().out
 
 
+def test_backbones_are_listed_with_size_and_cost(capsys: pytest.CaptureFixture) -> None:
+    assert run("models", "backbones", "vit-b-16-siglip2/") == 0
+    head, row = capsys.readouterr().out.splitlines()
+    assert head.split() == ["name", "photo", "parameters", "GFLOPs", "license", "needs"]
+    apart = ["ViT-B-16-SigLIP2/webli", "224", "375", "M", "35.4", "Apache-2.0", "trmml[tokenizers]"]
+    assert row.split() == apart
+    assert run("models", "backbones", "--format", "json") == 0
+    assert len(json.loads(capsys.readouterr().out)) > 150
+    assert run("models", "backbones", "coca_ViT-B-32") == 2
+    assert "captioning model" in capsys.readouterr().err
+    assert run("models", "backbones", "resnext") == 2
+    assert "No CLIP has 'resnext' in its name." in capsys.readouterr().err
+
+
 def test_thresholds_are_chosen_anew(
     model: Path, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

@@ -24,6 +24,7 @@ except RuntimeError as error:
 from trmml.backbone.folding import fold_batch_norms
 from trmml.backbone.loading import FORMS, SMALL_CLIP, LoadedCLIP, load_clip
 from trmml.backbone.text import TextTower
+from trmml.backbone.text_towers import text_tower
 from trmml.backbone.towers import image_tower
 from trmml.backbone.weights import is_finite
 from trmml.config.groups import BackboneConfig, PhotoConfig
@@ -70,7 +71,7 @@ class FrozenCLIP(nn.Module):
         size = image_size or loaded.photo.image_size
         self.photo: PhotoConfig = replace(loaded.photo, image_size=size)
         self.image_tower = image_tower(loaded.clip, size)
-        self.text_tower = TextTower(loaded.clip) if text else None
+        self.text_tower = text_tower(loaded.clip, loaded.tokenizer) if text else None
         if self.text_tower is not None:
             self.text_tower.require_whole_vocabulary()
         # Without the text tower the temperature is not read either, and nobody may take it for one.

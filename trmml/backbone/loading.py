@@ -9,12 +9,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import open_clip
-import torch
+from open_clip import CLIP, CustomTextCLIP
 from open_clip.pretrained import list_pretrained_tags_by_model
-from open_clip.transformer import QuickGELU
-from torch import nn
 
-from trmml.backbone.settings import check_is_plain, check_settings, num_layers
+from trmml.backbone.building import build, check_activation
+from trmml.backbone.settings import check_is_supported, check_settings, num_layers
+from trmml.backbone.tokenizers import (
+    SETTINGS_NAME,
+    TOKENIZER_NAME,
+    ClipTokenizer,
+    FileTokenizer,
+    Tokenizer,
+    require_library,
+)
 from trmml.backbone.weights import load_weights
 from trmml.config.groups import BackboneConfig, PhotoConfig
 from trmml.errors import (
@@ -35,7 +42,7 @@ FORMS = (
     "`<open_clip name>/<pretrained tag>`, `<open_clip name>/file:<path>`, `local-dir:<folder>`, "
     f"`hf-hub:<org/name>` or `{SMALL_CLIP}`"
 )
-_CLIP_FIELDS = {"embed_dim", "vision_cfg", "text_cfg", "quick_gelu"}
+MAX_TOKENIZER_BYTES = 256 * 2**20
 
 
 def names_a_clip(source: str) -> bool:
@@ -49,18 +56,23 @@ def names_a_clip(source: str) -> bool:
 class LoadedCLIP(NamedTuple):
     """An open_clip model and what is known about it."""
 
-    clip: open_clip.CLIP
+    clip: CLIP | CustomTextCLIP
     config: BackboneConfig
     photo: PhotoConfig
+    tokenizer: Tokenizer | None = None
 
 
 class _Found(NamedTuple):
-    """An architecture and its weights on disk; `origin` if they came from the Hub."""
+    """An architecture and its weights on disk; `origin` if they came from the Hub.
+
+    The tokenizer lies beside the weights, or in a repository of its own.
+    """
 
     settings: dict[str, Any]
     photo: PhotoConfig
     weights: Path
     origin: RepositoryFile | None = None
+    tokenizer_from: tuple[str, str | None] | None = None
 
 
 def load_clip(
@@ -85,7 +97,8 @@ def load_clip(
         ModelNotFoundError: If a file or folder is missing.
         OfflineError: If weights must be fetched and cannot be.
         ArtifactError: If the weights are damaged, of another model or of another checksum.
-        UnsupportedBackboneError: If it is no plain CLIP with open_clip's own tokenizer.
+        UnsupportedBackboneError: If one of its towers is none of open_clip's own.
+        DependencyError: If its text tower needs a tokenizer whose library is not installed.
     """
     pinned = expected if expected is not None and expected.source == source else None
     found = _found(source, pinned, access or Access())
@@ -94,13 +107,16 @@ def load_clip(
     if expected is not None:
         _check_is_expected(found.weights, checksum, quick_gelu, source, expected)
     check_settings(found.settings, source)
+    tokenizer, tokenizer_sha256 = None, expected.tokenizer_sha256 if expected else None
+    if text:
+        tokenizer, tokenizer_sha256 = _tokenizer(found, source, expected, access or Access())
     clip = load_weights(
-        partial(_built, found.settings, text, source),
+        partial(build, found.settings, text, source),
         found.weights,
         text=text,
         num_layers=num_layers(found.settings, text=text),
     )
-    _check_activation(clip, quick_gelu, source)
+    check_activation(clip, quick_gelu, source)
     origin = found.origin
     config = BackboneConfig(
         source=source,
@@ -110,8 +126,9 @@ def load_clip(
         revision=origin.revision if origin else None,
         file=origin.name if origin else None,
         license=origin.license if origin else None,
+        tokenizer_sha256=tokenizer_sha256,
     )
-    return LoadedCLIP(clip, config, found.photo)
+    return LoadedCLIP(clip, config, found.photo, tokenizer)
 
 
 def _found(source: str, pinned: BackboneConfig | None, access: Access) -> _Found:
@@ -149,7 +166,9 @@ def _hub_folder(name: str, pinned: BackboneConfig | None, access: Access) -> _Fo
     limits = {CONFIG_NAME: MAX_JSON_BYTES, WEIGHTS_NAME: MAX_WEIGHTS_BYTES}
     files = fetch_files(repository, revision, access, required=limits)
     weights = next(file for file in files if file.name == WEIGHTS_NAME)
-    return _local_folder(weights.path.parent)._replace(origin=weights)
+    found = _local_folder(weights.path.parent)
+    # A tokenizer of the same repository, whatever other one its configuration names.
+    return found._replace(origin=weights, tokenizer_from=(repository, weights.revision))
 
 
 def _local_folder(folder: Path) -> _Found:
@@ -172,7 +191,7 @@ def _read_settings(path: Path) -> tuple[dict[str, Any], PhotoConfig]:
         settings, prepared = dict(values["model_cfg"]), values.get("preprocess_cfg", {})
         size = prepared.get("size", settings["vision_cfg"]["image_size"])
         photo = _photo_config(size, prepared)
-        check_is_plain(settings, str(path.parent))
+        check_is_supported(settings, str(path.parent))
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         if isinstance(error, ArtifactError):
             raise
@@ -197,14 +216,17 @@ def _built_in(source: str, pinned: BackboneConfig | None, access: Access) -> _Fo
             "hf-hub:<org/name>, a folder local-dir:<folder>."
         )
     settings = dict(settings)
-    check_is_plain(settings, source)  # before any download
+    check_is_supported(settings, source)  # before any download
     size = settings["vision_cfg"]["image_size"]
     if tag.startswith("file:"):
         weights = _weight_file(with_home(tag.removeprefix("file:")))
         return _Found(settings, _photo_config(size, {}), weights)
-    published = _published(name, tag, settings)
+    published = published_tag(name, tag, settings)
     fetched = _published_weights(published.get("hf_hub", ""), source, pinned, access)
-    return _Found(settings, _photo_config(size, published), fetched.path, fetched)
+    # open_clip's own list says where the tokenizer is.
+    name = settings["text_cfg"].get("hf_tokenizer_name")
+    place = (name, None) if name else None
+    return _Found(settings, _photo_config(size, published), fetched.path, fetched, place)
 
 
 def _refuse_folder(source: str) -> None:
@@ -228,8 +250,12 @@ def _weight_file(path: Path) -> Path:
     return path
 
 
-def _published(name: str, tag: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """Return what open_clip knows of a pretrained tag, if its weights have the same activation."""
+def published_tag(name: str, tag: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """Return what open_clip knows of a pretrained tag, if its weights have the same activation.
+
+    Raises:
+        ConfigError: If there is no such tag, or its weights have the other activation.
+    """
     published = open_clip.get_pretrained_cfg(name, tag)
     if not published:
         tags = list_pretrained_tags_by_model(name)
@@ -259,47 +285,62 @@ def _published_weights(
     place: str, source: str, pinned: BackboneConfig | None, access: Access
 ) -> RepositoryFile:
     """Fetch the safetensors file of a pretrained tag, at the commit that a model was trained with."""
-    repository, _, name = place.rpartition("/")
-    name = name if name.endswith(".safetensors") else WEIGHTS_NAME
+    repository, _, listed = place.rpartition("/")
+    # Beside a file of pickles there may be one of the same name that is none.
+    name = f"{listed.rpartition('.')[0]}.safetensors" if listed else WEIGHTS_NAME
     revision = None
     if pinned is not None and pinned.repository is not None and pinned.file is not None:
         repository, name, revision = pinned.repository, pinned.file, pinned.revision
+    refusal = UnsupportedBackboneError(
+        f"The weights of {source} are not published as safetensors{_in_place(place)}; convert them once "
+        f"and use {source.partition('/')[0]}/file:<path>."
+    )
     if not repository:
-        raise UnsupportedBackboneError(
-            f"The weights of {source} are not published as safetensors; convert them once and use "
-            f"{source.partition('/')[0]}/file:<path>."
-        )
-    return fetch_files(repository, revision, access, required={name: MAX_WEIGHTS_BYTES})[0]
-
-
-def _built(settings: dict[str, Any], text: bool, source: str) -> open_clip.CLIP:
-    values: dict[str, Any] = {n: value for n, value in settings.items() if n in _CLIP_FIELDS}
-    if not text:
-        # The smallest text tower there can be: it is neither loaded nor run.
-        values["text_cfg"] = {"width": 1, "heads": 1, "layers": 1, "vocab_size": 1}
-    values["vision_cfg"] = dict(values.get("vision_cfg", {})) | {"timm_model_pretrained": False}
+        raise refusal
     try:
-        # The random start is overwritten; the caller's generator must not notice it.
-        with torch.random.fork_rng(devices=[]):
-            return open_clip.CLIP(**values)
-    except (
-        TypeError,
-        ValueError,
-        RuntimeError,
-        LookupError,
-        AssertionError,
-        ArithmeticError,
-        AttributeError,
-    ) as error:
-        raise ArtifactError(f"The architecture of {source} cannot be built: {error}.") from error
+        return fetch_files(repository, revision, access, required={name: MAX_WEIGHTS_BYTES})[0]
+    except ModelNotFoundError as error:
+        if is_pickle(place) and "has no file" in str(error):
+            raise refusal from error
+        raise
 
 
-def _check_activation(clip: nn.Module, quick_gelu: bool, source: str) -> None:
-    """Make sure that the built model has the activation that its configuration names."""
-    kinds = {type(m) for m in clip.modules() if isinstance(m, nn.GELU | QuickGELU)}
-    wrong = nn.GELU if quick_gelu else QuickGELU
-    timm_towers = getattr(getattr(clip, "visual", None), "trunk", None)
-    if wrong in kinds and timm_towers is None:
-        raise ArtifactError(
-            f"{source} was built with {wrong.__name__}, its weights need the other."
+def is_pickle(place: str) -> bool:
+    """Say whether a place of published weights names a file of pickles, which is never read."""
+    return bool(place) and not place.endswith(("/", ".safetensors"))
+
+
+def _in_place(place: str) -> str:
+    return f" (but as {place.rpartition('/')[2]} in {place.rpartition('/')[0]})" if place else ""
+
+
+def _tokenizer(
+    found: _Found, source: str, expected: BackboneConfig | None, access: Access
+) -> tuple[Tokenizer, str | None]:
+    """Return the tokenizer of the text tower, and the checksum of its file if it has one."""
+    text = found.settings["text_cfg"]
+    if not text.get("hf_tokenizer_name"):
+        return ClipTokenizer(), None
+    require_library()
+    path = found.weights.with_name(TOKENIZER_NAME)
+    if found.tokenizer_from is not None:
+        files = fetch_files(
+            *found.tokenizer_from,
+            access,
+            required={TOKENIZER_NAME: MAX_TOKENIZER_BYTES},
+            optional={SETTINGS_NAME: MAX_JSON_BYTES},
         )
+        path = files[0].path
+    elif not path.is_file():
+        raise ModelNotFoundError(
+            f"The text tower of {source} has a tokenizer of its own, and there is no {TOKENIZER_NAME} "
+            f"in {path.parent}; copy it there from where the weights are published."
+        )
+    checksum = sha256_of(path)
+    wanted = expected.tokenizer_sha256 if expected is not None else None
+    if wanted is not None and checksum != wanted:
+        raise ArtifactError(
+            f"The tokenizer {path} has sha256 {checksum[:12]}…, but the model was trained with "
+            f"{wanted[:12]}…; point `backbone=` to the original one."
+        )
+    return FileTokenizer(path, text.get("tokenizer_kwargs") or {}), checksum

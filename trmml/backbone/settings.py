@@ -12,6 +12,7 @@ from typing import Any
 import timm
 from open_clip.model import CLIPTextCfg, CLIPVisionCfg
 
+from trmml.backbone.tokenizers import check_options
 from trmml.config.base import Interval
 from trmml.errors import ArtifactError, UnsupportedBackboneError, nearest
 
@@ -35,25 +36,50 @@ _SIZES = {
 }
 
 
-def check_is_plain(settings: dict[str, Any], source: str) -> None:
-    """Refuse what is more than a CLIP with open_clip's own text tower and tokenizer.
+_OTHERS = {
+    "quick_gelu": bool,
+    "custom_text": bool,
+    "init_logit_scale": float,
+    "init_logit_bias": float | None,
+    "nonscalar_logit_scale": bool,
+}
+NEAREST = {
+    "coca_ViT-B-32": "ViT-B-32/laion2b_s34b_b79k",
+    "coca_ViT-L-14": "ViT-L-14/laion2b_s32b_b82k",
+    "nllb-clip-base": "ViT-B-32-SigLIP2-256/webli",
+    "nllb-clip-base-siglip": "ViT-B-16-SigLIP2-384/webli",
+    "nllb-clip-large": "ViT-L-16-SigLIP2-256/webli",
+    "nllb-clip-large-siglip": "ViT-SO400M-14-SigLIP2-378/webli",
+    "roberta-ViT-B-32": "ViT-B-32/laion2b_s34b_b79k",
+    "xlm-roberta-base-ViT-B-32": "ViT-B-32-SigLIP2-256/webli",
+    "xlm-roberta-large-ViT-H-14": "ViT-SO400M-16-SigLIP2-256/webli",
+}
+"""For an architecture that is refused: the nearest that works, of as many languages."""
+
+
+def check_is_supported(settings: dict[str, Any], source: str) -> None:
+    """Refuse what has other towers than open_clip's own, or an unknown way to cut texts.
 
     Raises:
         UnsupportedBackboneError: If it is.
     """
     text = settings.get("text_cfg", {})
+    options = text.get("tokenizer_kwargs")
     reasons = {
-        "has a custom text tower": settings.get("custom_text", False),
         "is a captioning model": "multimodal_cfg" in settings,
         "has a Hugging Face text tower": text.get("hf_model_name"),
-        "has another tokenizer": text.get("hf_tokenizer_name") or text.get("tokenizer_kwargs"),
+        "has a tokenizer in a mode of its own": text.get("tokenizer_mode"),
+        "has open_clip's own tokenizer with options": options and not text.get("hf_tokenizer_name"),
     }
+    near = NEAREST.get(source.partition("/")[0])
     for reason, holds in reasons.items():
         if holds:
+            hint = f" The nearest that works is {near}." if near else ""
             raise UnsupportedBackboneError(
-                f"{source} {reason}; supported are CLIP models of open_clip's class `CLIP` with its "
-                "own tokenizer (RN50, RN101, ViT-B-16, …)."
+                f"{source} {reason}; supported are CLIP models whose text tower is open_clip's own "
+                f"(ViT-B-16, ViT-B-16-SigLIP2, …).{hint}"
             )
+    check_options(options, source)
 
 
 def check_settings(settings: dict[str, Any], source: str) -> None:
@@ -73,8 +99,9 @@ def check_settings(settings: dict[str, Any], source: str) -> None:
         "text_cfg": text,
     }
     hints: dict[str, Any] = {"embed_dim": int, "vision_cfg": dict, "text_cfg": dict}
-    if "quick_gelu" in settings:
-        values["quick_gelu"], hints["quick_gelu"] = settings["quick_gelu"], bool
+    for name, kind in _OTHERS.items():
+        if name in settings:
+            values[name], hints[name] = settings[name], kind
     for group, part, kind in (
         ("vision_cfg", vision, CLIPVisionCfg),
         ("text_cfg", text, CLIPTextCfg),

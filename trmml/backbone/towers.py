@@ -5,20 +5,20 @@ gives both features; each is tested against open_clip's own `encode_image`.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
-import open_clip
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
+from open_clip import CLIP, CustomTextCLIP
 from open_clip.modified_resnet import ModifiedResNet
 from open_clip.timm_model import TimmModel
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 
+from trmml.backbone.timm_towers import Features, timm_tower
 from trmml.errors import ConfigError, UnsupportedBackboneError
-
-Features = tuple[Float[Tensor, "batch patch dim"], Float[Tensor, "batch dim"]]
 
 
 def resize_position_table(
@@ -123,61 +123,7 @@ class VisionTransformerTower(nn.Module):
         return block.ls_1(attention.out_proj(values))
 
 
-class TimmTower(nn.Module):
-    """A timm network that pools by the mean: every cell goes through pool and heads on its own.
-
-    A cell so lands where the tower would put a map that is constant.
-    """
-
-    def __init__(self, visual: TimmModel, image_size: int) -> None:
-        super().__init__()
-        trunk: Any = visual.trunk
-        pooling = _timm_pooling(trunk)
-        if pooling != "avg" or hasattr(visual.head, "pool"):
-            raise UnsupportedBackboneError(
-                f"This timm tower pools by {pooling or 'attention'!r}; only the mean is supported."
-            )
-        # Other trunks take photos of any size as they are.
-        if trunk.default_cfg.get("fixed_input_size") and hasattr(trunk, "set_input_size"):
-            trunk.set_input_size((image_size, image_size))
-        self.visual = visual
-        self.is_channels_last = getattr(trunk, "output_fmt", "NCHW") == "NHWC"
-        self.num_prefix_tokens = getattr(trunk, "num_prefix_tokens", 0)
-
-    def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Features:
-        """Return cells and the pooled feature, as the trunk pools them."""
-        trunk: Any = self.visual.trunk
-        features = trunk.forward_features(images)
-        if features.ndim == 3:
-            # Each cell alone, behind blanks where the pooling skips the prefix tokens.
-            cells = features[:, self.num_prefix_tokens :]
-            alone = F.pad(cells.flatten(0, 1)[:, None], (0, 0, self.num_prefix_tokens, 0))
-        elif self.is_channels_last:
-            cells = features.flatten(1, 2)
-            alone = cells.flatten(0, 1)[:, None, None]
-        else:
-            cells = features.flatten(2).transpose(1, 2)
-            alone = cells.flatten(0, 1)[..., None, None]
-        patches = self._heads(alone).unflatten(0, cells.shape[:2])
-        return patches, self._heads(features)
-
-    def _heads(self, features: Tensor) -> Tensor:
-        trunk: Any = self.visual.trunk
-        return self.visual.head(trunk.forward_head(features))
-
-
-def _timm_pooling(trunk: nn.Module) -> str | None:
-    """Name of the pooling that timm's `forward_head` does; the place differs by family."""
-    if getattr(trunk, "pool_include_prefix", False):
-        return "avg with prefix tokens"
-    for owner in (trunk, getattr(trunk, "head", None)):
-        pooling = getattr(owner, "global_pool", None)
-        if pooling is not None:
-            return pooling if isinstance(pooling, str) else getattr(pooling, "pool_type", None)
-    return None
-
-
-def image_tower(clip: open_clip.CLIP, image_size: int) -> nn.Module:
+def image_tower(clip: CLIP | CustomTextCLIP, image_size: int) -> nn.Module:
     """Wrap the image tower of a CLIP for photos of `image_size` × `image_size`.
 
     Raises:
@@ -185,13 +131,16 @@ def image_tower(clip: open_clip.CLIP, image_size: int) -> nn.Module:
         ConfigError: If the tower cannot take this size.
     """
     visual = clip.visual
-    if type(visual) is ModifiedResNet:
-        return ResNetTower(visual, image_size)
-    if type(visual) is VisionTransformer:
-        return VisionTransformerTower(visual, image_size)
-    if type(visual) is TimmModel:
-        return TimmTower(visual, image_size)
-    raise UnsupportedBackboneError(
-        f"Image tower {type(visual).__name__} is not supported; supported are open_clip's "
-        "ModifiedResNet, VisionTransformer and TimmModel."
-    )
+    if type(visual) not in _TOWERS:
+        raise UnsupportedBackboneError(
+            f"Image tower {type(visual).__name__} is not supported; supported are open_clip's "
+            "ModifiedResNet, VisionTransformer and TimmModel."
+        )
+    return _TOWERS[type(visual)](visual, image_size)
+
+
+_TOWERS: dict[type[nn.Module], Callable[[Any, int], nn.Module]] = {
+    ModifiedResNet: ResNetTower,
+    VisionTransformer: VisionTransformerTower,
+    TimmModel: timm_tower,
+}

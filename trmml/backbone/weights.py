@@ -9,9 +9,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import open_clip
 import torch
-from open_clip.model import resize_pos_embed, resize_text_pos_embed
+from open_clip import CLIP, CustomTextCLIP
+from open_clip.model import (
+    convert_to_custom_text_state_dict,
+    resize_pos_embed,
+    resize_text_pos_embed,
+)
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load
 from torch import Tensor
@@ -61,8 +65,8 @@ def is_finite(tensor: Tensor) -> bool:
 
 
 def load_weights(
-    build: Callable[[], open_clip.CLIP], path: Path, *, text: bool, num_layers: int
-) -> open_clip.CLIP:
+    build: Callable[[], CLIP | CustomTextCLIP], path: Path, *, text: bool, num_layers: int
+) -> CLIP | CustomTextCLIP:
     """Build a CLIP and load every tensor of the towers that are wanted: none is left at random.
 
     Args:
@@ -95,7 +99,7 @@ def load_weights(
     return clip
 
 
-def _fill(clip: open_clip.CLIP, state: dict[str, Tensor], path: Path, text: bool) -> None:
+def _fill(clip: CLIP | CustomTextCLIP, state: dict[str, Tensor], path: Path, text: bool) -> None:
     """Copy tensors into a CLIP as open_clip does, positions of other sizes resized."""
     try:
         if not text:
@@ -105,9 +109,12 @@ def _fill(clip: open_clip.CLIP, state: dict[str, Tensor], path: Path, text: bool
             return
         if next(iter(state)).startswith("module"):  # as training on several GPUs names them
             state = {name[7:]: tensor for name, tensor in state.items()}
-        scale = state.get("logit_scale")
-        if scale is not None and scale.numel() == 1:  # of no axis or of one
-            state["logit_scale"] = scale.reshape(clip.logit_scale.shape)
+        if isinstance(clip, CustomTextCLIP) and "positional_embedding" in state:
+            state = convert_to_custom_text_state_dict(state)
+        for name in ("logit_scale", "logit_bias"):
+            value, wanted = state.get(name), getattr(clip, name)
+            if value is not None and wanted is not None and value.numel() == 1:
+                state[name] = value.reshape(wanted.shape)  # of no axis or of one
         resize_pos_embed(state, clip)
         resize_text_pos_embed(state, clip)
         clip.load_state_dict(state, strict=True)

@@ -55,7 +55,8 @@ def finetune(
 ) -> None:
     """Learn the labels of a table in which most cells may be blank.
 
-    Example: trmml finetune labels.csv --images photos/ --backbone ViT-B-16-quickgelu/openai -o runs/shop
+    Example: trmml finetune labels.csv --images photos/ --backbone ViT-B-16/datacomp_xl_s13b_b90k \
+        -o runs/shop
 
     On several GPUs: torchrun --nproc-per-node 4 -m trmml finetune …
     """

@@ -70,6 +70,35 @@ def info(
         typer.echo(f"{name:<16}{value}")
 
 
+@app.command("backbones")
+def backbones(
+    name: Annotated[str, typer.Argument(help="Only those whose name has this in it.")] = "",
+    format: Annotated[Report, typer.Option(help="How to print.")] = Report.table,
+) -> None:
+    """List the CLIPs that --backbone takes by name, with size and cost of a photo.
+
+    Nothing is fetched. `needs` is what has to be there before: an extra, or weights that are published
+    as pickles only and converted by you.
+
+    Example: trmml models backbones siglip2
+    """
+    from trmml.backbone.listing import find_backbones
+
+    found = find_backbones(name)
+    if format is Report.json:
+        typer.echo(as_json([backbone._asdict() for backbone in found]))
+        return
+    head, *names = first_column("name", [backbone.name for backbone in found])
+    typer.echo(f"{head}  photo  parameters  GFLOPs  {'license':<14}  needs")
+    for column, backbone in zip(names, found, strict=True):
+        size = "–" if backbone.parameters is None else f"{backbone.parameters:.0f} M"
+        cost = "–" if backbone.gflops is None else f"{backbone.gflops:.1f}"
+        typer.echo(
+            f"{column}  {backbone.image_size:>5}  {size:>10}  {cost:>6}  {backbone.license:<14}  "
+            f"{backbone.needs}".rstrip()
+        )
+
+
 @app.command("download")
 def download(
     model: Model,

@@ -68,7 +68,10 @@ Labels = Annotated[
     ),
 ]
 Backbone = Annotated[
-    str | None, typer.Option(help="CLIP, e.g. ViT-B-16-quickgelu/openai or local-dir:FOLDER.")
+    str | None,
+    typer.Option(
+        help="CLIP, e.g. ViT-B-16/datacomp_xl_s13b_b90k or local-dir:FOLDER (trmml models backbones)."
+    ),
 ]
 Moved = Annotated[
     str | None,

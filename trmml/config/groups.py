@@ -73,10 +73,15 @@ class BackboneConfig(Settings):
     """Name of the weight file in the repository."""
     license: str | None = None
     """What the repository's card states, where the Hub was asked."""
+    tokenizer_sha256: str | None = None
+    """Checksum of `tokenizer.json`, where the text tower has a tokenizer of its own."""
 
     def __post_init__(self) -> None:
         """Check the forms of checksum, commit and names."""
         require(_is_hex(self.sha256, 64), "backbone.sha256", "64 hexadecimal digits", self.sha256)
+        require(self.tokenizer_sha256 is None or _is_hex(self.tokenizer_sha256, 64),
+                 "backbone.tokenizer_sha256", "64 hexadecimal digits",
+                 self.tokenizer_sha256)  # fmt: skip
         require(self.revision is None or _is_hex(self.revision, 40), "backbone.revision",
                  "a commit of 40 hexadecimal digits", self.revision)  # fmt: skip
         fits = self.repository is None or re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", self.repository)

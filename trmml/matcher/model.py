@@ -21,7 +21,7 @@ from trmml.matcher.decoding import PhotoScores, PredictsPhotos, stream_predictio
 from trmml.matcher.matching import WAYS, CenteredFeatures, MatcherOutput, TextFeatures
 from trmml.matcher.prediction import Prediction
 from trmml.matcher.probe import LinearProbe
-from trmml.matcher.prompts import HAND_WRITTEN, TEMPLATES, NewRow, PromptLearner, random_context
+from trmml.matcher.prompts import HAND_WRITTEN, TEMPLATES, NewRow, random_context
 from trmml.matcher.sides import Side
 from trmml.matcher.thresholds import Calibration
 
@@ -192,8 +192,7 @@ class TextRegionMatcher(PredictsPhotos, nn.Module):
         tower = self._text_tower()
         words = tower.embed(HAND_WRITTEN)
         names, counts = tower.embed_names(self.config.prompt_names, len(words))
-        prefix = PromptLearner(words).prefix(names)
-        return tower.encode_with_prefix(prefix, names[:, 1:], counts - 1)
+        return tower.encode_behind(words, names, counts)
 
     def zero_shot_text(self, templates: Sequence[str] = TEMPLATES) -> Float[Tensor, "label dim"]:
         """Mean text feature of each label over templates like "a {}", less that of all of them.
@@ -214,12 +213,9 @@ class TextRegionMatcher(PredictsPhotos, nn.Module):
         learners = [side.prompts for side in self.sides]
         if self.present.prompts.is_shared:
             return TextFeatures(
-                *(
-                    tower.encode_with_prefix(learner.prefix(names), names[:, 1:], counts - 1)
-                    for learner in learners
-                )
+                *(tower.encode_behind(learner.context, names, counts) for learner in learners)
             )
-        prompts = torch.cat([learner(names) for learner in learners])
+        prompts = torch.cat([learner(names, tower.num_start_tokens) for learner in learners])
         counts = (counts + num_context_tokens).repeat(len(learners))
         return TextFeatures(*tower(prompts, counts).chunk(len(learners)))
 

@@ -49,16 +49,17 @@ class PromptLearner(nn.Module):
         self.context = nn.Parameter(context.clone())
 
     def forward(
-        self, name_embeddings: Float[Tensor, "label token width"]
+        self, name_embeddings: Float[Tensor, "label token width"], num_start_tokens: int = 1
     ) -> Float[Tensor, "label prompt width"]:
         """Return the prompt embeddings: start, context, the rest of each name's tokens.
 
         Args:
             name_embeddings: Token embeddings of "<start>name.<end>", padded at the end.
+            num_start_tokens: How many of them are the start.
         """
-        # After the start token: the tower is causal, and reads the name with the context behind it.
         context = self.context.expand(len(name_embeddings), *self.context.shape[-2:])
-        return torch.cat([name_embeddings[:, :1], context, name_embeddings[:, 1:]], dim=1)
+        start, names = name_embeddings.tensor_split([num_start_tokens], dim=1)
+        return torch.cat([start, context, names], dim=1)
 
     @property
     def is_shared(self) -> bool:
@@ -69,12 +70,6 @@ class PromptLearner(nn.Module):
     def tensors_per_label(self) -> dict[str, NewRow]:
         """The contexts, where each label has its own; see `NewRow`."""
         return {} if self.is_shared else {"context": "mean"}
-
-    def prefix(
-        self, name_embeddings: Float[Tensor, "label token width"]
-    ) -> Float[Tensor, "prefix width"]:
-        """Return what all prompts with a shared context begin with: start and context."""
-        return torch.cat([name_embeddings[0, :1], self.context])
 
 
 def random_context(
