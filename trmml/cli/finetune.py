@@ -121,16 +121,13 @@ def _hint_to_resume(output: Path, is_first: bool) -> Iterator[None]:
 
 
 def _validation_scores(report: dict[str, dict[str, Any]]) -> str:
-    """Return mAP on the validation photos, in per cent, and what it was without the training."""
-    best = report["metrics"]["validation"]["mAP"]
+    """Return mAP on the validation photos, in per cent, and what simpler things have there."""
+    best, facts = report["metrics"]["validation"]["mAP"], report["finetune"]
     shown = "not measurable" if best is None else f"{100 * best:.2f}"
-    compared = [
-        f"{what} {100 * value:.2f}"
-        for what, value in (
-            ("before training", report["finetune"]["start_validation_mAP"]),
-            ("its CLIP alone, zero-shot", report["finetune"]["zero_shot_validation_mAP"]),
-            ("a linear probe alone", report["finetune"]["linear_probe_validation_mAP"]),
-        )
-        if value is not None
-    ]
+    compared = []
+    if facts["start_validation_mAP"] is not None:
+        compared.append(f"before training {100 * facts['start_validation_mAP']:.2f}")
+    for name, other in facts["compared_with"].items():
+        gain = f"{100 * other['low']:+.1f} to {100 * other['high']:+.1f}"
+        compared.append(f"{name} {100 * other['mAP']:.2f}, 95 % interval of the gain {gain}")
     return f"validation mAP {shown}" + (f" ({'; '.join(compared)})" if compared else "")

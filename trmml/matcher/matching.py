@@ -20,6 +20,8 @@ HIGHEST_SCORE = 1 - 2**-24
 """The largest float32 below 1."""
 ATTENTION_DROPOUT = 0.1
 """Share of the attention weights dropped in training (as in Query2Labels; our choice)."""
+PATCHES_BESIDE_PHOTO = 0.5
+"""Weight of the best patches in zero-shot matching, where the whole photo has 1."""
 BEST_PATCHES = 1 / 16
 """Share of the patches that speak for a label: the mean of several is steadier than one."""
 
@@ -247,9 +249,10 @@ def best_patches(
 def zero_shot_similarity(
     features: CenteredFeatures, directions: Float[Tensor, "label dim"]
 ) -> Float[Tensor, "batch label"]:
-    """Return how alike photo and text are for a CLIP alone: half by the photo, half by its patches.
+    """Return how alike photo and text are for a CLIP alone: by the photo, and by its patches.
 
-    Their mean and not their sum, which the sigmoid of a CLIP's own scale would hold for certain.
+    Their weighted mean and not their sum, which the sigmoid of a CLIP's own scale would hold for
+    certain. The weights are our choice; with the small CLIP, patches as much as the photo cost 1.6 mAP.
 
     Args:
         features: Of the photos.
@@ -257,7 +260,10 @@ def zero_shot_similarity(
     """
     best = best_patches(patch_similarity(features.patches, directions))
     # Any label has patches that fit it best; only how much better than other labels' counts.
-    return (features.image @ directions.T + best - best.mean(dim=1, keepdim=True)) / 2
+    best = best - best.mean(dim=1, keepdim=True)
+    return (features.image @ directions.T + PATCHES_BESIDE_PHOTO * best) / (
+        1 + PATCHES_BESIDE_PHOTO
+    )
 
 
 def _products(

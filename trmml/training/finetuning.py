@@ -185,15 +185,16 @@ def _say_start(trainer: Trainer, run: RunFolder | None) -> None:
     done, epochs = len(trainer.history), trainer.config.training.epochs
     begun = f"going on after epoch {done} of {epochs}" if done else f"{epochs} epochs"
     place = "" if run is None else f"; the figures of each are in {run.working / LOG}"
+    num_photos, num_val = len(trainer.train_data), len(trainer.validation.data)
     say(
-        f"Training on {len(trainer.train_data)} photos, {len(trainer.val_data)} for validation, on "
-        f"{trainer.model.device}: {begun}{place}."
+        f"Training on {num_photos} photos, {num_val} for validation, on {trainer.model.device}: "
+        f"{begun}{place}."
     )
 
 
 def _finished(trainer: Trainer, run: RunFolder | None, started: float) -> TextRegionMatcher:
     """Return the best epoch's model with its thresholds and its report, written if there is a run."""
-    model, val = trainer.model, trainer.val_data
+    model, val = trainer.model, trainer.validation.data
     scores = trainer.use_best()
     model.calibration = calibrate(scores, val.states, model.labels)
     model.report = facts_of(trainer, scores, model.calibration.thresholds)

@@ -3,10 +3,12 @@
 Our choice. A logistic regression of the frozen features is the simplest thing that learns from known
 photos; text is better where the CLIP knows the labels and worse than nothing where it does not. Which
 of the two holds can be seen before any training: by how well the teacher's scores order the photos in
-which a label is known.
+which a label is known. As far as text is trusted, the probe starts from it: the penalty draws its
+weights to those of zero-shot matching, which are linear in the image feature, and not to zero. So few
+known photos leave it near zero-shot, and many make it a logistic regression.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -17,12 +19,12 @@ from torch import Tensor
 from trmml.backbone.clip import ImageFeatures
 from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
 from trmml.matcher.model import TextRegionMatcher
-from trmml.matcher.probe import LinearProbe, summary
+from trmml.matcher.probe import summary
 from trmml.training import distributed
 from trmml.training.batches import AugmentedPhotos, CachedFeatures
 from trmml.training.teacher import Teacher
 
-PENALTIES = (3000.0, 1000.0, 300.0, 100.0, 30.0, 10.0)
+PENALTIES = (30000.0, 10000.0, 3000.0, 1000.0, 300.0, 100.0, 30.0, 10.0)
 """Of the squared weights, from strong to weak; each solution starts from the one before it."""
 MOST_ITERATIONS = 60
 BATCH_SIZE = 256
@@ -30,8 +32,8 @@ MOST_CELLS = 2**25
 """Of photos × labels solved for at a time, to bound memory."""
 FULL_TRUST = 0.7
 """Area under the ROC curve from which on a teacher is trusted; at 0.5, that of chance, it is not."""
-SHARE_BESIDE_TEXT = 1 / 3
-"""Of the probe, where the text is trusted: half as much as the text."""
+KNOWN_AT_HALF = 2000
+"""Known photos at which the probe has half of a trusted label's logit; a third at four times these."""
 
 
 class Survey(NamedTuple):
@@ -50,7 +52,7 @@ class Probe(NamedTuple):
     """A logistic regression of each label on the summaries of photos.
 
     Attributes:
-        penalty: Of its squared weights.
+        penalty: Of the squared weights, or of their squared distance from those of the text.
     """
 
     weight: Float[Tensor, "label summary"]
@@ -61,9 +63,19 @@ class Probe(NamedTuple):
         """Return the logits of some photos."""
         return summaries.float() @ self.weight.T + self.bias
 
-    def mix_into(self, probe: LinearProbe, trusted: Float[Tensor, " label"]) -> None:
-        """Give it a third of the logit where the text is trusted, and up to all where it is not."""
-        probe.mix_in(self.weight, self.bias, 1 - (1 - SHARE_BESIDE_TEXT) * trusted)
+
+def share_of_probe(
+    states: Int8[Tensor, "image label"], trusted: Float[Tensor, " label"], assumed_negative: float
+) -> Float[Tensor, " label"]:
+    """Return the probe's share in the logit of each label.
+
+    Where the text is trusted, r / (1 + r) with r = √(2000 / known photos): the fewer are known, the more
+    of what was learned by steps is noise. Where it is not, up to all. Our choice, from tables of 90 to
+    22,500 known photos a label.
+    """
+    known = cell_weights(states, assumed_negative).sum(dim=0).clamp(min=1)
+    ratio = (KNOWN_AT_HALF / known).sqrt()
+    return 1 - trusted / (1 + ratio)
 
 
 def survey(
@@ -83,14 +95,6 @@ def survey(
     if len(model.labels) > 1:
         trusted = trust(both[1], states.to(model.device))
     return Survey(both[0], trusted)
-
-
-def summaries_of(
-    model: TextRegionMatcher, features: CachedFeatures, num_photos: int
-) -> Float[Tensor, "image summary"]:
-    """Return what a linear probe sees of photos, in the order of the data set."""
-    seen = [summary(model.centered(batch)).half() for batch in _batches(model, features)]
-    return distributed.gather(torch.cat(seen), num_photos)
 
 
 @torch.no_grad()
@@ -117,6 +121,7 @@ def fit_probe(
     val_states: Int8[Tensor, "val_image label"],
     *,
     assumed_negative: float,
+    text: Float[Tensor, "label dim"] | None = None,
 ) -> Probe:
     """Fit one probe for each penalty, and take the one with the lowest cross-entropy on `val`.
 
@@ -126,9 +131,10 @@ def fit_probe(
         val: Summaries of the validation photos.
         val_states: Of these; each label counts the same.
         assumed_negative: Weight of unknown states of labels without a known negative.
+        text: Directions of the labels' text for the probes to start from, each as long as it is trusted.
     """
     device = summaries.device
-    probes = fit_probes(summaries, states.to(device), assumed_negative)
+    probes = fit_probes(summaries, states.to(device), assumed_negative, text)
     val_states = val_states.to(device)
     return min(probes, key=lambda probe: _mean_loss(probe, val, val_states))
 
@@ -137,30 +143,29 @@ def fit_probes(
     summaries: Float[Tensor, "image summary"],
     states: Int8[Tensor, "image label"],
     assumed_negative: float,
+    text: Float[Tensor, "label dim"] | None = None,
 ) -> list[Probe]:
     """Solve a logistic regression per label, one for each penalty.
 
-    Minimized is Σ wᵢ · cross-entropy + penalty / 2 · ‖weight‖² over standardized features, for all
-    labels together, by L-BFGS.
+    Minimized is Σ wᵢ · cross-entropy + penalty / 2 · ‖weight − start‖² over standardized features, for
+    all labels together, by L-BFGS. Without text the start is 0.
 
     Args:
         summaries: Of the training photos.
         states: Of the same photos; unknown ones do not count.
         assumed_negative: Weight of unknown states of labels without a known negative.
+        text: As in `fit_probe`; `start` is it at the scale that fits the known states best.
     """
     features = summaries.float()
     mean, deviation = features.mean(dim=0), features.std(dim=0, correction=0) + 1e-6
     features = (features - mean) / deviation
-    targets, weights = (states == POSITIVE).float(), cell_weights(states, assumed_negative)
-    positives, all_cells = (targets * weights).sum(dim=0) + 1, weights.sum(dim=0) + 2
+    weights = cell_weights(states, assumed_negative)
+    start = text_probe(summaries, states, assumed_negative, text)
+    weight, bias = start.weight * deviation, start.bias + start.weight @ mean
     parts = torch.arange(states.shape[1]).split(max(MOST_CELLS // len(states), 1))
+    targets = (states == POSITIVE).float()
     solved = [
-        _solve(
-            features,
-            targets[:, part],
-            weights[:, part],
-            (positives / (all_cells - positives))[part].log(),
-        )
+        _solve(features, targets[:, part], weights[:, part], weight[part], bias[part])
         for part in parts
     ]
     probes = []
@@ -171,36 +176,73 @@ def fit_probes(
     return probes
 
 
+def text_probe(
+    summaries: Float[Tensor, "image summary"],
+    states: Int8[Tensor, "image label"],
+    assumed_negative: float,
+    text: Float[Tensor, "label dim"] | None = None,
+) -> Probe:
+    """Return zero-shot matching as a linear map: logit = scale · (image feature · text) + bias.
+
+    The scale is the same for all labels, the bias is the label's own; both are those of the lowest
+    cross-entropy on the known states. Without text the logit is that of the label's known frequency.
+    """
+    targets, weights = (states == POSITIVE).float(), cell_weights(states, assumed_negative)
+    positives, cells = (targets * weights).sum(dim=0) + 1, weights.sum(dim=0) + 2
+    bias = (positives / (cells - positives)).log()
+    weight = summaries.new_zeros(len(bias), summaries.shape[1], dtype=torch.float32)
+    if text is None:
+        return Probe(weight, bias, float("inf"))
+    similarity = summaries[:, : text.shape[1]].float() @ text.T
+    scale, bias = similarity.new_zeros((), requires_grad=True), bias.requires_grad_()
+
+    def cost() -> Tensor:
+        logits = scale * similarity + bias
+        return F.binary_cross_entropy_with_logits(logits, targets, weights)
+
+    _minimize([scale, bias], cost)
+    weight[:, : text.shape[1]] = scale.detach().clamp(min=0) * text
+    return Probe(weight, bias.detach(), float("inf"))
+
+
+def _minimize(tensors: list[Tensor], cost: Callable[[], Tensor]) -> None:
+    solver = torch.optim.LBFGS(
+        tensors, max_iter=MOST_ITERATIONS, tolerance_change=0, line_search_fn="strong_wolfe"
+    )
+
+    def step() -> Tensor:
+        solver.zero_grad()
+        total = cost()
+        total.backward()
+        return total
+
+    with torch.enable_grad():
+        solver.step(step)  # pyright: ignore[reportArgumentType]
+
+
 def _solve(
     features: Float[Tensor, "image summary"],
     targets: Float[Tensor, "image label"],
     weights: Float[Tensor, "image label"],
+    start: Float[Tensor, "label summary"],
     bias: Float[Tensor, " label"],
 ) -> list[tuple[Tensor, Tensor]]:
     """Return weight and bias of some labels for each penalty."""
-    weight = features.new_zeros(targets.shape[1], features.shape[1], requires_grad=True)
-    bias = bias.clone().requires_grad_()
+    weight, bias = start, bias.clone().requires_grad_()
     found = []
     for penalty in PENALTIES:
-        solver = torch.optim.LBFGS(
-            [weight, bias],
-            max_iter=MOST_ITERATIONS,
-            tolerance_change=0,
-            line_search_fn="strong_wolfe",
-        )
+        # In this unit the penalty curves the loss about as much as the photos do, which L-BFGS likes.
+        unit = (1 + 4 * penalty / len(features)) ** -0.5
+        moved = ((weight - start) / unit).requires_grad_()
 
-        def cost(penalty: float = penalty, solver: torch.optim.LBFGS = solver) -> Tensor:
-            solver.zero_grad()
-            losses = F.binary_cross_entropy_with_logits(
-                features @ weight.T + bias, targets, weights, reduction="sum"
-            )
-            total = (losses + penalty / 2 * weight.square().sum()) / len(features)
-            total.backward()
-            return total
+        def cost(penalty: float = penalty, unit: float = unit, moved: Tensor = moved) -> Tensor:
+            logits = features @ (start + unit * moved).T + bias
+            losses = F.binary_cross_entropy_with_logits(logits, targets, weights, reduction="sum")
+            return (losses + penalty / 2 * (unit * moved).square().sum()) / len(features)
 
-        with torch.enable_grad():
-            solver.step(cost)  # pyright: ignore[reportArgumentType]
-        found.append((weight.detach().clone(), bias.detach().clone()))
+        _minimize([moved, bias], cost)
+        weight = start + unit * moved.detach()
+        found.append((weight, bias.detach().clone()))
     return found
 
 

@@ -157,7 +157,7 @@ def facts_of(
     thresholds: Sequence[float],
 ) -> dict[str, dict[str, Any]]:
     """Say how a model was made and what its validation photos say of it."""
-    val = trainer.val_data
+    val = trainer.validation.data
     measured = measure(scores, val.states, val.labels, thresholds)
     return {
         "metrics": {"validation": measured.to_dict()},
@@ -169,8 +169,7 @@ def facts_of(
             "effective_batch_size": trainer.batch_size,
             "best_epoch": trainer.best_epoch,
             "start_validation_mAP": trainer.start_map,
-            "zero_shot_validation_mAP": trainer.zero_shot_map(),
-            "linear_probe_validation_mAP": trainer.probe_map,
+            "compared_with": trainer.compared(scores),
             "history": trainer.history,
             "peak_memory_gb": _peak_memory_gb(),
             "versions": _versions(),

@@ -4,7 +4,7 @@ import io
 import json
 import math
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,14 @@ from torch import Tensor
 from trmml.backbone.clip import ImageFeatures
 from trmml.config.groups import FinetuneConfig
 from trmml.errors import ArtifactError, ConfigError
-from trmml.evaluation.metrics import mean_average_precision
 from trmml.files import write_atomically, write_text, writing_to
-from trmml.matcher.matching import MatcherOutput, zero_shot_similarity
+from trmml.matcher.matching import MatcherOutput
 from trmml.matcher.model import TextRegionMatcher
 from trmml.reports.progress import followed
 from trmml.training import distributed
 from trmml.training.batches import use_bfloat16
 from trmml.training.callbacks import Callback, EpochEnd, curves_of, ignore
+from trmml.training.mixing import LINEAR_PROBE, ZERO_SHOT, compared_with, mix_in_probe
 from trmml.training.objective import Objective, StepLoss
 from trmml.training.optimization import (
     MAX_GRADIENT_NORM,
@@ -34,9 +34,10 @@ from trmml.training.optimization import (
     make_schedule,
 )
 from trmml.training.photos import TrainingPhotos, ValidationPhotos
-from trmml.training.probing import fit_probe, summaries_of, survey
+from trmml.training.probing import survey
 from trmml.training.pseudo_labels import PseudoLabelCounts, RegionSums
 from trmml.training.teacher import Teacher
+from trmml.training.validation import Validation
 
 CHECKPOINT, LOG, CURVES = "checkpoint.pt", "log.jsonl", "curves.png"
 
@@ -49,7 +50,8 @@ class Trainer:
 
     Attributes:
         history: One record per finished epoch, as in the log.
-        probe_map: Validation mAP of the linear probe alone, once it was solved for.
+        validation: The photos that choose the best epoch.
+        probe_scores: Of a linear probe alone on these, once it was solved for.
         start_map: Validation mAP of the model that training starts from, if it was trained before.
         best_epoch: The epoch with the highest validation mAP (known labels only); None where no epoch
             was better than that model.
@@ -78,7 +80,7 @@ class Trainer:
         """
         self.model, self.config = model, config
         self.train_data, self.train_features = train
-        self.val_data, self.val_features = val
+        self.validation = Validation(model, val, config.training.batch_size)
         self.fingerprint = fingerprint
         self.is_trained = learned is not None
         self.states = torch.from_numpy(self.train_data.states)
@@ -96,7 +98,7 @@ class Trainer:
         self.history: list[dict[str, Any]] = []
         self.start_map: float | None = None
         self.best_map: float | None = None
-        self.probe_map: float | None = None
+        self.probe_scores: Float32[np.ndarray, "image label"] | None = None
         self.best_epoch: int | None = None
         self.best_state: dict[str, Tensor] = {}
 
@@ -106,9 +108,9 @@ class Trainer:
         if model.probe is None and (teacher is None or not loss.trust_teacher):
             return  # nobody asks, and a pass over photos that are not cached is as long as an epoch
         teacher = teacher or Teacher(model, loss.teacher, learned if loss.self_distillation else ())
-        self.summaries, self.trust = survey(model, self.train_features, self.states, teacher)
+        self.seen = survey(model, self.train_features, self.states, teacher)
         if loss.trust_teacher:
-            self.objective.teacher_trust = self.trust
+            self.objective.teacher_trust = self.seen.trust
 
     def train(self, folder: Path | None, progress: bool, on_epoch_end: Callback = ignore) -> None:
         """Train the epochs that are left; with a folder, keep a checkpoint, a log and curves there.
@@ -125,7 +127,7 @@ class Trainer:
             self._save_reports(folder)  # which a killed process may have left behind its checkpoint
         if self.is_trained and not self.history:
             with self._averaged():
-                self.start_map = self._val_map()
+                self.start_map = self.validation.map_of(self.validation.scores())
                 self._keep_if_best(None, self.start_map)
         for epoch in range(len(self.history), epochs):
             self.history.append(self._epoch(epoch, progress))
@@ -158,31 +160,33 @@ class Trainer:
 
         The linear probe is mixed in; into a model that was trained before only if that helps.
         """
-        model, states = self.model, torch.from_numpy(self.val_data.states)
         self._restore(self.best_state)
-        model.eval().requires_grad_(False)
-        before = self._val_scores()
-        if model.probe is None or self.best_epoch is None:
-            return before
-        val = summaries_of(model, self.val_features, len(states))
-        weight = self.config.loss.assumed_negative
-        probe = fit_probe(self.summaries, self.states, val, states, assumed_negative=weight)
-        self.probe_map = _finite(self._map_of(probe.logits(val).cpu().numpy()))
-        probe.mix_into(model.probe, self.trust)
-        after = self._val_scores()
-        if self.is_trained and not self._map_of(after) > self._map_of(before):
-            self._restore(self.best_state)
-            return before
-        return after
+        self.model.eval().requires_grad_(False)
+        if self.model.probe is None or self.best_epoch is None:
+            return self.validation.scores()
+        mixed = mix_in_probe(
+            self.model,
+            self.states,
+            self.seen,
+            self.validation,
+            assumed_negative=self.config.loss.assumed_negative,
+            only_if_better=self.is_trained,
+        )
+        self.probe_scores = mixed.linear_probe
+        return mixed.scores
+
+    def compared(
+        self, scores: Float32[np.ndarray, "image label"]
+    ) -> dict[str, dict[str, float | None]]:
+        """Return how far scores of the validation photos are above zero-shot and a linear probe."""
+        others = {ZERO_SHOT: self.validation.zero_shot_scores(), LINEAR_PROBE: self.probe_scores}
+        return compared_with(scores, others, self.validation)
 
     @torch.no_grad()
     def _restore(self, state: dict[str, Tensor]) -> None:
         learned = self.model.learned_state()
         for name, tensor in state.items():
             learned[name].copy_(tensor)
-
-    def _map_of(self, scores: Float32[np.ndarray, "image label"]) -> float:
-        return mean_average_precision(scores, self.val_data.states)
 
     def _keep_if_best(self, epoch: int | None, val_map: float | None) -> None:
         # Without any label to validate on, the last epoch is the best.
@@ -219,7 +223,7 @@ class Trainer:
             # Until then prototypes are plain means over the training photos, which settle faster.
             regions.into_prototypes()
         with self._averaged():
-            val_map = self._val_map()
+            val_map = self.validation.map_of(self.validation.scores())
             self._keep_if_best(epoch, val_map)
         return {
             "epoch": epoch,
@@ -275,32 +279,6 @@ class Trainer:
         yield
         self.average.swap()
 
-    def _val_map(self) -> float | None:
-        return _finite(self._map_of(self._val_scores()))
-
-    def zero_shot_map(self) -> float | None:
-        """Return the validation mAP of the CLIP alone, to compare with; None where there is none."""
-        if len(self.model.labels) < 2:
-            return None
-        text = self.model.zero_shot_text()
-        scores = self._over_val(
-            lambda features: zero_shot_similarity(self.model.centered(features), text)
-        )
-        return _finite(self._map_of(scores))
-
-    def _val_scores(self) -> Float32[np.ndarray, "image label"]:
-        text = self.model.stored_text()
-        return self._over_val(lambda features: self.model.match(features, text).scores)
-
-    def _over_val(
-        self, score: Callable[[ImageFeatures], Float32[Tensor, "batch label"]]
-    ) -> Float32[np.ndarray, "image label"]:
-        rows = []
-        with torch.inference_mode():
-            for features in self.val_features.in_order(self.config.training.batch_size):
-                rows.append(score(ImageFeatures(*(f.to(self.model.device) for f in features))))
-            return distributed.gather(torch.cat(rows), len(self.val_data)).cpu().numpy()
-
     def state(self) -> dict[str, Any]:
         """Return everything a resumed run needs: tensors and plain values only."""
         return {
@@ -344,7 +322,3 @@ class Trainer:
         self.history = state["history"]
         self.start_map, self.best_map = state["start_map"], state["best_map"]
         self.best_epoch, self.best_state = state["best_epoch"], state["best_state"]
-
-
-def _finite(value: float) -> float | None:
-    return None if math.isnan(value) else round(value, 6)

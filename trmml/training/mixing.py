@@ -1,0 +1,125 @@
+"""The end of a training: the linear probe mixed in, and the result compared with simple things.
+
+Our choice, so that a training never ends below what needs no training: see `mix_in_probe`.
+"""
+
+import logging
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Int8
+from torch import Tensor
+
+from trmml.evaluation.intervals import difference
+from trmml.matcher.model import TextRegionMatcher
+from trmml.training.probing import Probe, Survey, fit_probe, share_of_probe, text_probe
+from trmml.training.validation import Validation
+
+logger = logging.getLogger(__name__)
+ZERO_SHOT, LINEAR_PROBE = "zero-shot", "linear probe"
+
+
+class Mixed(NamedTuple):
+    """Validation scores of the model, and the logits of a plain linear probe on the same photos."""
+
+    scores: Float32[np.ndarray, "image label"]
+    linear_probe: Float32[np.ndarray, "image label"]
+
+
+def mix_in_probe(
+    model: TextRegionMatcher,
+    states: Int8[Tensor, "image label"],
+    seen: Survey,
+    validation: Validation,
+    *,
+    assumed_negative: float,
+    only_if_better: bool,
+) -> Mixed:
+    """Mix a linear probe that starts from the text into a model.
+
+    Where zero-shot or a plain linear probe is better than the mixture by more than chance (the
+    interval of 95 % of the difference of their mAP lies above 0), that takes its place, with a warning.
+
+    Args:
+        model: With a probe, after its training.
+        states: Of the training photos.
+        seen: Of the same photos.
+        validation: What chooses the strength of the probe.
+        assumed_negative: Weight of unknown states of labels without a known negative.
+        only_if_better: Leave the model as it is where the probe does not raise validation mAP.
+    """
+    assert model.probe is not None
+    before, val = validation.scores(), validation.summaries()
+    unmixed = {name: tensor.clone() for name, tensor in model.probe.state_dict().items()}
+    states, val_states = states.to(model.device), torch.from_numpy(validation.data.states)
+    text = seen.trust[:, None] * model.zero_shot_text()
+    from_text, plain = (
+        fit_probe(
+            seen.summaries, states, val, val_states, assumed_negative=assumed_negative, text=start
+        )
+        for start in (text, None)
+    )
+    share = share_of_probe(states, seen.trust, assumed_negative)
+    model.probe.mix_in(from_text.weight, from_text.bias, share)
+    after, alone = validation.scores(), plain.logits(val).cpu().numpy()
+    if only_if_better:
+        if (validation.map_of(after) or 0) > (validation.map_of(before) or 0):
+            return Mixed(after, alone)
+        model.probe.load_state_dict(unmixed)
+        return Mixed(before, alone)
+    simple = {
+        ZERO_SHOT: text_probe(seen.summaries, states, assumed_negative, text),
+        LINEAR_PROBE: plain,
+    }
+    return Mixed(_never_worse(model, after, simple, validation, val), alone)
+
+
+def _never_worse(
+    model: TextRegionMatcher,
+    scores: Float32[np.ndarray, "image label"],
+    simple: dict[str, Probe],
+    validation: Validation,
+    val: Tensor,
+) -> Float32[np.ndarray, "image label"]:
+    """Put what is better than the model in its place; return the validation scores of what is there."""
+    assert model.probe is not None
+    for name, probe in simple.items():
+        gain = difference(probe.logits(val).cpu().numpy(), scores, validation.data.states)
+        if not gain.low > 0:
+            continue
+        logger.warning(
+            "On the validation photos the training is worse than %s by %.1f mAP (95 %%: %.1f to %.1f): "
+            "that takes its place. More known labels would help, or a CLIP that knows them.",
+            name, *(100 * value for value in gain)
+        )  # fmt: skip
+        model.probe.mix_in(probe.weight, probe.bias, torch.ones_like(model.probe.share))
+        scores = validation.scores()
+    return scores
+
+
+def compared_with(
+    scores: Float32[np.ndarray, "image label"],
+    others: Mapping[str, Float32[np.ndarray, "image label"] | None],
+    validation: Validation,
+) -> dict[str, dict[str, float | None]]:
+    """Return what others reach on the validation photos, and how far the model is above each.
+
+    Args:
+        scores: Of the model.
+        others: Scores by name; None is left out.
+        validation: The photos.
+
+    Returns:
+        By name: `mAP`, and `gain` with its interval of 95 % (`low`, `high`), shares in [-1, 1].
+    """
+    found: dict[str, dict[str, float | None]] = {}
+    for name, other in others.items():
+        if other is None or validation.map_of(other) is None:
+            continue
+        gain = difference(scores, other, validation.data.states)
+        found[name] = {"mAP": validation.map_of(other)} | {
+            key: round(value, 6) for key, value in zip(("gain", "low", "high"), gain, strict=True)
+        }
+    return found

@@ -1,0 +1,55 @@
+"""What validation photos say of a model, and of the simple things that it has to be better than."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32
+from torch import Tensor
+
+from trmml.backbone.clip import ImageFeatures
+from trmml.evaluation.metrics import mean_average_precision
+from trmml.matcher.matching import zero_shot_similarity
+from trmml.matcher.model import TextRegionMatcher
+from trmml.matcher.probe import summary
+from trmml.training import distributed
+from trmml.training.photos import ValidationPhotos
+
+
+class Validation:
+    """Scores the validation photos, all processes together."""
+
+    def __init__(self, model: TextRegionMatcher, photos: ValidationPhotos, batch_size: int) -> None:
+        """Take the model as it will be when something is asked."""
+        self.model, self.batch_size = model, batch_size
+        self.data, self.features = photos
+
+    def map_of(self, scores: Float32[np.ndarray, "image label"]) -> float | None:
+        """Return the mAP over known states; None where no label has a positive and a negative."""
+        value = mean_average_precision(scores, self.data.states)
+        return None if math.isnan(value) else round(value, 6)
+
+    def scores(self) -> Float32[np.ndarray, "image label"]:
+        """Return the scores of the model."""
+        text = self.model.stored_text()
+        return self._all(lambda features: self.model.match(features, text).scores).cpu().numpy()
+
+    def zero_shot_scores(self) -> Float32[np.ndarray, "image label"] | None:
+        """Return the scores of the CLIP alone; None for one label, which it compares with no other."""
+        if len(self.model.labels) < 2:
+            return None
+        text, model = self.model.zero_shot_text(), self.model
+        scores = self._all(lambda seen: zero_shot_similarity(model.centered(seen), text))
+        return scores.cpu().numpy()
+
+    def summaries(self) -> Float[Tensor, "image summary"]:
+        """Return what a linear probe sees of the photos."""
+        return self._all(lambda features: summary(self.model.centered(features)).half())
+
+    def _all(self, score: Callable[[ImageFeatures], Tensor]) -> Tensor:
+        rows = []
+        with torch.no_grad():
+            for features in self.features.in_order(self.batch_size):
+                rows.append(score(ImageFeatures(*(f.to(self.model.device) for f in features))))
+            return distributed.gather(torch.cat(rows), len(self.data))
