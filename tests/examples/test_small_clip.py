@@ -40,6 +40,19 @@ words_a_step = 3
 names_a_step = 7
 definition_share = 0.2
 row_noise = 0.5
+[tuning]
+epochs = 3
+batch_size = 10
+learning_rate = 1e-3
+warmup_steps = 2
+weight_decay = 0.05
+ema_decay = 0.9
+first_block = 5
+[tuning.weights]
+contrast = 1.0
+words = 1.0
+names = 1.0
+keep = 1.0
 [weights]
 contrast = 1.0
 words = 1.0
@@ -118,10 +131,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def command(folder: Path, tower_file: Path, output: Path) -> list[str]:
+def command(
+    folder: Path, tower_file: Path, output: Path, *rest: object, script: str = "train.py"
+) -> list[str]:
     places = ["--data", folder, "--tower", tower_file, "--recipe", folder / "recipe.toml"]
-    rest = ["--output", output, "--device", "cpu"]
-    return [sys.executable, str(FOLDER / "train.py"), *map(str, places + rest)]
+    return [sys.executable, str(FOLDER / script), *map(str, [*places, "--output", output, *rest])]
+
+
+def run_and_kill(command: list[str], output: Path, epochs: int = 1) -> None:
+    """Stop a command the hard way once its log has so many lines, and run it again."""
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    while len(log_of(output)) < epochs and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    subprocess.run(command, check=True, capture_output=True)
 
 
 def log_of(output: Path) -> list[dict]:
@@ -246,13 +270,10 @@ def test_a_killed_run_goes_on_to_the_same_clip(
     train: ModuleType, folder: Path, tower_file: Path, tmp_path: Path
 ) -> None:
     straight, killed = tmp_path / "straight", tmp_path / "killed"
-    subprocess.run(command(folder, tower_file, straight), check=True, capture_output=True)
-    process = subprocess.Popen(command(folder, tower_file, killed), stderr=subprocess.DEVNULL)
-    while len(log_of(killed)) < 1 and process.poll() is None:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    subprocess.run(command(folder, tower_file, killed), check=True, capture_output=True)
+    on_cpu = ("--device", "cpu")
+    whole = command(folder, tower_file, straight, *on_cpu)
+    subprocess.run(whole, check=True, capture_output=True)
+    run_and_kill(command(folder, tower_file, killed, *on_cpu), killed)
     weights = "clip/open_clip_model.safetensors"
     assert (straight / weights).read_bytes() == (killed / weights).read_bytes()
     lines = log_of(straight)
@@ -295,3 +316,41 @@ def test_a_killed_run_goes_on_to_the_same_clip(
     assert facts["linear_probe_100_percent"]["mAP"] > facts["class_prior"]["mAP"]
     assert facts["linear_probe_10_percent"]["mAP"] > 0
     assert 0 <= facts["naming_val"]["share_found"] <= 1
+
+
+def test_the_tower_is_tuned_in_its_last_blocks_alone(
+    train: ModuleType, folder: Path, tower_file: Path, tmp_path: Path
+) -> None:
+    first = tmp_path / "clip"
+    subprocess.run(command(folder, tower_file, first), check=True, capture_output=True)
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    options = ("--clip", first / "clip")
+    whole = command(folder, tower_file, straight, *options, script="tune.py")
+    subprocess.run(whole, check=True, capture_output=True)
+    run_and_kill(command(folder, tower_file, killed, *options, script="tune.py"), killed)
+    weights = "clip/open_clip_model.safetensors"
+    assert (straight / weights).read_bytes() == (killed / weights).read_bytes()
+    assert log_of(straight) == log_of(killed)
+
+    before, after = load_file(first / weights), load_file(straight / weights)
+    moved = {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
+    assert {name.rpartition(".")[0] for name in moved} >= {"visual.head.proj", "visual.trunk.bn2"}
+    starts = ("visual.head.", "visual.trunk.bn2.", "visual.trunk.conv_head.")
+    blocks = ("visual.trunk.blocks.5.", "visual.trunk.blocks.6.")
+    assert all(name.startswith(starts + blocks) for name in moved)
+    assert not any("running" in name for name in moved)
+    assert {name: t.dtype for name, t in before.items()} == {n: t.dtype for n, t in after.items()}
+
+    maps = load_example("small_clip/features.py").KeptMaps
+    trunk, _ = load_example("small_clip/tower.py").load_tower(TOWER, tower_file)
+    paths = [folder / f"{i}.png" for i in range(5)]
+    plain = maps(trunk, 5, paths, 64, tmp_path / "plain")
+    mirrored = maps(trunk, 5, paths, 64, tmp_path / "mirrored", mirrored=True)
+    rows = np.array([3, 1])
+    assert plain[rows].shape == (2, 112, 4, 4)
+    photo = load_example("small_clip/features.py").read_photo(paths[3], 64)[None]
+    with torch.no_grad():
+        for kept, photos in ((plain, photo), (mirrored, photo.flip(-1))):
+            alone = trunk.blocks[:5](trunk.bn1(trunk.conv_stem(photos)))[0]
+            found = kept[rows][0]
+            torch.testing.assert_close(found, alone, atol=0.05 * float(alone.abs().max()), rtol=0)
