@@ -1,0 +1,128 @@
+"""The benchmark on other tables, on toy photos, and the baselines that it compares with."""
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from conftest import load_example
+
+from trmml.data.dataset import MultiLabelDataset
+from trmml.evaluation.metrics import mean_average_precision
+from trmml.labels import POSITIVE, UNKNOWN
+
+Maker = Callable[..., MultiLabelDataset]
+
+
+@pytest.fixture(scope="module")
+def baselines() -> ModuleType:
+    return load_example("benchmarks/baselines.py")
+
+
+def few_choices(monkeypatch: pytest.MonkeyPatch, module: object, epochs: int) -> None:
+    """Make the heads quick."""
+    names = vars(module) if isinstance(module, ModuleType) else module.__globals__
+    for name, value in (("EPOCHS", epochs), ("RATES", (3e-3,)), ("DECAYS", (0.01,))):
+        monkeypatch.setitem(names, name, value)
+
+
+def photos_with_a_small_thing(module: ModuleType, count: int, seed: int) -> object:
+    """Photos whose label is in one patch: a mean over patches hides it, a maximum does not."""
+    generator = torch.Generator().manual_seed(seed)
+    patches = torch.randn(count, 9, 8, generator=generator)
+    states = (torch.rand(count, 2, generator=generator) < 0.4).to(torch.int8)
+    where = torch.randint(9, (count, 2), generator=generator)
+    for label in range(2):
+        rows = (states[:, label] == POSITIVE).nonzero().flatten()
+        patches[rows, where[rows, label], label] += 5
+    return module.Photos(patches.mean(dim=1), patches, states)
+
+
+def test_baselines_that_see_patches_find_small_things(
+    baselines: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few_choices(monkeypatch, baselines, epochs=25)
+    train, chooser, test = (photos_with_a_small_thing(baselines, 300, seed) for seed in range(3))
+    train.states[:150, 1] = UNKNOWN
+    found = {
+        "probe": baselines.probe(train, chooser, lambda photos: photos.image),
+        "patches": baselines.probe(train, chooser, baselines.Photos.summaries),
+        "MLP": baselines.head(baselines.MLP, train, chooser, 0),
+        "queries": baselines.head(baselines.LearnedQueries, train, chooser, 0),
+    }
+    states = test.states.numpy()
+    maps = {
+        name: mean_average_precision(scores(test).numpy(), states) for name, scores in found.items()
+    }
+    assert min(maps["patches"], maps["MLP"]) > 0.9 > maps["queries"] > maps["probe"]
+
+
+def test_unknown_states_teach_nothing(baselines: ModuleType) -> None:
+    train, chooser, test = (photos_with_a_small_thing(baselines, 120, seed) for seed in range(3))
+    train.states[60:] = UNKNOWN
+    states = train.states
+    found = []
+    for patches in (train.patches, train.patches * (states != UNKNOWN)[:, :1, None]):
+        few = baselines.Photos(train.image, patches, states)
+        found.append(baselines.probe(few, chooser, lambda photos: photos.image)(test))
+    torch.testing.assert_close(*found)
+
+
+def test_every_method_runs_on_a_table_and_what_is_done_stays(
+    clip_folders: dict[str, Path],
+    make_dataset: Maker,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    bench = load_example("benchmarks/other_tables.py")
+    data = make_dataset(60)
+    folder = data.photos[0].parent
+    words = ["red", "green", "blue"]
+    with (
+        (folder / "labels.csv").open("w", newline="") as labels,
+        (folder / "captions.csv").open("w", newline="") as captions,
+    ):
+        tables = csv.writer(labels), csv.writer(captions)
+        tables[0].writerow(["image", "split", "labels"])
+        tables[1].writerow(["image", "split", "caption"])
+        for i, (photo, row) in enumerate(zip(data.photos, data.states, strict=True)):
+            names = [n for n, x in zip(data.labels, row, strict=True) if x == POSITIVE]
+            split = "train" if i < 44 else "val"
+            tables[0].writerow([photo.name, split, "|".join(names)])
+            tables[1].writerow([photo.name, split, f"A {words[i % 3]} wall, {words[i % 2]}."])
+    monkeypatch.setattr(bench, "WORDS", words)
+    kinds = {
+        "few photos": bench.Kind("objects", 30, 1.0),
+        "words": bench.Kind("made-up", 30, 0.5),
+    }
+    monkeypatch.setattr(bench, "TABLES", kinds)
+    few_choices(monkeypatch, bench.head, epochs=1)
+    backbone = f"local-dir:{next(iter(clip_folders.values()))}"
+    output = tmp_path / "out"
+    arguments = ["other_tables.py", "--data", str(folder), "--backbone", backbone]
+    arguments += ["--output", str(output), "--seeds", "0", "1"]
+    monkeypatch.setattr("sys.argv", arguments)
+    bench.main()
+    first = capsys.readouterr().out
+    assert first.count("seed 1") == 2 * len(bench.METHODS)
+    bench.main()
+    again = capsys.readouterr().out
+    assert "seed" not in again.split("|", 1)[0]  # nothing is run twice
+
+    found = json.loads((output / "other_tables.json").read_text())
+    assert set(found) == set(kinds)
+    facts = found["words"]
+    scores = np.load(output / "words, trmml, 1.npz")
+    value = mean_average_precision(scores["scores"], scores["states"])
+    assert facts["mAP"]["trmml"][1] == pytest.approx(value, abs=1e-5)
+    best = max(bench.SIMPLE, key=lambda method: np.mean(facts["mAP"][method]))
+    assert facts["best_simple"] == best
+    gain = np.mean(facts["mAP"]["trmml"]) - np.mean(facts["mAP"][best])
+    assert facts["gain"] == pytest.approx(gain, abs=2e-5)
+    assert facts["low"] <= facts["gain"] <= facts["high"]
+    assert f"{100 * facts['gain']:+.1f} (" in again
