@@ -390,3 +390,20 @@ def test_the_activation_of_both_towers_is_the_one_in_the_config(
         expected = open_clip_model(folder).encode_image(photos())
     again = FrozenCLIP.load(f"local-dir:{folder}", expected=backbone.config)
     torch.testing.assert_close(again(photos()).image_features, expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_bfloat16_rounds_features_and_leaves_the_text_alone(
+    clip_folders: dict[str, Path], kind: str
+) -> None:
+    source = f"local-dir:{clip_folders[kind]}"
+    whole, half = FrozenCLIP.load(source), FrozenCLIP.load(source)
+    half.use_bfloat16()
+    assert half.precision == torch.bfloat16
+    for exact, rounded in zip(whole(photos()), half(photos()), strict=True):
+        assert rounded.dtype == torch.float32
+        assert 0 < (exact - rounded).abs().max() < 0.05 * exact.abs().max()
+    assert whole.text_tower is not None
+    assert half.text_tower is not None
+    before, after = (tower.text_tower.embed_names(NAMES, 2) for tower in (whole, half))
+    torch.testing.assert_close(whole.text_tower(*before), half.text_tower(*after), rtol=0, atol=0)

@@ -1,4 +1,5 @@
 import dataclasses
+import inspect
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from trmml.errors import ConfigError, ModelNotFoundError, OfflineError
 from trmml.files import BUNDLED, write_json
 from trmml.matcher.model import TextRegionMatcher
 from trmml.matcher.thresholds import Calibration
+from trmml.tasks.exporting import export
 from trmml.zoo.catalog import list_models, verify_model
 from trmml.zoo.folder import add_metrics, save_model
 from trmml.zoo.loading import load_for_training, load_model, make_config
@@ -422,3 +424,21 @@ def test_labels_are_names_and_all_different(source: str) -> None:
     program = f"import trmml; trmml.load_model({source!r}, labels=['dog', 3])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert "ConfigError: labels must be names, got 3 (int)." in done.stderr
+
+
+def test_a_model_in_bfloat16_says_nearly_the_same_and_neither_trains_nor_exports(
+    tmp_path: Path,
+) -> None:
+    exact, rounded = (
+        load_model("coco18-tiny", precision=p, device="cpu") for p in ("float32", "bfloat16")
+    )
+    photo = skimage.data.chelsea()
+    scores = [model.predict(photo).scores for model in (exact, rounded)]
+    assert 0 < np.abs(scores[0] - scores[1]).max() < 0.1
+    with pytest.raises(ConfigError, match="to train is loaded with precision='float32'"):
+        load_for_training(rounded)
+    with pytest.raises(ConfigError, match="to export is loaded with precision='float32'"):
+        export(rounded, tmp_path / "model.onnx")
+    unchecked: Any = inspect.unwrap(load_model)  # as it is without the type checker of the tests
+    with pytest.raises(ConfigError, match="precision is float32 or bfloat16, got 'float16'"):
+        unchecked("coco18-tiny", precision="float16")

@@ -161,6 +161,8 @@ def export(model: TextRegionMatcher, path: str | Path, format: Format = "onnx") 
     if format not in FORMATS:  # a caller without a type checker
         raise ConfigError(f"format must be one of {', '.join(FORMATS)}; got {format!r}.")
     require_loaded(model)
+    if model.backbone.precision != torch.float32:
+        raise ConfigError("A model to export is loaded with precision='float32'.")
     path, program = with_home(path), _Program(model)
     if format == "onnx":
         _required("onnx", "onnxscript", "onnxruntime")

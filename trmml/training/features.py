@@ -229,8 +229,9 @@ def _save_array(rows: np.ndarray, path: Path) -> None:
 
 def _backbone_key(backbone: FrozenCLIP, views: str) -> str:
     facts = (FORMAT, backbone.config.sha256, backbone.config.quick_gelu, backbone.photo, views)
-    # What changes how photos are read; the usual range has no place in the names of older folders.
+    # What is as usual has no place in the names of older folders.
     facts = facts if grey_range() == (0, 65535) else (*facts, grey_range())
+    facts = facts if backbone.precision == torch.float32 else (*facts, backbone.precision)
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
 
 

@@ -5,6 +5,7 @@ import dataclasses
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal, get_args
 
 import torch
 
@@ -22,6 +23,7 @@ from trmml.zoo.folder import load_folder
 logger = logging.getLogger(__name__)
 
 DEFAULT_MODEL = "everyday-tiny"
+Precision = Literal["float32", "bfloat16"]
 
 
 def load_model(
@@ -33,6 +35,7 @@ def load_model(
     image_size: int | None = None,
     templates: Sequence[str] | None = None,
     device: str | torch.device | None = None,
+    precision: Precision = "float32",
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
     token: str | None = None,
@@ -51,6 +54,8 @@ def load_model(
         templates: For zero-shot: texts with `{}` where the label goes, as "an aerial view of a {}";
             several are averaged. By default seven that suit any photo.
         device: Where to run; a GPU if there is one, else the CPU.
+        precision: Of the image tower. `bfloat16` is about twice as fast on processors and GPUs with
+            instructions for it, and moves scores by up to some hundredths.
         cache_dir: Hugging Face cache folder, for models and backbones.
         local_files_only: Whether to use the cache alone.
         token: Hugging Face token.
@@ -66,6 +71,8 @@ def load_model(
     for label in labels or ():
         if not isinstance(label, str):
             raise ConfigError(f"labels must be names, got {label!r} ({type(label).__name__}).")
+    if precision not in get_args(Precision):
+        raise ConfigError(f"precision is {' or '.join(get_args(Precision))}, got {precision!r}.")
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     cache = None if cache_dir is None else with_home(cache_dir)
     access = Access(cache, local_files_only, token)
@@ -73,7 +80,7 @@ def load_model(
         if not labels:
             raise ConfigError("Zero-shot needs labels: labels=['dog', 'cat'], or --labels dog,cat.")
         frozen = FrozenCLIP.load(backbone or SMALL_CLIP, image_size=image_size, access=access)
-        return zero_shot_model(frozen, labels, templates or TEMPLATES).to(place)
+        return _placed(zero_shot_model(frozen, labels, templates or TEMPLATES), place, precision)
     if image_size is not None:
         raise ConfigError("image_size is for zero-shot; a trained model has its own.")
     if templates is not None:
@@ -82,7 +89,16 @@ def load_model(
     # The folder holds the text features of its labels, so only other labels need the text tower.
     model = load_folder(folder, backbone=backbone, text=labels is not None, access=access)
     model.source = name
-    return (model if labels is None else _for_labels(model, labels)).to(place)
+    return _placed(model if labels is None else _for_labels(model, labels), place, precision)
+
+
+def _placed(
+    model: TextRegionMatcher, place: torch.device, precision: Precision
+) -> TextRegionMatcher:
+    model = model.to(place)
+    if precision == "bfloat16":
+        model.backbone.use_bfloat16()
+    return model
 
 
 def _for_labels(model: TextRegionMatcher, labels: Sequence[str]) -> TextRegionMatcher:
@@ -107,6 +123,8 @@ def load_for_training(
         ConfigError: If a model without text tower does not say where it came from.
     """
     if isinstance(model, TextRegionMatcher):
+        if model.backbone.precision != torch.float32:
+            raise ConfigError("A model to train is loaded with precision='float32'.")
         if model.backbone.text_tower is not None:
             # The caller's model stays as it is; the frozen backbone can be shared.
             return copy.deepcopy(model, {id(model.backbone): model.backbone})
