@@ -111,8 +111,11 @@ def layouts(repeats: int) -> list[dict[str, Any]]:
             photos = torch.randn(16, 3, clip.photo.image_size, clip.photo.image_size)
             ordered = photos.contiguous(memory_format=torch.channels_last)
 
-            def run(tower: Any, photos: Tensor, half: bool = False) -> None:
-                with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=half):
+            half = FrozenCLIP.load(source, text=False)
+            half.use_bfloat16()
+
+            def run(tower: Any, photos: Tensor) -> None:
+                with torch.inference_mode():
                     tower(photos)
 
             compiled = torch.compile(clip.image_tower)
@@ -123,7 +126,7 @@ def layouts(repeats: int) -> list[dict[str, Any]]:
                 "open_clip": partial(run, plain, photos),
                 "channels last": partial(run, last, ordered),
                 "channels last, norms folded, with patches (trmml)": partial(run, clip, photos),
-                "trmml in bfloat16": partial(run, clip, photos, True),
+                "trmml in bfloat16": partial(run, half, photos),
                 "trmml compiled": partial(run, compiled, ordered),
             }
             seconds = alternately(sides, repeats)

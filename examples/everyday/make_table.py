@@ -5,7 +5,8 @@
 
 Captions name few of the things in a photo, so a word that is not there says nothing: the setting of
 missing labels as it is met outside of benchmarks, with positives alone. Which words make which label
-stands in `labels.toml`.
+stands in `labels.toml`. What `labels.csv` annotates of some photos is known in both directions; where
+a caption names what the annotation denies, the label is unknown.
 """
 
 import csv
@@ -37,6 +38,17 @@ def positives_of(caption: str, labels: Mapping[str, re.Pattern[str]]) -> list[st
     return [label for label, words in labels.items() if words.search(text)]
 
 
+def read_annotations(path: Path) -> tuple[set[str], dict[str, set[str]]]:
+    """Return the annotated labels, and those that are in each annotated photo."""
+    with path.open(newline="", encoding="utf-8") as file:
+        of_photo = {
+            row["image"]: set(filter(None, row["labels"].split("|")))
+            for row in csv.DictReader(file)
+            if row["split"] in SPLITS and row["split"] != "unlabeled"
+        }
+    return set().union(*of_photo.values()), of_photo
+
+
 def main(folder: str, output: str) -> None:
     """Write a line of JSON for every photo with a caption."""
     labels = read_labels(Path(__file__).with_name("labels.toml"))
@@ -45,13 +57,23 @@ def main(folder: str, output: str) -> None:
     rows.sort(
         key=lambda row: tuple(SPLITS).index(row["split"])
     )  # features are cached in this order
+    annotated, of_photo = read_annotations(Path(folder) / "labels.csv")
+    annotated &= labels.keys()
     counts = dict.fromkeys(labels, 0)
     lines = []
     for row in rows:
-        split, positive = SPLITS[row["split"]], positives_of(row["caption"], labels)
+        split, named = SPLITS[row["split"]], set(positives_of(row["caption"], labels))
+        there = of_photo.get(row["image"])
+        absent = set() if there is None else annotated - there
+        positive = [label for label in labels if label in (named | (there or set())) - absent]
+        negative = [label for label in labels if label in absent - named]
         for label in positive if split == "train" else ():
             counts[label] += 1
-        lines.append(json.dumps({"image": row["image"], "split": split, "positive": positive}))
+        lines.append(
+            json.dumps(
+                {"image": row["image"], "split": split, "positive": positive, "negative": negative}
+            )
+        )
     few = [f"{label} {count}" for label, count in counts.items() if count < FEWEST_CAPTIONS]
     if few:
         raise SystemExit(f"Labels with fewer than {FEWEST_CAPTIONS} captions: {', '.join(few)}.")

@@ -133,7 +133,7 @@ def test_a_probe_that_starts_from_text_is_near_it_at_a_strong_penalty(
     """And, at a weak one, near the probe without text: at any, it has the lower cost of the two."""
     seen, text = summary(features), 3 * torch.eye(LABELS, DIM)
     start = text_probe(seen, states, 0.1, text).logits(seen)
-    plain, from_text = fit_probes(seen, states, 0.1), fit_probes(seen, states, 0.1, text)
+    plain, from_text = (list(fit_probes(seen, states, 0.1, given)) for given in (None, text))
     strong = (from_text[0].logits(seen) - start).abs().max()
     assert strong < 0.1 < (plain[0].logits(seen) - start).abs().max()
     apart = [
@@ -163,7 +163,7 @@ def test_unknown_photos_count_a_little_where_no_negative_is_known() -> None:
     seen = torch.cat([torch.ones(30, 3), -torch.ones(70, 3)]) + torch.randn(100, 3) / 10
     states = torch.full((100, 1), UNKNOWN, dtype=torch.int8)
     states[:10] = POSITIVE
-    probe = fit_probes(seen, states, 0.1)[-1]
+    *_, probe = fit_probes(seen, states, 0.1)
     logits = probe.logits(seen)[:, 0]
     assert logits[:30].min() > logits[30:].max()
 

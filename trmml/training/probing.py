@@ -123,7 +123,7 @@ def fit_probe(
     assumed_negative: float,
     text: Float[Tensor, "label dim"] | None = None,
 ) -> Probe:
-    """Fit one probe for each penalty, and take the one with the lowest cross-entropy on `val`.
+    """Fit probes with ever weaker penalties until the cross-entropy on `val` rises; return the best.
 
     Args:
         summaries: Of the training photos.
@@ -135,8 +135,14 @@ def fit_probe(
     """
     device = summaries.device
     probes = fit_probes(summaries, states.to(device), assumed_negative, text)
-    val_states = val_states.to(device)
-    return min(probes, key=lambda probe: _mean_loss(probe, val, val_states))
+    best = next(probes)
+    least = _mean_loss(best, val, val_states.to(device))
+    for probe in probes:
+        loss = _mean_loss(probe, val, val_states.to(device))
+        if loss > least:
+            break
+        best, least = probe, loss
+    return best
 
 
 def fit_probes(
@@ -144,8 +150,8 @@ def fit_probes(
     states: Int8[Tensor, "image label"],
     assumed_negative: float,
     text: Float[Tensor, "label dim"] | None = None,
-) -> list[Probe]:
-    """Solve a logistic regression per label, one for each penalty.
+) -> Iterator[Probe]:
+    """Yield a logistic regression per label for each penalty, from strong to weak.
 
     Minimized is Σ wᵢ · cross-entropy + penalty / 2 · ‖weight − start‖² over standardized features, for
     all labels together, by L-BFGS. Without text the start is 0.
@@ -168,12 +174,10 @@ def fit_probes(
         _solve(features, targets[:, part], weights[:, part], weight[part], bias[part])
         for part in parts
     ]
-    probes = []
     for penalty, *of_parts in zip(PENALTIES, *solved, strict=True):
         scaled = torch.cat([weight for weight, _ in of_parts]) / deviation
         bias = torch.cat([bias for _, bias in of_parts])
-        probes.append(Probe(scaled, bias - scaled @ mean, penalty))
-    return probes
+        yield Probe(scaled, bias - scaled @ mean, penalty)
 
 
 def text_probe(
@@ -226,10 +230,9 @@ def _solve(
     weights: Float[Tensor, "image label"],
     start: Float[Tensor, "label summary"],
     bias: Float[Tensor, " label"],
-) -> list[tuple[Tensor, Tensor]]:
-    """Return weight and bias of some labels for each penalty."""
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield weight and bias of some labels for each penalty."""
     weight, bias = start, bias.clone().requires_grad_()
-    found = []
     for penalty in PENALTIES:
         # In this unit the penalty curves the loss about as much as the photos do, which L-BFGS likes.
         unit = (1 + 4 * penalty / len(features)) ** -0.5
@@ -242,8 +245,7 @@ def _solve(
 
         _minimize([moved, bias], cost)
         weight = start + unit * moved.detach()
-        found.append((weight, bias.detach().clone()))
-    return found
+        yield weight, bias.detach().clone()
 
 
 def _mean_loss(
