@@ -15,6 +15,7 @@ class Shown(HTMLParser):
     def __init__(self, html: str) -> None:
         super().__init__()
         self.texts: list[str] = []
+        self.rows: list[list[str]] = []  # of tables, with the texts of their cells
         self.elements: list[tuple[str, dict[str, str | None]]] = []
         self._open: list[str] = []
         html.encode()  # a lone surrogate would end a notebook
@@ -32,6 +33,8 @@ class Shown(HTMLParser):
             self._open.append(tag)
         assert "url(" not in (found.get("style") or "")
         self.elements.append((tag, found))
+        if tag == "tr":
+            self.rows.append([])
 
     def handle_endtag(self, tag: str) -> None:
         assert self._open.pop() == tag
@@ -39,6 +42,8 @@ class Shown(HTMLParser):
     def handle_data(self, data: str) -> None:
         if data.strip():
             self.texts.append(" ".join(data.split()))
+            if "tr" in self._open:
+                self.rows[-1].append(self.texts[-1])
 
     def count(self, tag: str) -> int:
         """Return how many elements of a kind there are."""

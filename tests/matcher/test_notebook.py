@@ -40,8 +40,8 @@ def test_tags_come_first_and_the_nearest_others_fill_up_to_five_rows() -> None:
     scores = {"a": 0.1, "b": 0.75, "c": 0.4, "d": 0.3, "e": 0.2, "f": 0.9, "g": 0.05}
     shown = Shown(said(scores)._repr_html_())
     assert "2 of 7 labels" in shown.texts
-    rows = " ".join(shown.texts).split("threshold ")[1]
-    assert rows == "f 0.90 0.50 b 0.75 0.50 c 0.40 0.50 d 0.30 0.50 e 0.20 0.50"
+    best = {"f": "0.90", "b": "0.75", "c": "0.40", "d": "0.30", "e": "0.20"}
+    assert shown.rows[1:] == [[label, score, "0.50"] for label, score in best.items()]
     bars = [found["aria-label"] for _, found in shown.elements if "aria-label" in found]
     assert bars[0] == "0.90, threshold 0.50"
     widths = [found["style"] for _, found in shown.elements if "width:90.0%" in str(found)]
