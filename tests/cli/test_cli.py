@@ -542,14 +542,6 @@ def test_env_prints_what_a_bug_report_needs(capsys: pytest.CaptureFixture) -> No
     assert capsys.readouterr().out == f"trmml {trmml.__version__}\n"
 
 
-@pytest.mark.parametrize("command", ["predict", "finetune", "evaluate", "data check", "env"])
-def test_every_command_has_help_with_an_example(
-    command: str, capsys: pytest.CaptureFixture
-) -> None:
-    assert run(*command.split(), "--help") == 0
-    assert f"Example: trmml {command}" in " ".join(capsys.readouterr().out.split())
-
-
 def test_validation_photos_among_the_training_photos_are_refused(
     table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -91,7 +91,7 @@ def model_html(
     limits = list(zip(config.labels, calibration.thresholds, strict=True))
     return render_page(
         Path(__file__).with_name("model.html.jinja"),
-        name=source or "A model that was not loaded from anywhere",
+        name=source or "Model in memory",
         config=config,
         method=calibration.method,
         figures=[
