@@ -258,6 +258,9 @@ def to_pandas(predictions: "Prediction | Iterable[Prediction]") -> "DataFrame":
 
     Raises:
         DependencyError: If pandas is not installed.
+
+    Example:
+        >>> trmml.to_pandas(trmml.predict("holiday/")).to_csv("scores.csv")
     """
     try:
         import pandas

@@ -65,6 +65,10 @@ def load_model(
         OfflineError: If it must be fetched and cannot be.
         ArtifactError: If a file is damaged.
         ConfigError: If the arguments do not go together.
+
+    Example:
+        >>> model = trmml.load_model("runs/shop")
+        >>> zero_shot = trmml.load_model("zero-shot", labels=["dog", "bench"])
     """
     refuse_text(labels, "labels")
     for label in labels or ():
