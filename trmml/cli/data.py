@@ -19,8 +19,8 @@ from trmml.cli.tables import (
     Table,
     TableLabels,
     TableOptions,
-    Val,
     ValSplit,
+    of_validation,
     with_table_options,
 )
 from trmml.files import write_text
@@ -34,7 +34,10 @@ def check(
     table: Table,
     options: TableOptions,
     labels: TableLabels = None,
-    val: Val = None,
+    val: Annotated[
+        Path | None,
+        of_validation(metavar="TABLE", help="A table of them, which is compared with this one."),
+    ] = None,
     val_split: ValSplit = None,
     rule: Annotated[
         list[str] | None,

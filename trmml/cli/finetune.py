@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from trmml.cli.options import (
-    Backbone,
+    A_CLIP,
     Quiet,
     assignments_of,
     of_model,
@@ -19,8 +19,8 @@ from trmml.cli.tables import (
     Table,
     TableLabels,
     TableOptions,
-    Val,
     ValSplit,
+    of_validation,
     with_table_options,
 )
 from trmml.config.groups import FinetuneConfig
@@ -48,7 +48,10 @@ def finetune(
         typer.Option("--output", "-o", metavar="FOLDER", help="For the model; new."),
     ],
     options: TableOptions,
-    backbone: Backbone = None,
+    backbone: Annotated[
+        str | None,
+        of_model(metavar="CLIP", help=A_CLIP, show_default="small-clip, of the package"),
+    ] = None,
     model: Annotated[
         str | None,
         of_model(
@@ -57,7 +60,12 @@ def finetune(
         ),
     ] = None,
     labels: TableLabels = None,
-    val: Val = None,
+    val: Annotated[
+        Path | None,
+        of_validation(
+            metavar="TABLE", help="A table of them.", show_default="a tenth of the photos, held out"
+        ),
+    ] = None,
     val_split: ValSplit = None,
     recipe: Annotated[
         Path | None,

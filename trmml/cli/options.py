@@ -66,13 +66,10 @@ Labels = Annotated[
         show_default="all",
     ),
 ]
+A_CLIP = "As ViT-B-16/datacomp_xl_s13b_b90k (trmml models backbones), or local-dir:FOLDER."
 Backbone = Annotated[
     str | None,
-    of_model(
-        metavar="CLIP",
-        help="A name of `trmml models backbones`, hf-hub:org/name@revision or local-dir:FOLDER.",
-        show_default="small-clip, which comes with the package",
-    ),
+    of_model(metavar="CLIP", help=A_CLIP, show_default="the model's own; small-clip for zero-shot"),
 ]
 Moved = Annotated[
     str | None,

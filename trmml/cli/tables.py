@@ -43,10 +43,6 @@ TableLabels = Annotated[
 
 
 of_validation = partial(typer.Option, rich_help_panel="Validation photos")
-Val = Annotated[
-    Path | None,
-    of_validation(metavar="TABLE", help="Another table, of photos that are not learned from."),
-]
 ValSplit = Annotated[
     str | None, of_validation(metavar="NAME", help="Or rows of this table, by column 'split'.")
 ]
@@ -107,7 +103,7 @@ class TableOptions:
         list[str] | None,
         of_table(
             metavar="KEYWORD",
-            help="No label, with all below it; repeatable; also @people and @places.",
+            help="Is no label, nor what is below it; repeatable; also @people, @places.",
         ),
     ] = None
 
