@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from shown_html import HOSTILE, Shown
 
 from trmml import labels as states
 from trmml.data.dataset import MultiLabelDataset
@@ -162,3 +163,45 @@ def test_a_data_set_is_one_short_line() -> None:
         "cells known)"
     )
     assert "0 photos" in repr(make().subset(np.array([], dtype=np.int64)))
+
+
+def test_a_notebook_shows_the_table_of_the_summary() -> None:
+    dataset = make()
+    html = dataset._repr_html_()
+    assert html == dataset.summary()._repr_html_()
+    shown = Shown(html)
+    assert shown.texts[:3] == [
+        "t.csv",
+        "5 photos, 3 labels, 73.3 % of the cells known.",
+        "As written.",
+    ]
+    text = " ".join(shown.texts)
+    assert "label positive negative unknown dog 5 0 0 日本語 0 3 2 <b> 2 1 2 positive" in text
+    bars = [found["aria-label"] for _, found in shown.elements if "aria-label" in found]
+    assert bars[2] == "40.0 % positive, 20.0 % negative"
+    assert "Problems (2)" in shown.texts
+    assert "'日本語' has no known positive: it cannot be learned." in shown.texts
+
+
+def test_many_labels_are_shown_on_request() -> None:
+    shown = Shown(make([[P] * 1100], tuple(f"label {i}" for i in range(1100)))._repr_html_())
+    assert "1075 more labels" in shown.texts
+    assert "… and 100 more, in" in shown.texts
+    first = [tag for tag, _ in shown.elements].index("details")
+    assert sum(tag == "tr" for tag, _ in shown.elements[:first]) == 1 + 25
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_names_of_labels_photos_and_tables_are_text(name: str) -> None:
+    dataset = MultiLabelDataset(
+        (Path(f"{name}.png"),), np.array([[P, U]], np.int8), (name, "dog"), name, name
+    )
+    shown = Shown(dataset._repr_html_())
+    assert shown.texts.count(name) == 3
+    assert any(f".png: positive {name}; negative none" in text for text in shown.texts)
+    assert shown.count("tr") == 3
+
+
+def test_a_data_set_without_photos_shows_itself_as_well() -> None:
+    empty = MultiLabelDataset((), np.zeros((0, 2), np.int8), ("dog", "cat"))
+    assert "0 photos, 2 labels, 0.0 % of the cells known." in Shown(empty._repr_html_()).texts

@@ -50,6 +50,15 @@ class _Commands(TyperGroup):
         ]
         return super().parse_args(ctx, expanded)
 
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        # Errors of usage are lines that a log can hold; only help is set in panels.
+        self.rich_markup_mode = None
+        return super().main(*args, **kwargs)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        self.rich_markup_mode = "rich"
+        super().format_help(ctx, formatter)
+
 
 app = typer.Typer(
     name="trmml",
@@ -58,16 +67,19 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+    rich_markup_mode="rich",
 )
-for command in (
-    *(predict.predict, finetune.finetune, evaluate.evaluate, calibrate.calibrate),
-    *(complete.complete, tag.tag, label.label, label.demo, export.export, push.push),
-):
-    app.command()(command)
-app.add_typer(models.app, name="models")
-app.add_typer(data.app, name="data")
-app.command()(env.env)
+for panel, commands in {
+    "Use a model": (predict.predict, tag.tag, label.demo, export.export),
+    "Learn and measure": (finetune.finetune, evaluate.evaluate, calibrate.calibrate),
+    "Tables": (complete.complete, label.label),
+}.items():
+    for command in commands:
+        app.command(rich_help_panel=panel)(command)
+app.add_typer(data.app, name="data", rich_help_panel="Tables")
+app.add_typer(models.app, name="models", rich_help_panel="Models and this machine")
+app.command(rich_help_panel="Models and this machine")(push.push)
+app.command(rich_help_panel="Models and this machine")(env.env)
 
 
 def _version(wanted: bool | None) -> None:
@@ -80,7 +92,9 @@ def _version(wanted: bool | None) -> None:
 def _common(
     version: Annotated[
         bool | None,
-        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+        typer.Option(
+            "--version", metavar="", callback=_version, is_eager=True, help="Print the version."
+        ),
     ] = None,
 ) -> None:
     del version

@@ -10,20 +10,24 @@ import typer
 
 from trmml.cli.options import (
     GoalKind,
-    Labels,
     Moved,
     Quiet,
-    Table,
-    TableOptions,
     exit_if_skipped,
     require_no_table,
+    writing,
+)
+from trmml.cli.tables import (
+    Table,
+    TableLabels,
+    TableOptions,
     with_shared_labels,
     with_table_options,
-    writing,
 )
 from trmml.errors import ConfigError, DataError
 from trmml.files import write_atomically
 from trmml.reports.columns import first_column
+
+of_goal = partial(typer.Option, rich_help_panel="Goal")
 
 if TYPE_CHECKING:
     from trmml.evaluation.reliability import Reliability
@@ -36,27 +40,46 @@ def calibrate(
     table: Table,
     options: TableOptions,
     backbone: Moved = None,
-    labels: Labels = None,
-    goal: Annotated[GoalKind, typer.Option(help="What a threshold is to reach.")] = GoalKind.f1,
+    labels: TableLabels = None,
+    goal: Annotated[
+        GoalKind,
+        of_goal(
+            metavar="GOAL", help="What a threshold is to reach: f1, precision, recall or cost."
+        ),
+    ] = GoalKind.f1,
     target: Annotated[
         float,
-        typer.Option(help="For precision and recall: what is wanted, above 0 and below 1."),
+        of_goal(metavar="SHARE", help="For precision and recall: what is wanted, between 0 and 1."),
     ] = 0.9,
     guarantee: Annotated[
-        float | None, typer.Option(help="Instead: a precision that holds with 95 % confidence.")
+        float | None,
+        of_goal(
+            metavar="SHARE", help="Instead of a goal: a precision that holds with 95 % confidence."
+        ),
     ] = None,
-    false_positive_cost: Annotated[float, typer.Option(min=0, help="For cost.")] = 1.0,
-    false_negative_cost: Annotated[float, typer.Option(min=0, help="For cost.")] = 1.0,
+    false_positive_cost: Annotated[
+        float, of_goal(metavar="COST", min=0, help="For cost: of a tag that is wrong.")
+    ] = 1.0,
+    false_negative_cost: Annotated[
+        float, of_goal(metavar="COST", min=0, help="For cost: of a tag that is missing.")
+    ] = 1.0,
     rule: Annotated[
         list[str] | None,
-        typer.Option(help="To keep with the model: 'puppy implies dog' or 'day excludes night'."),
+        typer.Option(
+            metavar="RULE",
+            help="To keep with the model, repeatable: 'puppy implies dog', 'day excludes night'.",
+            show_default="those that it has",
+        ),
     ] = None,
-    plot: Annotated[Path | None, typer.Option(help="Reliability diagram, as PNG.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="PNG", help="Write a reliability diagram.")
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Choose a model's thresholds anew, on known labels of photos that it was not trained on.
+    """Choose a model's thresholds anew, on photos that it was not trained on.
 
-    Example: trmml calibrate runs/shop val.csv --guarantee 0.9 --plot reliability.png
+    Example:
+    trmml calibrate runs/shop val.csv --images photos/ --guarantee 0.8
     """
     require_no_table((plot,), table)
     if plot is not None and plot.suffix.lower() != ".png":

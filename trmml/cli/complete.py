@@ -1,28 +1,30 @@
 """`trmml complete`."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from trmml.cli.options import (
-    Labels,
+    ANY_MODEL,
     Moved,
     Quiet,
     Replace,
-    Table,
-    TableOptions,
+    of_model,
     require_free,
     require_no_table,
-    with_table_options,
     writing,
 )
+from trmml.cli.tables import Table, TableLabels, TableOptions, with_table_options
 from trmml.files import write_text
 from trmml.reports.columns import first_column
 
 if TYPE_CHECKING:
     from trmml.data.dataset import MultiLabelDataset, Summary
     from trmml.tasks.completion import Completion
+
+of_calibration = partial(typer.Option, rich_help_panel="What to calibrate on")
 
 SHOWN_MISTAKES = 5
 CALIBRATED_ON_ITSELF = (
@@ -35,32 +37,50 @@ CALIBRATED_ON_ITSELF = (
 def complete(
     table: Table,
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Completed table: .csv (wide) or .jsonl.")
+        Path,
+        typer.Option(
+            "--output", "-o", metavar="FILE", help="The new table: .csv (wide) or .jsonl."
+        ),
     ],
-    model: Annotated[str, typer.Option(help="Model folder or name, or 'zero-shot'.")],
+    model: Annotated[
+        str,
+        of_model(metavar="MODEL", help=ANY_MODEL),
+    ],
     options: TableOptions,
     backbone: Moved = None,
-    labels: Labels = None,
+    labels: TableLabels = None,
     precision: Annotated[
-        float, typer.Option(help="Wanted share of right ones among filled blanks, 0.5 to below 1.")
+        float,
+        typer.Option(
+            metavar="SHARE", help="Wanted of right ones among filled blanks, 0.5 to below 1."
+        ),
     ] = 0.9,
     calibrate_on: Annotated[
-        Path | None, typer.Option(help="Table of photos that the model was not trained on.")
+        Path | None,
+        of_calibration(
+            metavar="TABLE",
+            help="A table of photos that the model was not trained on.",
+            show_default="the table itself",
+        ),
     ] = None,
     calibrate_split: Annotated[
-        str | None, typer.Option(help="The same, by column 'split'.")
+        str | None,
+        of_calibration(metavar="NAME", help="Or rows of this table, by column 'split'."),
     ] = None,
     any_rates: Annotated[
         bool,
-        typer.Option(
+        of_calibration(
             "--any-rates",
+            metavar="",
             help="Go on where labels are positive at other rates in the table to calibrate on.",
         ),
     ] = False,
     estimates: Annotated[
-        Path | None, typer.Option(help="CSV of what is thought of blanks.")
+        Path | None, typer.Option(metavar="CSV", help="Write what is thought of the blanks.")
     ] = None,
-    html: Annotated[Path | None, typer.Option(help="Page to review, with heatmaps.")] = None,
+    html: Annotated[
+        Path | None, typer.Option(metavar="HTML", help="Write a page to review, with heatmaps.")
+    ] = None,
     replace: Replace = False,
     quiet: Quiet = False,
 ) -> None:
@@ -68,7 +88,8 @@ def complete(
 
     Known cells never change. Blanks that are not clear stay blank.
 
-    Example: trmml complete labels.csv --model runs/shop -o completed.csv --html review.html
+    Example:
+    trmml complete labels.csv --images photos/ --model runs/shop -o filled.csv
     """
     require_no_table((output, estimates, html), table, calibrate_on)
     require_free(output, replace)

@@ -7,17 +7,21 @@ import typer
 
 from trmml.cli.exits import DATA
 from trmml.cli.options import (
-    Labels,
     Quiet,
     Replace,
     Report,
-    Table,
-    TableOptions,
     as_json,
     require_free,
     require_no_table,
-    with_table_options,
     writing,
+)
+from trmml.cli.tables import (
+    Table,
+    TableLabels,
+    TableOptions,
+    ValSplit,
+    of_validation,
+    with_table_options,
 )
 from trmml.files import write_text
 
@@ -29,24 +33,35 @@ app = typer.Typer(help="Look at label tables, and convert them.", no_args_is_hel
 def check(
     table: Table,
     options: TableOptions,
-    labels: Labels = None,
-    val: Annotated[Path | None, typer.Option(help="Table of validation photos.")] = None,
-    val_split: Annotated[
-        str | None, typer.Option(help="Validation rows by column 'split'.")
+    labels: TableLabels = None,
+    val: Annotated[
+        Path | None,
+        of_validation(metavar="TABLE", help="A table of them, which is compared with this one."),
     ] = None,
+    val_split: ValSplit = None,
     rule: Annotated[
-        list[str] | None, typer.Option(help="'puppy implies dog' or 'day excludes night'.")
+        list[str] | None,
+        typer.Option(
+            metavar="RULE",
+            help="That should hold, repeatable: 'puppy implies dog', 'day excludes night'.",
+        ),
     ] = None,
     photos: Annotated[
-        bool, typer.Option(help="Open every photo; --no-photos looks at the table alone.")
+        bool,
+        typer.Option(
+            "--photos/--no-photos", metavar="", help="Open every photo, or the table alone."
+        ),
     ] = True,
-    html: Annotated[Path | None, typer.Option(help="Write a page with bars and photos.")] = None,
+    html: Annotated[
+        Path | None, typer.Option(metavar="HTML", help="Write a page with bars and photos.")
+    ] = None,
     format: Annotated[Report, typer.Option(help="How to print.")] = Report.table,
     quiet: Quiet = False,
 ) -> None:
     """Say how a table is understood, and whether `finetune` would take it; opens every photo.
 
-    Example: trmml data check labels.csv --images photos/ --html check.html
+    Example:
+    trmml data check labels.csv --images photos/ --html check.html
     """
     from trmml.data.checks import check_dataset
 
@@ -72,14 +87,16 @@ def convert(
     table: Table,
     output: Annotated[Path, typer.Argument(help="A .csv (wide) or .jsonl file.")],
     options: TableOptions,
-    labels: Labels = None,
+    labels: TableLabels = None,
     replace: Replace = False,
 ) -> None:
     """Write a table of any form as a wide CSV or as JSONL; the three states are kept.
 
-    Photo paths are written relative to --images, or else to the folder of the new file.
+    Photo paths are written relative to --images, or else to the folder of the new
+    file.
 
-    Example: trmml data convert instances.json labels.csv --images photos/ --unlabeled negative
+    Example:
+    trmml data convert coco.json labels.csv --unlabeled negative
     """
     from trmml.data.writing import write_dataset
 

@@ -13,7 +13,8 @@ def env(
 ) -> None:
     """Print versions, devices and cache folders, for bug reports.
 
-    Example: trmml env
+    Example:
+    trmml env
     """
     import platform
     from importlib.metadata import PackageNotFoundError, version

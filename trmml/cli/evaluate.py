@@ -8,44 +8,53 @@ import typer
 
 from trmml.cli.options import (
     Backbone,
+    BatchSize,
     ImageSize,
-    Labels,
     Quiet,
     Report,
-    Table,
-    TableOptions,
     Templates,
+    WhichModel,
     as_json,
     exit_if_skipped,
     require_no_table,
+    writing,
+)
+from trmml.cli.tables import (
+    Table,
+    TableLabels,
+    TableOptions,
     with_shared_labels,
     with_table_options,
-    writing,
 )
 from trmml.errors import ConfigError
 
 
 @with_table_options
 def evaluate(
-    model: Annotated[str, typer.Argument(help="Model folder or name, or 'zero-shot'.")],
+    model: WhichModel,
     table: Table,
     options: TableOptions,
     backbone: Backbone = None,
     image_size: ImageSize = None,
     templates: Templates = None,
-    labels: Labels = None,
-    batch_size: Annotated[int, typer.Option(min=1)] = 32,
-    dump_scores: Annotated[Path | None, typer.Option(help="CSV of all scores and labels.")] = None,
+    labels: TableLabels = None,
+    batch_size: BatchSize = 32,
+    dump_scores: Annotated[
+        Path | None, typer.Option(metavar="CSV", help="Write all scores and labels.")
+    ] = None,
     save_as: Annotated[
         str | None,
-        typer.Option(help="Keep the result in the model folder and its card, e.g. as 'test'."),
+        typer.Option(
+            metavar="NAME", help="Keep the result in the model folder and its card, e.g. as test."
+        ),
     ] = None,
     format: Annotated[Report, typer.Option(help="How to print.")] = Report.table,
     quiet: Quiet = False,
 ) -> None:
     """Measure a model on labelled photos; unknown labels never count.
 
-    Example: trmml evaluate runs/shop test.csv --images photos/ --format json
+    Example:
+    trmml evaluate runs/shop test.csv --images photos/ --format json
     """
     require_no_table((dump_scores,), table)
     dataset = options.read(table, labels)

@@ -6,7 +6,14 @@ from typing import Annotated
 
 import typer
 
-from trmml.cli.options import Labels, Moved, Replace, names_of, require_free
+from trmml.cli.options import (
+    Labels,
+    Moved,
+    Replace,
+    WhichModel,
+    names_of,
+    require_free,
+)
 
 
 class ExportFormat(StrEnum):
@@ -17,8 +24,11 @@ class ExportFormat(StrEnum):
 
 
 def export(
-    model: Annotated[str, typer.Argument(help="Model folder or name, or 'zero-shot'.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The file, e.g. shop.onnx.")],
+    model: WhichModel,
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", metavar="FILE", help="What to write, as shop.onnx."),
+    ],
     format: Annotated[ExportFormat, typer.Option(help="For which runtime.")] = ExportFormat.onnx,
     backbone: Moved = None,
     labels: Labels = None,
@@ -26,9 +36,11 @@ def export(
 ) -> None:
     """Write a model as one file for other runtimes, and compare it with the model.
 
-    The file takes bytes (photos × 3 × side × side) and gives scores and the evidence of patches.
+    The file takes bytes (photos × 3 × side × side) and gives scores and the
+    evidence of patches.
 
-    Example: trmml export runs/shop -o shop.onnx
+    Example:
+    trmml export runs/shop -o shop.onnx
     """
     from trmml.tasks.exporting import export as write
     from trmml.zoo.loading import load_model

@@ -3,18 +3,24 @@
 import contextlib
 from collections.abc import Iterator
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from trmml.cli.options import (
-    Backbone,
-    Labels,
+    A_CLIP,
     Quiet,
-    Table,
-    TableOptions,
     assignments_of,
+    of_model,
+)
+from trmml.cli.tables import (
+    Table,
+    TableLabels,
+    TableOptions,
+    ValSplit,
+    of_validation,
     with_table_options,
 )
 from trmml.config.groups import FinetuneConfig
@@ -22,6 +28,9 @@ from trmml.errors import DataError
 
 if TYPE_CHECKING:
     from trmml.data.dataset import MultiLabelDataset
+
+
+of_training = partial(typer.Option, rich_help_panel="Training")
 
 
 class Programs(StrEnum):
@@ -34,29 +43,55 @@ class Programs(StrEnum):
 @with_table_options
 def finetune(
     table: Table,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the model; new.")],
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", metavar="FOLDER", help="For the model; new."),
+    ],
     options: TableOptions,
-    backbone: Backbone = None,
-    model: Annotated[str | None, typer.Option(help="Or a trained model to start from.")] = None,
-    labels: Labels = None,
-    val: Annotated[Path | None, typer.Option(help="Table of validation photos.")] = None,
-    val_split: Annotated[
-        str | None, typer.Option(help="Validation rows by column 'split'.")
+    backbone: Annotated[
+        str | None,
+        of_model(metavar="CLIP", help=A_CLIP, show_default="small-clip, of the package"),
     ] = None,
-    recipe: Annotated[Path | None, typer.Option("--config", "-c", help="Recipe in TOML.")] = None,
+    model: Annotated[
+        str | None,
+        of_model(
+            metavar="MODEL",
+            help="Or a trained model to start from: a folder, a name or org/name on the Hub.",
+        ),
+    ] = None,
+    labels: TableLabels = None,
+    val: Annotated[
+        Path | None,
+        of_validation(
+            metavar="TABLE", help="A table of them.", show_default="a tenth of the photos, held out"
+        ),
+    ] = None,
+    val_split: ValSplit = None,
+    recipe: Annotated[
+        Path | None,
+        of_training("--config", "-c", metavar="TOML", help="A recipe: settings in TOML."),
+    ] = None,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", help="A setting, as training.epochs=5.")
+        list[str] | None,
+        of_training(
+            "--set", metavar="NAME=VALUE", help="A setting, repeatable: training.epochs=5."
+        ),
     ] = None,
-    resume: Annotated[bool, typer.Option(help="Go on with an unfinished run.")] = False,
+    resume: Annotated[
+        bool,
+        of_training("--resume", metavar="", help="Go on with an unfinished run of this output."),
+    ] = False,
     log_to: Annotated[
-        Programs | None, typer.Option(help="Show the epochs in this program as well.")
+        Programs | None, of_training(help="Show the epochs in this program as well.")
     ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Learn the labels of a table in which most cells may be blank.
 
-    Example: trmml finetune labels.csv --images photos/ --backbone ViT-B-16/datacomp_xl_s13b_b90k \
-        -o runs/shop
+    Example:
+    trmml finetune labels.csv --images photos/ --val val.csv -o runs/shop
+
+    A larger CLIP sees more: --backbone ViT-B-16/datacomp_xl_s13b_b90k
 
     On several GPUs: torchrun --nproc-per-node 4 -m trmml finetune …
     """
@@ -127,7 +162,7 @@ def _validation_scores(report: dict[str, dict[str, Any]]) -> str:
     compared = []
     if facts["start_validation_mAP"] is not None:
         compared.append(f"before training {100 * facts['start_validation_mAP']:.2f}")
-    for name, other in facts["compared_with"].items():
+    for name, other in facts.get("compared_with", {}).items():
         gain = f"{100 * other['low']:+.1f} to {100 * other['high']:+.1f}"
         compared.append(f"{name} {100 * other['mAP']:.2f}, 95 % interval of the gain {gain}")
     return f"validation mAP {shown}" + (f" ({'; '.join(compared)})" if compared else "")

@@ -2,28 +2,37 @@
 
 import contextlib
 import webbrowser
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from trmml.cli.options import (
+    A_MODEL,
+    DEFAULT_MODEL,
     Labels,
     Moved,
-    TableOptions,
     assignments_of,
+    of_model,
     require_free,
     require_no_table,
-    with_table_options,
 )
+from trmml.cli.tables import TableLabels, TableOptions, with_table_options
 
 if TYPE_CHECKING:
     from trmml.app.workspace import Workspace
     from trmml.matcher.model import TextRegionMatcher
 
-Port = Annotated[int, typer.Option(min=0, max=65535, help="Port; a free one by default.")]
-Host = Annotated[str, typer.Option(help="Where to listen; by default this machine alone.")]
-Open = Annotated[bool, typer.Option("--open/--no-open", help="Open the page in the browser.")]
+of_page = partial(typer.Option, rich_help_panel="Page")
+
+Port = Annotated[int, of_page(metavar="PORT", min=0, max=65535, help="0: one that is free.")]
+Host = Annotated[
+    str, of_page(metavar="ADDRESS", help="Where to listen; 127.0.0.1: on this machine alone.")
+]
+Open = Annotated[
+    bool, of_page("--open/--no-open", metavar="", help="Open the page in the browser.")
+]
 
 
 @with_table_options
@@ -31,22 +40,39 @@ def label(
     table: Annotated[Path, typer.Argument(help="Label table; it stays as it is.")],
     options: TableOptions,
     model: Annotated[
-        str, typer.Option(help="Model folder or name that ranks the questions, or 'zero-shot'.")
-    ] = "everyday-tiny",
+        str,
+        of_model(metavar="MODEL", help="What ranks the questions: a folder, a name, or zero-shot."),
+    ] = DEFAULT_MODEL,
     backbone: Moved = None,
-    labels: Labels = None,
+    labels: TableLabels = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="The table with the answers; beside it by default."),
+        typer.Option(
+            *("--output", "-o"),
+            metavar="CSV",
+            help="The table with the answers.",
+            show_default="TABLE.answered.csv, beside it",
+        ),
     ] = None,
     journal: Annotated[
-        Path | None, typer.Option(help="File of the answers; beside the table by default.")
+        Path | None,
+        typer.Option(
+            metavar="JSONL",
+            help="The answers, one after the other.",
+            show_default="TABLE.answers.jsonl, beside it",
+        ),
     ] = None,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", help="A setting of learning, as training.epochs=5.")
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="A setting of learning, repeatable: training.epochs=5.",
+        ),
     ] = None,
     replace: Annotated[
-        bool, typer.Option("--replace", help="Replace an output that another program wrote.")
+        bool,
+        typer.Option("--replace", metavar="", help="Replace an output that another program wrote."),
     ] = False,
     host: Host = "127.0.0.1",
     port: Port = 0,
@@ -54,10 +80,12 @@ def label(
 ) -> None:
     """Answer questions about photos on a local page, learn from the answers, and go on.
 
-    Every answer is in the journal (labels.answers.jsonl) before the next photo shows; the table with
-    all answers is labels.answered.csv. Start again to go on.
+    Every answer is in the journal (labels.answers.jsonl) before the next photo
+    shows; the table with all answers is labels.answered.csv. Start it again to go
+    on.
 
-    Example: trmml label labels.csv --images photos/
+    Example:
+    trmml label labels.csv --images photos/
     """
     from trmml.app.serving import require_packages
 
@@ -84,7 +112,7 @@ def label(
 
 
 def demo(
-    model: Annotated[str, typer.Argument(help="Model folder or name.")] = "everyday-tiny",
+    model: Annotated[str, typer.Argument(help=A_MODEL)] = DEFAULT_MODEL,
     labels: Labels = None,
     backbone: Moved = None,
     host: Host = "127.0.0.1",
@@ -93,7 +121,8 @@ def demo(
 ) -> None:
     """Drop photos on a local page to see their tags, scores and heatmaps.
 
-    Example: trmml demo runs/shop
+    Example:
+    trmml demo runs/shop
     """
     from trmml.app.serving import require_packages
     from trmml.cli.options import names_of

@@ -6,13 +6,20 @@ from typing import Annotated
 import typer
 
 from trmml.cli.exits import MODEL
-from trmml.cli.options import Report, as_json
+from trmml.cli.options import (
+    A_MODEL,
+    Report,
+    as_json,
+)
 from trmml.reports.columns import first_column
 
 app = typer.Typer(help="List models, look into them, fetch and verify them.", no_args_is_help=True)
 
-Model = Annotated[str, typer.Argument(help="Name, org/name@revision on the Hub, or folder.")]
-Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub.")]
+Model = Annotated[str, typer.Argument(help=A_MODEL)]
+Revision = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Branch, tag or commit on the Hub.", show_default="main"),
+]
 
 
 @app.command("list")
@@ -21,7 +28,8 @@ def list_(
 ) -> None:
     """List the models that can be loaded by name.
 
-    Example: trmml models list
+    Example:
+    trmml models list
     """
     from trmml.zoo.catalog import list_models
 
@@ -46,7 +54,8 @@ def info(
 ) -> None:
     """Say what a model knows, what it was trained on and how good it is.
 
-    Example: trmml models info coco18-tiny
+    Example:
+    trmml models info coco18-tiny
     """
     from trmml.zoo.catalog import model_info
 
@@ -77,10 +86,11 @@ def backbones(
 ) -> None:
     """List the CLIPs that --backbone takes by name, with size and cost of a photo.
 
-    Nothing is fetched. `needs` is what has to be there before: an extra, or weights that are published
-    as pickles only and converted by you.
+    Nothing is fetched. `needs` is what has to be there before: an extra, or
+    weights that are published as pickles only and converted by you.
 
-    Example: trmml models backbones siglip2
+    Example:
+    trmml models backbones siglip2
     """
     from trmml.backbone.listing import find_backbones
 
@@ -102,14 +112,15 @@ def backbones(
 @app.command("download")
 def download(
     model: Model,
-    to: Annotated[Path, typer.Option(help="Folder for the model; new.")],
+    to: Annotated[Path, typer.Option(metavar="FOLDER", help="For the model; new.")],
     revision: Revision = None,
 ) -> None:
     """Fetch a model and the weights of its CLIP, for use without a network.
 
-    The model goes to a folder of its own; the CLIP stays in the Hugging Face cache.
+    The model goes to a folder of its own, the CLIP to the Hugging Face cache.
 
-    Example: trmml models download acme/shop-tags --to models/shop
+    Example:
+    trmml models download acme/shop-tags --to models/shop
     """
     from trmml.zoo.catalog import model_folder_of
     from trmml.zoo.folder import copy_folder
@@ -128,7 +139,8 @@ def verify(
 ) -> None:
     """Compute the checksums of a model's files anew and compare them with the published ones.
 
-    Example: trmml models verify coco18-tiny
+    Example:
+    trmml models verify coco18-tiny
     """
     from trmml.zoo.catalog import verify_model
 

@@ -1,24 +1,20 @@
 """What commands share: options, and reading and printing values."""
 
 import contextlib
-import inspect
 import json
 import sys
 import tomllib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
 from trmml.cli.exits import SOME_FAILED
 from trmml.errors import ConfigError
 from trmml.files import writing_to
-
-if TYPE_CHECKING:
-    from trmml.data.dataset import MultiLabelDataset
 
 
 class Format(StrEnum):
@@ -28,6 +24,13 @@ class Format(StrEnum):
     json = "json"
     jsonl = "jsonl"
     csv = "csv"
+
+
+class Precision(StrEnum):
+    """What the image tower computes in."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
 
 
 class Report(StrEnum):
@@ -46,179 +49,85 @@ class GoalKind(StrEnum):
     cost = "cost"
 
 
-class Hierarchy(StrEnum):
-    """What of a keyword in a hierarchy is the label."""
+of_model = partial(typer.Option, rich_help_panel="Model")
+"""An option in its panel of a command's help; what is in none is the command's own."""
+DEFAULT_MODEL = "everyday-tiny"
+"""As in `trmml.zoo.loading`, which takes seconds to import."""
 
-    last = "last"
-    path = "path"
-
-
-class Unlisted(StrEnum):
-    """What a label that a table does not list means."""
-
-    unknown = "unknown"
-    negative = "negative"
-
-
-Table = Annotated[Path, typer.Argument(help="Label table: CSV, JSONL, COCO, VOC, … or a folder.")]
-Labels = Annotated[
+A_MODEL = "A folder, a name (trmml models list) or org/name on the Hub."
+ANY_MODEL = f"{A_MODEL.removesuffix('.')}, or zero-shot."
+WhichModel = Annotated[str, typer.Argument(help=ANY_MODEL)]
+Model = Annotated[
     str | None,
-    typer.Option(
-        help="Labels to use, separated by commas; a model also scores ones it never learned."
+    of_model(
+        metavar="MODEL",
+        help=ANY_MODEL,
+        show_default=f"{DEFAULT_MODEL}; zero-shot with --backbone",
     ),
 ]
+Labels = Annotated[
+    str | None,
+    of_model(
+        metavar="NAME,NAME",
+        help="Labels to use; a model also scores ones that it never learned.",
+        show_default="all",
+    ),
+]
+A_CLIP = "As ViT-B-16/datacomp_xl_s13b_b90k (trmml models backbones), or local-dir:FOLDER."
 Backbone = Annotated[
     str | None,
-    typer.Option(
-        help="CLIP, e.g. ViT-B-16/datacomp_xl_s13b_b90k or local-dir:FOLDER (trmml models backbones)."
-    ),
+    of_model(metavar="CLIP", help=A_CLIP, show_default="the model's own; small-clip for zero-shot"),
 ]
 Moved = Annotated[
     str | None,
-    typer.Option(
-        "--backbone", help="Where the model's CLIP is now, if it moved: local-dir:FOLDER."
+    of_model(
+        "--backbone",
+        metavar="CLIP",
+        help="Where the model's CLIP is now, if it moved: local-dir:FOLDER.",
+        show_default="where it was",
     ),
 ]
 Templates = Annotated[
     list[str] | None,
-    typer.Option("--template", help="For zero-shot, repeatable: e.g. 'an aerial view of a {}'."),
+    of_model(
+        "--template",
+        metavar="TEXT",
+        help="For zero-shot, repeatable: 'an aerial view of a {}'.",
+        show_default="seven for any photo",
+    ),
 ]
 ImageSize = Annotated[
-    int | None, typer.Option(help="For zero-shot: side of the photos, in pixels.")
+    int | None,
+    of_model(
+        metavar="PIXELS", help="For zero-shot: side of the photos.", show_default="that of the CLIP"
+    ),
 ]
-Replace = Annotated[bool, typer.Option("--replace", help="Replace a file that exists.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No word of how far it is.")]
-
-
-@dataclass(frozen=True, kw_only=True)
-class TableOptions:
-    """The options of every command that reads a label table; `with_table_options` puts them there."""
-
-    images: Annotated[
-        Path | None, typer.Option(help="Folder that photo paths are relative to.")
-    ] = None
-    label_encoding: Annotated[
-        str | None, typer.Option(help="Cells of a wide CSV, e.g. 1/-1/0 or chexpert.")
-    ] = None
-    unlabeled: Annotated[
-        Unlisted | None,
-        typer.Option(help="What a label means that a list of positives leaves out."),
-    ] = None
-    split: Annotated[
-        str | None, typer.Option(help="Use only rows with this text in column 'split'.")
-    ] = None
-    table_format: Annotated[
-        str | None, typer.Option(help="If the guess is wrong: wide, list, long, coco, …")
-    ] = None
-    separator: Annotated[
-        str | None, typer.Option(help="Between labels in one cell; | by default.")
-    ] = None
-    hierarchy: Annotated[
-        Hierarchy, typer.Option(help="Of a keyword as animals|dog: the last part, or the path.")
-    ] = Hierarchy.last
-    leave_out: Annotated[
-        list[str] | None,
-        typer.Option(help="Keyword that is no label, repeatable; also @people and @places."),
-    ] = None
-
-    def read(
-        self, table: Path, labels: str | None = None, *, may_lack_labels: bool = False
-    ) -> "MultiLabelDataset":
-        """Read a table as the options say.
-
-        Args:
-            table: A file or folder.
-            labels: Names of the labels to read, separated by commas; all if None.
-            may_lack_labels: Whether labels that the table does not have are unknown in it.
-
-        Raises:
-            DataError: If the table or one of its photos cannot be used.
-        """
-        from trmml.data.readers.tables import read_dataset
-
-        meaning: Literal["unknown", "negative"] | None = None
-        if self.unlabeled is not None:
-            meaning = "unknown" if self.unlabeled is Unlisted.unknown else "negative"
-        return read_dataset(
-            table,
-            images=self.images,
-            labels=names_of(labels),
-            label_encoding=self.label_encoding,
-            unlabeled=meaning,
-            split=self.split,
-            format=self.table_format,
-            separator=self.separator,
-            hierarchy="path" if self.hierarchy is Hierarchy.path else "last",
-            leave_out=tuple(self.leave_out or ()),
-            may_lack_labels=may_lack_labels,
-        )
-
-    def photo_folder(self, table: Path) -> Path:
-        """Return what photo paths are relative to, in the table and in what is written of it."""
-        return self.images or (table if table.is_dir() else table.parent)
-
-    def read_others(
-        self, table: Path, other: Path | None, split: str | None, labels: str | None
-    ) -> "MultiLabelDataset | None":
-        """Read further photos: another table, or another split of this one; None if neither is named."""
-        if other is None and split is None:
-            return None
-        # What this table does not state of a label is unknown; it need not name all that are learned.
-        return replace(self, split=split).read(other or table, labels, may_lack_labels=True)
-
-
-def with_shared_labels(
-    dataset: "MultiLabelDataset", names: tuple[str, ...], table: Path, chosen: str | None
-) -> "MultiLabelDataset":
-    """Return a data set with the labels that it shares with a model, and say which are left out.
-
-    Args:
-        dataset: What was read.
-        names: The model's labels.
-        table: Where from.
-        chosen: The labels of the option --labels, which must all be the model's.
-
-    Raises:
-        DataError: If no label is shared, or the model lacks one that was chosen.
-    """
-    from trmml.evaluation.requirements import require_known, shared_labels
-
-    if chosen is not None:
-        require_known(dataset, names)
-    shared = shared_labels(dataset, names)
-    more = len(set(shared.dataset.labels) - set(dataset.labels))
-    if more:
-        typer.echo(
-            f"{more} labels of the model that {table.name} never names are negative in it, as "
-            "--unlabeled says; --labels chooses others.",
-            err=True,
-        )
-    # Whoever has chosen labels knows that the model has others.
-    if str(shared) and (shared.unknown_to_model or chosen is None):
-        typer.echo(str(shared), err=True)
-    return shared.dataset
-
-
-def with_table_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options of `TableOptions` where it has the parameter `options`."""
-    signature = inspect.signature(command)
-    shared = inspect.signature(TableOptions).parameters
-    # By keyword, where the order is free: options, which have defaults, before what has none.
-    parameters = [
-        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
-        for own in signature.parameters.values()
-        for parameter in (shared.values() if own.name == "options" else [own])
-    ]
-
-    def run(**values: Any) -> None:
-        options = TableOptions(**{name: values.pop(name) for name in shared})
-        command(options=options, **values)
-
-    run.__name__, run.__doc__ = command.__name__, command.__doc__
-    # Typer reads a command's options from these two.
-    run.__signature__ = signature.replace(parameters=parameters)  # pyright: ignore
-    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return run
+BatchSize = Annotated[
+    int, typer.Option(metavar="N", min=1, help="Photos per pass through the model.")
+]
+InPrecision = Annotated[
+    Precision,
+    typer.Option(
+        "--precision",
+        help="Of the image tower: bfloat16 is about twice as fast where the processor knows it.",
+    ),
+]
+Threshold = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SCORE",
+        min=0,
+        max=1,
+        help="One for all labels.",
+        show_default="the model's, one for each label",
+    ),
+]
+TopK = Annotated[
+    int | None,
+    typer.Option(metavar="N", min=1, help="At most so many tags a photo.", show_default="all"),
+]
+Replace = Annotated[bool, typer.Option("--replace", metavar="", help="Replace a file that exists.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", metavar="", help="No word of how far it is.")]
 
 
 @contextlib.contextmanager

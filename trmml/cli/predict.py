@@ -13,11 +13,17 @@ import typer
 from trmml.cli.exits import DATA, SOME_FAILED
 from trmml.cli.options import (
     Backbone,
+    BatchSize,
     Format,
     ImageSize,
+    InPrecision,
     Labels,
+    Model,
+    Precision,
     Quiet,
     Templates,
+    Threshold,
+    TopK,
     as_json,
     names_of,
     writing,
@@ -32,31 +38,33 @@ if TYPE_CHECKING:
 
 def predict(
     photos: Annotated[list[str], typer.Argument(help="Photos or folders of photos.")],
-    model: Annotated[str | None, typer.Option(help="Model folder or name, or 'zero-shot'.")] = None,
+    model: Model = None,
     labels: Labels = None,
     backbone: Backbone = None,
     templates: Templates = None,
     image_size: ImageSize = None,
-    threshold: Annotated[
-        float | None, typer.Option(min=0, max=1, help="One for all labels.")
-    ] = None,
-    top_k: Annotated[int | None, typer.Option(min=1, help="At most so many labels.")] = None,
+    threshold: Threshold = None,
+    top_k: TopK = None,
     heatmaps: Annotated[
         Path | None,
         typer.Option(
-            help="Folder for pictures of what speaks for each label, and a sheet of them, per photo."
+            metavar="FOLDER",
+            help="For pictures of what speaks for each label, and a sheet of them, per photo.",
         ),
     ] = None,
     rules: Annotated[
-        bool, typer.Option("--rules", help="Keep the model's rules; see calibrate --rule.")
+        bool,
+        typer.Option("--rules", metavar="", help="Keep the model's rules; see calibrate --rule."),
     ] = False,
-    batch_size: Annotated[int, typer.Option(min=1)] = 16,
+    batch_size: BatchSize = 16,
+    precision: InPrecision = Precision.float32,
     format: Annotated[Format, typer.Option(help="How to print.")] = Format.table,
     quiet: Quiet = False,
 ) -> None:
     """Tag photos.
 
-    Example: trmml predict holiday/ --model runs/shop --format csv > tags.csv
+    Example:
+    trmml predict holiday/ --model runs/shop --format csv > tags.csv
     """
     from trmml.reports.progress import followed
     from trmml.zoo.catalog import ZERO_SHOT
@@ -70,6 +78,7 @@ def predict(
         backbone=backbone,
         templates=templates,
         image_size=image_size,
+        precision=precision.value,
     )
     if heatmaps is not None:
         _require_heatmaps(matcher, heatmaps, paths)

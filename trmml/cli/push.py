@@ -11,15 +11,24 @@ from trmml.cli.options import Moved
 def push(
     folder: Annotated[Path, typer.Argument(help="Model folder.")],
     name: Annotated[str, typer.Argument(help="org/name on the Hugging Face Hub.")],
-    private: Annotated[bool, typer.Option(help="Make a new repository private.")] = False,
-    create_pr: Annotated[bool, typer.Option(help="Open a pull request.")] = False,
-    revision: Annotated[str | None, typer.Option(help="Branch; main by default.")] = None,
-    message: Annotated[str, typer.Option(help="Of the commit.")] = "Upload a trmml model",
+    private: Annotated[
+        bool, typer.Option("--private", metavar="", help="Make a new repository private.")
+    ] = False,
+    create_pr: Annotated[
+        bool, typer.Option("--create-pr", metavar="", help="Open a pull request.")
+    ] = False,
+    revision: Annotated[
+        str | None, typer.Option(metavar="BRANCH", help="Where to.", show_default="main")
+    ] = None,
+    message: Annotated[
+        str, typer.Option(metavar="TEXT", help="Of the commit.")
+    ] = "Upload a trmml model",
     backbone: Moved = None,
 ) -> None:
     """Share a model on the Hugging Face Hub, with its card, in one commit.
 
-    Example: trmml push runs/shop acme/shop-tags --private
+    Example:
+    trmml push runs/shop acme/shop-tags --private
     """
     from trmml.zoo.publishing import has_local_backbone, push_to_hub
 

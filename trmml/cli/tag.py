@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from trmml.cli.exits import DATA, SOME_FAILED
-from trmml.cli.options import Backbone, Labels, Quiet, names_of
+from trmml.cli.options import (
+    Backbone,
+    BatchSize,
+    InPrecision,
+    Labels,
+    Model,
+    Precision,
+    Quiet,
+    Threshold,
+    TopK,
+    names_of,
+)
 from trmml.cli.predict import matching, photos_at
 from trmml.errors import ConfigError, ImageError
 from trmml.files import is_folder
@@ -26,28 +37,33 @@ class Target(StrEnum):
 
 def tag(
     photos: Annotated[list[str], typer.Argument(help="Photos or folders of photos.")],
-    model: Annotated[str | None, typer.Option(help="Model folder or name.")] = None,
     write: Annotated[
-        Target | None, typer.Option(help="Into what: xmp, the sidecars beside the photos.")
+        Target | None,
+        typer.Option(metavar="xmp", help="Into what: xmp, the sidecars beside the photos."),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show what would be written; write nothing.")
+        bool,
+        typer.Option("--dry-run", metavar="", help="Show what would be written; write nothing."),
     ] = False,
     undo: Annotated[
-        bool, typer.Option("--undo", help="Take out what earlier calls wrote, and nothing else.")
+        bool,
+        typer.Option(
+            "--undo", metavar="", help="Take out what earlier calls wrote, and nothing else."
+        ),
     ] = False,
+    model: Model = None,
     labels: Labels = None,
     backbone: Backbone = None,
-    threshold: Annotated[
-        float | None, typer.Option(min=0, max=1, help="One for all labels.")
-    ] = None,
-    top_k: Annotated[int | None, typer.Option(min=1, help="At most so many tags a photo.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1)] = 16,
+    threshold: Threshold = None,
+    top_k: TopK = None,
+    batch_size: BatchSize = 16,
+    precision: InPrecision = Precision.float32,
     quiet: Quiet = False,
 ) -> None:
     """Write tags as keywords into XMP sidecars; the photos themselves are never touched.
 
-    Example: trmml tag photos/ --model runs/shop --write xmp --dry-run
+    Example:
+    trmml tag photos/ --model runs/shop --write xmp --dry-run
     """
     places = [Path(match) for text in photos for match in matching(text)]
     roots = [place if is_folder(place) else place.parent for place in places]
@@ -73,7 +89,9 @@ def tag(
 
     paths = photos_at(photos)
     name = model or (ZERO_SHOT if backbone else DEFAULT_MODEL)
-    matcher = load_model(name, labels=names_of(labels), backbone=backbone)
+    matcher = load_model(
+        name, labels=names_of(labels), backbone=backbone, precision=precision.value
+    )
     predictions = matcher.predict_many(
         paths, threshold=threshold, top_k=top_k, batch_size=batch_size
     )

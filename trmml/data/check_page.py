@@ -37,8 +37,7 @@ def check_page(check: DataCheck, dataset: MultiLabelDataset) -> str:
         )
     problems = [*summary.problems, *check.problems]
     template = Path(__file__).with_name("check_page.html.jinja")
-    page = render_page(template, check=check, rows=rows, problems=problems)
-    return page.encode(errors="replace").decode()  # names of files need not be UTF-8
+    return render_page(template, check=check, rows=rows, problems=problems)
 
 
 def _samples(dataset: MultiLabelDataset, label: int, most: int) -> list[dict[str, str]]:

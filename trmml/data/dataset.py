@@ -12,6 +12,10 @@ from trmml.config.base import is_name
 from trmml.errors import DataError, nearest, refuse_text
 from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN, hide_labels, keep_single_positive, known_mask
 from trmml.reports.columns import first_column
+from trmml.reports.pages import render_page
+
+NUM_OPEN, MOST_ROWS = 25, 1000
+"""Labels of a summary that a notebook shows at once, and on request."""
 
 
 # Not compared by value: two arrays have no single answer to ==.
@@ -69,6 +73,10 @@ class MultiLabelDataset:
             f"{type(self).__name__}({str(self.source)!r}, {len(self)} photos, {len(self.labels)} labels "
             f"({names}), {known:.1f} % of the cells known)"
         )
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: the table of `summary`."""
+        return self.summary()._repr_html_()
 
     def __len__(self) -> int:
         """Return the number of photos."""
@@ -272,3 +280,16 @@ class Summary:
         lines += [f"{name}  {p:>8}  {n:>8}  {u:>8}" for name, p, n, u in counts]
         lines += [f"problem: {problem}" for problem in self.problems]
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        """Return the table of `str`, as a notebook shows it."""
+        counts = zip(self.labels, self.positives, self.negatives, self.unknown, strict=True)
+        return render_page(
+            Path(__file__).with_name("summary.html.jinja"),
+            summary=self,
+            rows=[{"name": n, "positive": p, "negative": m, "unknown": u} for n, p, m, u in counts],
+            most=max(self.num_images, 1),
+            num_open=NUM_OPEN,
+            most_rows=MOST_ROWS,
+            problems=self.problems,
+        )

@@ -196,6 +196,10 @@ def evaluate(
         DataError: If the data set shares no label with the model, has no known label or no readable
             photo.
         ConfigError: If the model is a name.
+
+    Example:
+        >>> model = trmml.load_model("runs/shop")
+        >>> print(trmml.evaluate(model, trmml.read_dataset("test.csv", images="photos/")))
     """
     require_loaded(model)
     if not isinstance(dataset, MultiLabelDataset):

@@ -19,6 +19,7 @@ from trmml.config.groups import ModelConfig
 from trmml.errors import ConfigError
 from trmml.matcher.decoding import PhotoScores, PredictsPhotos, stream_predictions
 from trmml.matcher.matching import WAYS, CenteredFeatures, MatcherOutput, TextFeatures
+from trmml.matcher.notebook import model_html
 from trmml.matcher.prediction import Prediction
 from trmml.matcher.probe import LinearProbe
 from trmml.matcher.prompts import HAND_WRITTEN, TEMPLATES, NewRow, random_context
@@ -37,8 +38,8 @@ class TextRegionMatcher(PredictsPhotos, nn.Module):
         absent: Those of its absence; None without negative prompts.
         calibration: The thresholds of its labels.
         source: Where it was loaded from; None for a model made in this process.
-        report: What `finetune` measured and did: `metrics` and `finetune`, as in the files of these
-            names; None for a model that was loaded.
+        report: What was measured of it and how it was made: `metrics` and `finetune`, as in the files
+            of these names; None where nothing is known of that.
     """
 
     image_center: Float[Tensor, " dim"]
@@ -287,6 +288,10 @@ class TextRegionMatcher(PredictsPhotos, nn.Module):
         """Return what it is, in a line."""
         way, backbone = self.config.matching.way, self.config.backbone.source
         return f"{type(self).__name__}({len(self.labels)} labels, {way}, {backbone})"
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: what it is, its figures and its labels."""
+        return model_html(self.config, self.calibration, self.source, self.report)
 
     def predict_many(
         self,

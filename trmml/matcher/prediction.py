@@ -12,11 +12,14 @@ from PIL import Image
 
 from trmml.errors import ConfigError, DependencyError, nearest
 from trmml.files import with_home, write_atomically, writing_to
+from trmml.matcher.notebook import prediction_html
 from trmml.reports import drawing
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+MOST_OVERLAYS = 12
+"""In a notebook, which keeps the pictures of every cell."""
 MAX_NAME_BYTES = 100
 """Of a photo's or a label's part of a file name; file systems take 255 for the whole."""
 
@@ -108,6 +111,24 @@ class Prediction(Mapping[str, float]):
         said = f"error={self.error!r}" if self.error is not None else self._brief()
         source = f"{self.source!r}, " if self.source else ""
         return f"{type(self).__name__}({source}{said}, {len(self.labels)} labels)"
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: photo, tags and nearest labels, and heatmaps if it holds them.
+
+        The photo is the one that it holds, or else what lies at `source`.
+        """
+        tags, small = [tag.label for tag in self.positive], self.shrunk()
+        has_heatmaps = self._evidence is not None and self._photo is not None
+        explained = (tags or [tag.label for tag in self.top(1)]) if has_heatmaps else []
+        return prediction_html(
+            self,
+            dict(zip(self.labels, self.thresholds.tolist(), strict=True)),
+            tags,
+            photo=small._photo,
+            overlays={label: small.overlay(label) for label in explained[:MOST_OVERLAYS]},
+            source=self.source,
+            error=self.error,
+        )
 
     def heatmap(self, label: str) -> Float[np.ndarray, "height width"]:
         """Return what in the photo speaks for a label: evidence at its size, scaled to [0, 1].
@@ -237,6 +258,9 @@ def to_pandas(predictions: "Prediction | Iterable[Prediction]") -> "DataFrame":
 
     Raises:
         DependencyError: If pandas is not installed.
+
+    Example:
+        >>> trmml.to_pandas(trmml.predict("holiday/")).to_csv("scores.csv")
     """
     try:
         import pandas

@@ -97,6 +97,12 @@ def complete(
         ConfigError: If the precision is not between 0.5 and 1.
         DataError: If a photo cannot be read, too few labels are known to calibrate, or the model does
             not know a label.
+
+    Example:
+        >>> model = trmml.load_model("runs/shop")
+        >>> table = trmml.read_dataset("labels.csv", images="photos/")
+        >>> other = trmml.read_dataset("val.csv", images="photos/")
+        >>> filled = trmml.complete(model, table, calibrate_on=other).dataset
     """
     if not 0.5 <= precision < 1:
         raise ConfigError(f"precision must be at least 0.5 and below 1, got {precision}.")

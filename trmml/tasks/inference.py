@@ -45,6 +45,11 @@ def predict(
     Raises:
         ImageError: If a single photo cannot be read, or a folder holds no photo.
         ConfigError: If labels are given for a loaded model.
+
+    Example:
+        >>> print(trmml.predict("photos/new.jpg"))
+        >>> for found in trmml.predict("holiday/", "runs/shop"):
+        ...     print(found.source, found.positive)
     """
     if not isinstance(model, TextRegionMatcher):
         source = str(model or DEFAULT_MODEL)

@@ -86,6 +86,10 @@ def finetune(
         ConfigError: If a setting is wrong or the output exists.
         OutputError: If the output cannot be written; what was trained so far can be resumed.
         DependencyError: If the package that `log_to` needs is not installed.
+
+    Example:
+        >>> model = trmml.finetune("labels.csv", images="photos/", output="runs/shop")
+        >>> print(trmml.predict("photos/new.jpg", model))
     """
     started = time.monotonic()
     if model is not None and isinstance(backbone, FrozenCLIP):

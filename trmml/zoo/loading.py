@@ -1,29 +1,32 @@
 """Loading: a trained model by name, zero-shot matching for any labels, and other labels for a model."""
 
+import contextlib
 import copy
 import dataclasses
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 
 from trmml.backbone.clip import FrozenCLIP
 from trmml.backbone.loading import SMALL_CLIP
 from trmml.config.groups import MatchingConfig, ModelConfig, prompt_name
-from trmml.errors import ConfigError, nearest, refuse_text
+from trmml.errors import ArtifactError, ConfigError, nearest, refuse_text
 from trmml.files import with_home
 from trmml.hub.repository import Access
 from trmml.matcher.model import TextRegionMatcher
 from trmml.matcher.prompts import HAND_WRITTEN, TEMPLATES
 from trmml.zoo.catalog import ZERO_SHOT, model_folder_of
-from trmml.zoo.folder import load_folder
+from trmml.zoo.folder import load_folder, read_facts
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_MODEL = "everyday-tiny"
 Precision = Literal["float32", "bfloat16"]
+MAX_REPORT_BYTES = 8 * 2**20
+"""Of a file that says how a model was made: more would be for something else than to be looked at."""
 
 
 def load_model(
@@ -66,6 +69,10 @@ def load_model(
         OfflineError: If it must be fetched and cannot be.
         ArtifactError: If a file is damaged.
         ConfigError: If the arguments do not go together.
+
+    Example:
+        >>> model = trmml.load_model("runs/shop")
+        >>> zero_shot = trmml.load_model("zero-shot", labels=["dog", "bench"])
     """
     refuse_text(labels, "labels")
     for label in labels or ():
@@ -88,7 +95,7 @@ def load_model(
     folder, name = model_folder_of(source, revision, access)
     # The folder holds the text features of its labels, so only other labels need the text tower.
     model = load_folder(folder, backbone=backbone, text=labels is not None, access=access)
-    model.source = name
+    model.source, model.report = name, _report_of(folder)
     return _placed(model if labels is None else _for_labels(model, labels), place, precision)
 
 
@@ -99,6 +106,17 @@ def _placed(
     if precision == "bfloat16":
         model.backbone.use_bfloat16()
     return model
+
+
+def _report_of(folder: Path) -> dict[str, dict[str, Any]] | None:
+    """Return what a folder says of how its model was made, which no prediction needs."""
+    parts = ("metrics", "finetune")
+    paths = [folder / f"{part}.json" for part in parts]
+    if any(path.is_file() and path.stat().st_size > MAX_REPORT_BYTES for path in paths):
+        return None
+    with contextlib.suppress(ArtifactError):
+        return {part: read_facts(folder, part) for part in parts}
+    return None
 
 
 def _for_labels(model: TextRegionMatcher, labels: Sequence[str]) -> TextRegionMatcher:

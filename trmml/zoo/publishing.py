@@ -58,6 +58,9 @@ def push_to_hub(
         OutputError: If the folder of temporary files cannot be written to.
         ModelAccessError: If the token may not write there.
         OfflineError: If the Hub cannot be reached.
+
+    Example:
+        >>> trmml.push_to_hub("runs/shop", "acme/shop-tags", private=True)
     """
     repository, inside = split_name(name)
     if inside is not None:

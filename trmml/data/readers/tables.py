@@ -90,6 +90,10 @@ def read_dataset(
     Raises:
         DataError: For a table or photo that cannot be used, with file, line and column.
         ConfigError: If an argument has another form, or goes with another format.
+
+    Example:
+        >>> dataset = trmml.read_dataset("labels.csv", images="photos/")
+        >>> print(dataset.summary())
     """
     refuse_text(labels, "labels")
     refuse_text(leave_out, "leave_out")
