@@ -41,12 +41,14 @@ load = lru_cache(maxsize=2)(trmml.load_model)
 
 def labelling_config(labels: list[str]) -> str:
     """Return the configuration that asks of each label."""
-    view = ElementTree.Element("View")
-    ElementTree.SubElement(view, "Image", name="photo", value="$image", maxWidth="640px")
+    view = ElementTree.Element("View", style="display: flex; gap: 24px")
+    picture = ElementTree.SubElement(view, "View", style="flex: 3")
+    ElementTree.SubElement(picture, "Image", name="photo", value="$image")
+    questions = ElementTree.SubElement(view, "View", style="flex: 1; min-width: 220px")
     for label in labels:
-        ElementTree.SubElement(view, "Header", value=label, size="5")
+        ElementTree.SubElement(questions, "Header", value=label, size="6")
         asked = {"name": label, "toName": "photo", "choice": "single", "showInline": "true"}
-        question = ElementTree.SubElement(view, "Choices", asked)
+        question = ElementTree.SubElement(questions, "Choices", asked)
         for answer in ANSWERS:
             ElementTree.SubElement(question, "Choice", value=answer)
     ElementTree.indent(view)
