@@ -34,6 +34,8 @@ from trmml.data.readers.places import find_photos_of
 from trmml.data.readers.rows import Options
 from trmml.files import write_text
 from trmml.labels import POSITIVE
+from trmml.matcher.thresholds import Calibration
+from trmml.training.photos import FEW_POSITIVES
 
 ANSWERS = ("yes", "no", "unsure")
 load = lru_cache(maxsize=2)(trmml.load_model)
@@ -147,12 +149,28 @@ class Backend:
         labels = [label for label, has_one in zip(data.labels, seen, strict=True) if has_one]
         if not labels:
             raise trmml.DataError("No label has a yes to learn from yet.")
-        numbers = [int(path.name[8:].split(".")[0]) for path in self.runs.glob("answers-[0-9]*")]
-        run = self.runs / f"answers-{max(numbers, default=0) + 1:04}"
         settings = {"training.val_fraction": 0.2}
         start = trmml.load_model(self.model, labels=labels)
-        trmml.finetune(data, model=start, labels=labels, config=settings, output=run)
+        model = trmml.finetune(data, model=start, labels=labels, config=settings)
+        if model.report["finetune"]["best_epoch"] is None:
+            raise trmml.DataError(
+                "no epoch was better on the answers held out than the first model; give more answers."
+            )
+        model.calibration = _thresholds(start, model)
+        numbers = [int(path.name[8:]) for path in self.runs.glob("answers-[0-9]*[0-9]")]
+        run = self.runs / f"answers-{max(numbers, default=0) + 1:04}"
+        trmml.save_model(model, run, facts=model.report)
         return run
+
+
+def _thresholds(start: trmml.TextRegionMatcher, model: trmml.TextRegionMatcher) -> Calibration:
+    """Return the new thresholds of labels with enough answers held out, and the first for the others."""
+    positives = zip(model.labels, model.calibration.known_positives, strict=True)
+    enough = tuple(label for label, count in positives if count >= FEW_POSITIVES)
+    if not enough:
+        return start.calibration
+    made = model.calibration.relabelled(model.labels, enough)
+    return start.calibration.updated(model.labels, enough, made)
 
 
 def _answer(

@@ -3,10 +3,12 @@
 import json
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from conftest import load_example
 
@@ -14,6 +16,7 @@ import trmml
 from trmml.data.dataset import MultiLabelDataset
 from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
 from trmml.matcher.model import TextRegionMatcher
+from trmml.matcher.thresholds import Calibration
 from trmml.zoo.folder import save_model
 
 pytest.importorskip("starlette")
@@ -121,6 +124,8 @@ def test_answers_are_learned_in_three_states_and_suggestions_change(
     assert after["model_version"] == "answers-0001"
     assert after["result"] != before["result"]
     learned = trmml.predict(photo, tool.backend.runs / "answers-0001")
+    # Six photos are too few for thresholds: these are the first model's.
+    np.testing.assert_allclose(learned.thresholds, [0.2, 0.4, 0.6])
     scores = {one["from_name"]: one["score"] for one in after["result"]}
     for tag in learned.positive:
         assert scores[tag.label] == pytest.approx(tag.score, abs=1e-4)
@@ -131,6 +136,17 @@ def test_answers_are_learned_in_three_states_and_suggestions_change(
     assert odd[0] == odd[1]
     assert tool.client.post("/webhook", json=start).status_code == 201
     assert tool.client.get("/versions").json() == {"versions": ["answers-0002"]}
+
+
+def test_a_threshold_is_new_where_enough_answers_were_held_out(
+    colour_model: TextRegionMatcher, tool: Tool
+) -> None:
+    new = trmml.load_model(tool.backend.model)
+    made = Calibration(thresholds=(0.7, 0.8, 0.9), known_positives=(4, 5, 6), method="new")
+    new.calibration = made
+    assert example._thresholds(colour_model, new).thresholds == (0.2, 0.8, 0.9)
+    new.calibration = replace(made, known_positives=(4, 0, 1))
+    assert example._thresholds(colour_model, new) == colour_model.calibration
 
 
 def test_what_cannot_be_learned_is_said_and_changes_nothing(
