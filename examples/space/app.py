@@ -51,7 +51,9 @@ with gr.Blocks(title="Tags of a photo") as demo:
             label="Tags, and the nearest of the other labels",
             interactive=False,
         )
-    heatmaps = gr.Gallery(label="Where in the photo speaks for each tag", columns=4)
+    heatmaps = gr.Gallery(
+        label="Where in the photo speaks for each tag", columns=3, object_fit="contain"
+    )
     photo.change(tag, photo, [table, heatmaps], api_name="tag")
 
 if __name__ == "__main__":
