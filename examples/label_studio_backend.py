@@ -133,6 +133,8 @@ class Backend:
         if is_waiting:
             return
         with self.training:
+            if self.waiting is None:  # another that came at the same moment has done it
+                return
             project, self.waiting = self.waiting, None
             try:
                 print(f"Learned: {self._train(project)}", flush=True)

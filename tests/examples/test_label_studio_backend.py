@@ -149,6 +149,34 @@ def test_a_threshold_is_new_where_enough_answers_were_held_out(
     assert example._thresholds(colour_model, new) == colour_model.calibration
 
 
+def test_requests_during_a_training_are_answered_by_one_more(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begun, go_on, asked = threading.Event(), threading.Event(), []
+
+    def export(project: int) -> bytes:
+        asked.append(project)
+        begun.set()
+        assert go_on.wait(20)
+        return b"[]"
+
+    backend = example.Backend(tmp_path, tmp_path / "runs", export, "everyday-tiny")
+    first = threading.Thread(target=backend.learn, args=(1,))
+    first.start()
+    assert begun.wait(20)
+    second = threading.Thread(target=backend.learn, args=(2,))
+    second.start()
+    while backend.waiting is None:
+        second.join(0.01)
+    backend.learn(3)  # returns at once: the one that waits will see its answers
+    assert asked == [1]
+    go_on.set()
+    first.join()
+    second.join()
+    assert asked == [1, 3]
+    assert capsys.readouterr().out.count("Nothing was learned: ") == 2
+
+
 def test_what_cannot_be_learned_is_said_and_changes_nothing(
     tool: Tool, capsys: pytest.CaptureFixture[str]
 ) -> None:
