@@ -124,7 +124,8 @@ def test_photos_are_tagged_with_ray_and_only_once(portrait: Path, tmp_path: Path
     assert tagged["portrait.png"]["tags"] == "|".join(tag.label for tag in expected.positive)
 
 
-SHORT = sorted(EXAMPLES.glob("*.py"))
+LONG = {"label_studio_backend.py"}  # speaks another program's protocol
+SHORT = sorted(path for path in EXAMPLES.glob("*.py") if path.name not in LONG)
 
 
 @pytest.mark.parametrize("path", SHORT, ids=lambda path: path.name)
