@@ -3,7 +3,6 @@
 import os
 import re
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -84,6 +83,8 @@ def move_links(app: Any, page: str, source: list[str]) -> None:
     """Let a page of the manual lead to other pages, not to the documents they were made from."""
     if "/" not in page:
         source[0] = with_links(source[0], DOCS, DOCS)
+    if page == "index" and (DOCS / "label-studio.md").exists():
+        source[0] = source[0].replace("\nannotation-tools\n", "\nannotation-tools\nlabel-studio\n")
 
 
 # ---- The examples, run while the manual is built.

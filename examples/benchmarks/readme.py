@@ -3,7 +3,8 @@
     python examples/benchmarks/readme.py
 
 What stands between `<!-- figures: NAME -->` and `<!-- end -->` in README.md and `docs/*.md`, and every
-`measured/*.md`, is made: figures from the JSON in `measured` and beside the models, the table of settings from the settings.
+`measured/*.md`, is made: figures from the JSON in `measured` and beside the models, the table of
+settings from the settings.
 """
 
 import json
@@ -56,8 +57,8 @@ def hostile_cases() -> str:
     kills = tried["kills"]
     return (
         f"Of {tried['cases']:,} broken files and folders ({kinds}) {faults} led to anything but "
-        f"a result or one clear line.\nOf {kills['kills']} runs that were killed and resumed, {kills['differing']} "
-        "ended in other bytes than a run in one go.\n"
+        f"a result or one clear line.\nOf {kills['kills']} runs that were killed and resumed, "
+        f"{kills['differing']} ended in other bytes than a run in one go.\n"
     )
 
 
