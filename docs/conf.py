@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 from skimage import data
 from sphinx_gallery.scrapers import figure_rst
@@ -87,6 +88,12 @@ def move_links(app: Any, page: str, source: list[str]) -> None:
         source[0] = source[0].replace("\nannotation-tools\n", "\nannotation-tools\nlabel-studio\n")
 
 
+def without_private(*args: Any) -> tuple[str, str]:
+    """Leave fields that nobody is to set out of a signature."""
+    signature, returns = args[-2:]
+    return re.sub(r", _\w+: .*(?=\))", "", signature or ""), returns
+
+
 # ---- The examples, run while the manual is built.
 
 # What each is called with, in the order in which they run; `sample_photos.py` makes what others need.
@@ -100,6 +107,7 @@ CALLS = {
     "evaluate_model": ["test.csv", "photos", "runs/mine"],
 }
 WORK = Path(tempfile.mkdtemp(prefix="trmml-manual-")).resolve()
+THUMBNAIL = WORK / "cells.png"
 
 
 def copy_scripts() -> None:
@@ -108,6 +116,10 @@ def copy_scripts() -> None:
     for name in CALLS:
         shutil.copyfile(EXAMPLES / f"{name}.py", WORK / f"{name}.py")
     Image.fromarray(data.chelsea()).save(WORK / "cat.png")
+    # What the gallery shows of an example that draws nothing: cells of a table.
+    cells = np.full((3, 4, 3), (233, 236, 239), dtype=np.uint8)
+    cells[[0, 0, 1, 2], [0, 2, 1, 3]], cells[[0, 2], [3, 0]] = (26, 127, 55), (207, 34, 46)
+    Image.fromarray(cells).resize((400, 280), Image.Resampling.NEAREST).save(THUMBNAIL)
 
 
 def order(name: str) -> int:
@@ -124,7 +136,7 @@ def pictures(block: Any, variables: dict[str, Any], gallery_conf: dict[str, Any]
     """Show the pictures that an example wrote."""
     paths, shown = variables["image_path_iterator"], []
     for made in [*sorted(WORK.glob("*.png")), *sorted(WORK.glob("heatmaps/astronaut.png"))]:
-        if made.name != "cat.png":
+        if made not in (WORK / "cat.png", THUMBNAIL):
             path = Path(next(paths))
             shutil.move(made, path)
             shown.append(str(path))
@@ -140,6 +152,7 @@ sphinx_gallery_conf = {
     "reset_modules": (),
     "image_scrapers": (pictures,),
     "capture_repr": (),
+    "default_thumb_file": str(THUMBNAIL),
     "abort_on_example_error": True,
     "download_all_examples": False,
     "show_signature": False,
@@ -155,4 +168,5 @@ def setup(app: Any) -> None:
     write_pages()
     copy_scripts()
     app.connect("source-read", move_links)
+    app.connect("autodoc-process-signature", without_private)
     app.connect("build-finished", lambda *_: shutil.rmtree(WORK, ignore_errors=True))

@@ -15,7 +15,7 @@ from PIL import Image
 from skimage import data
 
 PHOTOS = {"person": data.astronaut, "cat": data.chelsea, "cup": data.coffee, "rocket": data.rocket}
-SPLITS = {"labels": (80, 0.4), "val": (24, 0.8), "test": (24, 1.0)}  # photos, share of known cells
+SPLITS = {"labels": (80, 0.4), "val": (80, 1.0), "test": (16, 1.0)}  # photos, known share
 
 
 def main(folder: str = "sample") -> None:
@@ -24,8 +24,7 @@ def main(folder: str = "sample") -> None:
     photos.mkdir(parents=True, exist_ok=True)
     for split, (count, share) in SPLITS.items():
         with Path(folder, f"{split}.csv").open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["image", *names])
+            (writer := csv.writer(file)).writerow(["image", *names])
             for i in range(count):
                 image = Image.fromarray(PHOTOS[names[i % len(names)]]())
                 side = random.uniform(0.7, 1) * min(image.size)
