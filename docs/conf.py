@@ -88,10 +88,10 @@ def move_links(app: Any, page: str, source: list[str]) -> None:
         source[0] = source[0].replace("\nannotation-tools\n", "\nannotation-tools\nlabel-studio\n")
 
 
-def without_private(*args: Any) -> tuple[str, str]:
+def without_private(*args: Any) -> tuple[str | None, str | None]:
     """Leave fields that nobody is to set out of a signature."""
     signature, returns = args[-2:]
-    return re.sub(r", _\w+: .*(?=\))", "", signature or ""), returns
+    return signature and re.sub(r", _\w+: .*(?=\))", "", signature), returns
 
 
 # ---- The examples, run while the manual is built.
