@@ -47,19 +47,10 @@ def one_epoch() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder as the pages suppose it: what `sample_photos.py` makes, and a model trained on it."""
     place = tmp_path_factory.mktemp("world")
-    sample = load_example("sample_photos.py")
-    fewer = {"labels": (32, 0.5), "val": (68, 1.0), "test": (8, 1.0)}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sample, "SPLITS", fewer)
-        sample.main(str(place))
-        _fill(place)
-        yield place
-
-
-def _fill(place: Path) -> None:
+    load_example("sample_photos.py").main(str(place))
     photos = sorted((place / "photos").glob("labels-*.jpg"))
     for name in ("photo.jpg", "street.jpg", "photos/new.jpg"):
         shutil.copyfile(photos[1], place / name)
@@ -76,6 +67,7 @@ def _fill(place: Path) -> None:
             progress=False,
         )
     (place / "examples").symlink_to(ROOT / "examples")
+    return place
 
 
 @pytest.fixture
