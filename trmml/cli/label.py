@@ -1,6 +1,7 @@
 """`trmml label` and `trmml demo`: the page."""
 
 import contextlib
+import dataclasses
 import webbrowser
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +13,7 @@ from trmml.cli.options import (
     Moved,
     TableOptions,
     assignments_of,
+    names_of,
     require_free,
     require_no_table,
     with_table_options,
@@ -28,7 +30,12 @@ Open = Annotated[bool, typer.Option("--open/--no-open", help="Open the page in t
 
 @with_table_options
 def label(
-    table: Annotated[Path, typer.Argument(help="Label table; it stays as it is.")],
+    table: Annotated[
+        Path,
+        typer.Argument(
+            help="Label table, which stays as it is; or a folder of photos, with --labels."
+        ),
+    ],
     options: TableOptions,
     model: Annotated[
         str, typer.Option(help="Model folder or name that ranks the questions, or 'zero-shot'.")
@@ -57,7 +64,10 @@ def label(
     Every answer is in the journal (labels.answers.jsonl) before the next photo shows; the table with
     all answers is labels.answered.csv. Start again to go on.
 
-    Example: trmml label labels.csv --images photos/
+    Photos without any table are a folder and the labels to ask about; nothing is known of them at
+    first, and what the model thinks decides what is asked.
+
+    Example: trmml label labels.csv --images photos/; trmml label photos/ --labels dog,cat
     """
     from trmml.app.serving import require_packages
 
@@ -69,6 +79,7 @@ def label(
     if not journal.exists():  # else it was written from the journal, and is so again
         require_free(output, replace)
     settings = assignments_of(set_ or [])
+    options = _for_photos_alone(options, table, labels)
     dataset = options.read(table, labels, may_lack_labels=labels is not None)
     from trmml.app.workspace import Workspace
     from trmml.zoo.loading import load_model
@@ -81,6 +92,18 @@ def label(
         typer.echo(f"{len(workspace.journal.answers)} answers so far, in {journal}", err=True)
     _serve(matcher, workspace, host, port, open_)
     typer.echo(f"wrote {output}", err=True)
+
+
+def _for_photos_alone(options: TableOptions, table: Path, labels: str | None) -> TableOptions:
+    """Return the options that read a folder as photos without labels, where it is one."""
+    from trmml.data.readers.folders import is_without_labels
+
+    is_blank = (
+        options == TableOptions(images=options.images)
+        and table.is_dir()
+        and is_without_labels(table, names_of(labels) or ())
+    )
+    return dataclasses.replace(options, table_format="photos") if is_blank and labels else options
 
 
 def demo(
@@ -96,7 +119,6 @@ def demo(
     Example: trmml demo runs/shop
     """
     from trmml.app.serving import require_packages
-    from trmml.cli.options import names_of
 
     require_packages()
     from trmml.zoo.loading import load_model
