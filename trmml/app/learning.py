@@ -1,14 +1,15 @@
 """Learning from what is known now, on cached features: a training of seconds or minutes.
 
 Which photos validate is decided by their names alone, so that a photo that validates never becomes one
-that a later model has learned from.
+that a later model has learned from. What is known of them chooses the best epoch, where that is enough;
+what is shown as mAP is measured on those of their cells alone that no ranking chose.
 """
 
 import hashlib
 import math
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,11 +20,11 @@ from trmml.data.dataset import MultiLabelDataset
 from trmml.errors import DataError
 from trmml.evaluation.calibration import calibrate
 from trmml.evaluation.metrics import mean_average_precision
-from trmml.labels import NEGATIVE, POSITIVE, known_mask
+from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN, known_mask
 from trmml.matcher.model import TextRegionMatcher
 from trmml.training.batches import CachedFeatures
 from trmml.training.features import FeatureStore
-from trmml.training.photos import TrainingPhotos, ValidationPhotos, known_log_odds
+from trmml.training.photos import FEW_POSITIVES, TrainingPhotos, ValidationPhotos, known_log_odds
 from trmml.training.run_folder import facts_of, fingerprint_of
 from trmml.training.trainer import Trainer
 from trmml.zoo.loading import load_for_training, make_config
@@ -39,12 +40,13 @@ class Learned:
 
     Attributes:
         model: The new one; it has the labels that could be learned.
-        before: Validation mAP of what was thought before, in [0, 1], over the labels of which a positive
-            and a negative are known there; NaN if there is none.
-        after: That of the new model, on the same photos and labels.
+        before: Validation mAP of what was thought before, in [0, 1], on the cells that measure, over the
+            labels of which they have a positive and a negative; NaN if there is none.
+        after: That of the new model, on the same cells.
         trained_on: Photos with something known that it learned from.
-        validated_on: Photos that chose its best epoch.
-        validated_labels: Labels that the two are the mean over.
+        validated_on: Photos that validate, with something known.
+        measured_on: Cells that the two are measured on.
+        measured_labels: Labels that the two are the mean over.
     """
 
     model: TextRegionMatcher
@@ -52,7 +54,8 @@ class Learned:
     after: float
     trained_on: int
     validated_on: int
-    validated_labels: int
+    measured_on: int
+    measured_labels: int
 
 
 def validation_photos(names: Sequence[str]) -> Bool[np.ndarray, " image"]:
@@ -70,6 +73,7 @@ def learn(
     validates: Bool[np.ndarray, " image"],
     store: FeatureStore,
     thought: Float[np.ndarray, "image label"],
+    measures: Bool[np.ndarray, "image label"],
     *,
     settings: dict[str, Any] | None = None,
     on_epoch: Callable[[int, int], None] = lambda done, total: None,
@@ -82,6 +86,7 @@ def learn(
         validates: Which of them validate.
         store: Their features, in the plain view.
         thought: The scores before, to compare with.
+        measures: Cells of photos that validate which were not chosen for what is thought of them.
         settings: Changes of `FinetuneConfig`, by dotted name.
         on_epoch: Called with the number of finished epochs and of all.
 
@@ -109,7 +114,7 @@ def learn(
         matcher,
         config,
         TrainingPhotos(train, features),
-        ValidationPhotos(val, CachedFeatures(store, val_rows)),
+        ValidationPhotos(_that_choose(val), CachedFeatures(store, val_rows)),
         fingerprint=fingerprint_of(config, matcher.config, start.source or "", train, val),
         learned=learned,
     )
@@ -119,14 +124,29 @@ def learn(
     scores = trainer.use_best()
     matcher.calibration = calibrate(scores, val.states, labels)
     matcher.report = facts_of(trainer, scores, matcher.calibration.thresholds)
+    measured = np.where(measures[val_rows][:, columns], val.states, np.int8(UNKNOWN))
     return Learned(
         model=matcher,
-        before=_measured(thought[val_rows][:, columns], val.states),
-        after=_measured(scores, val.states),
+        before=_measured(thought[val_rows][:, columns], measured),
+        after=_measured(scores, measured),
         trained_on=int(known[train_rows][:, columns].any(axis=1).sum()),
         validated_on=len(val_rows),
-        validated_labels=int(_measurable(val.states).sum()),
+        measured_on=int(known_mask(measured).sum()),
+        measured_labels=int(_measurable(measured).sum()),
     )
+
+
+def _that_choose(val: MultiLabelDataset) -> MultiLabelDataset:
+    """Return what may choose the best epoch: nothing, so that it is the last, where little is known.
+
+    The best of twelve by a handful of answers is the luckiest one: after 200 random answers about 1,000
+    photos of COCO-18 it had 51.2 mAP on other photos, and the last one 57.5.
+    """
+    counts = [(val.states == state).sum(axis=0) for state in (POSITIVE, NEGATIVE)]
+    is_enough = np.minimum(*counts) >= FEW_POSITIVES
+    if is_enough.mean() >= 0.5:
+        return val
+    return replace(val, states=np.full_like(val.states, UNKNOWN))
 
 
 def _measurable(states: Int8[np.ndarray, "image label"]) -> Bool[np.ndarray, " label"]:
