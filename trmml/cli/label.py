@@ -90,7 +90,8 @@ def label(
     workspace = Workspace(dataset, matcher, images, journal, output, settings)
     if workspace.journal.answers:
         typer.echo(f"{len(workspace.journal.answers)} answers so far, in {journal}", err=True)
-    _serve(matcher, workspace, host, port, open_)
+    with contextlib.closing(workspace):
+        _serve(matcher, workspace, host, port, open_)
     typer.echo(f"wrote {output}", err=True)
 
 

@@ -169,8 +169,8 @@ def _below(name: str, table: Table) -> Table:
 
 def _label_folders(folder: Path, labels: list[Path], options: Options) -> Table:
     """Read `label/photo.jpg`; the same file in two folders is one photo with two labels."""
-    unmentioned = unmentioned_state(options.unlabeled, folder)
     _refuse_unlabelled(folder, labels, options)
+    unmentioned = unmentioned_state(options.unlabeled, folder)
     rows: dict[str, Row] = {}
     num_photos = 0
     for label in labels:
