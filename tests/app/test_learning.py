@@ -1,7 +1,10 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from trmml.app.learning import _measurable, _measured, validation_photos
+from trmml.app.learning import _measurable, _measured, _that_choose, validation_photos
+from trmml.data.dataset import MultiLabelDataset
 from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
 
 
@@ -20,3 +23,12 @@ def test_labels_without_a_known_negative_do_not_flatter() -> None:
     # By rank: a positive first, then a negative, then a positive: (1 / 1 + 2 / 3) / 2.
     assert _measured(scores, states) == pytest.approx(5 / 6)
     assert np.isnan(_measured(scores[:, 1:], states[:, 1:]))
+
+
+def test_a_handful_of_answers_does_not_choose_the_epoch() -> None:
+    states = np.full((12, 4), UNKNOWN, dtype=np.int8)
+    states[:5, :2], states[5:10, :2] = POSITIVE, NEGATIVE
+    data = MultiLabelDataset(tuple(Path(f"{i}.jpg") for i in range(12)), states, tuple("abcd"))
+    assert _that_choose(data) is data
+    states[0, 0] = UNKNOWN  # four positives of one label: one of four labels is known well
+    assert (_that_choose(data).states == UNKNOWN).all()
