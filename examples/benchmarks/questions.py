@@ -3,11 +3,11 @@
     python examples/benchmarks/questions.py --data coco18 --output runs/questions.json --learner probe
     python examples/benchmarks/questions.py --data coco18 --output runs/questions.json
 
-As the page of `trmml label` does it: a thousand photos of which nothing is known, what zero-shot matching
-thinks of them, ten questions at a time of which one is drawn at random from the fifth of the photos
-that validates, probabilities calibrated anew after each ten, and *Learn* after each round. The answers
-are the true labels of training photos; what counts is the mAP on the validation photos of the data,
-which nobody is asked about. Test photos are not read.
+As the page of `trmml label` does it: a thousand photos of which nothing is known, what zero-shot
+matching thinks of them, ten questions at a time of which one is drawn at random from the fifth of the
+photos that validates, probabilities calibrated anew after each ten, and *Learn* after each round. The
+answers are the true labels of training photos; what counts is the mAP on the validation photos of the
+data, which nobody is asked about. Test photos are not read.
 
 With `--learner probe` a logistic regression beside the zero-shot logit stands in for the training, so
 that many orders can be compared in minutes. Every run is written as it ends, and what is there is not
