@@ -126,6 +126,8 @@ def test_learning_in_the_background(page: Page, workspace: Workspace, tmp_path: 
     # All was answered, so that the random sample is every cell of the photos that validate.
     assert last["measured_on"] == 3 * last["validated_on"]
     assert last["measured_labels"] == 3
+    low, high = last["gain_range"]
+    assert low <= last["after"] - last["before"] <= high
     assert 0 < last["before"] <= 1
     assert 0 < last["after"] <= 1
     saved = trmml.load_model(last["folder"])

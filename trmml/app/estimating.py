@@ -176,6 +176,7 @@ class Estimator:
                 "answers": len(self.session.journal.answers),
                 "before": as_number(found.before),
                 "after": as_number(found.after),
+                "gain_range": [as_number(end) for end in found.gain_range],
                 "labels": len(found.model.labels),
                 "trained_on": found.trained_on,
                 "validated_on": found.validated_on,
