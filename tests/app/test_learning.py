@@ -22,13 +22,14 @@ def test_about_a_fifth_validates_whatever_other_photos_there_are() -> None:
     np.testing.assert_array_equal(validation_photos(names[500:700]), chosen[500:700])
 
 
-def test_labels_without_a_known_negative_do_not_flatter() -> None:
-    states = np.array([[1, 1, -1], [0, 1, 0], [1, -1, 0]], dtype=np.int8)
+def test_labels_of_which_little_is_known_do_not_flatter() -> None:
+    column = np.array([1, 0, 1, 0, 0, 1])
+    states = np.stack([column, np.ones(6), [1, 1, 0, 0, 0, 0]], axis=1).astype(np.int8)
     assert {POSITIVE, NEGATIVE, UNKNOWN} == {1, 0, -1}
     assert _measurable(states).tolist() == [True, False, False]
-    scores = np.array([[0.9, 0.1, 0.5], [0.5, 0.2, 0.5], [0.2, 0.3, 0.5]])
-    # By rank: a positive first, then a negative, then a positive: (1 / 1 + 2 / 3) / 2.
-    assert _measured(scores, states) == pytest.approx(5 / 6)
+    scores = np.linspace(0.9, 0.1, 6)[:, None] * np.ones(3)
+    # By rank: positives come first, third and sixth.
+    assert _measured(scores, states) == pytest.approx((1 / 1 + 2 / 3 + 3 / 6) / 3)
     assert np.isnan(_measured(scores[:, 1:], states[:, 1:]))
 
 

@@ -30,6 +30,8 @@ from trmml.training.trainer import Trainer
 from trmml.zoo.loading import load_for_training, make_config
 
 VALIDATION_SHARE = 0.2
+FEWEST_MEASURED = 3
+"""Positives, and negatives, of a label that mAP counts."""
 RESAMPLES = 200
 """Of the photos that measure."""
 FEW_KNOWN = 80
@@ -45,7 +47,7 @@ class Learned:
     Attributes:
         model: The new one; it has the labels that could be learned.
         before: Validation mAP of what was thought before, in [0, 1], on the cells that measure, over the
-            labels of which they have a positive and a negative; NaN if there is none.
+            labels of which they have three positives and three negatives; NaN if there is none.
         after: That of the new model, on the same cells.
         gain_range: Where the gain lies in nine cases of ten, as far as these cells tell; from a
             bootstrap over their photos, NaN if there is none.
@@ -160,8 +162,9 @@ def _that_choose(val: MultiLabelDataset) -> MultiLabelDataset:
 
 
 def _measurable(states: Int8[np.ndarray, "image label"]) -> Bool[np.ndarray, " label"]:
-    """Say which labels can be right and wrong: among known positives alone any order is perfect."""
-    return np.asarray((states == POSITIVE).any(axis=0) & (states == NEGATIVE).any(axis=0))
+    """Say which labels can be right and wrong: of one positive alone almost any order is perfect."""
+    counts = [(states == state).sum(axis=0) for state in (POSITIVE, NEGATIVE)]
+    return np.asarray(np.minimum(*counts) >= FEWEST_MEASURED)
 
 
 def _measured(
@@ -184,7 +187,10 @@ def _gain_range(
     generator, gains = np.random.default_rng(0), []
     for _ in range(RESAMPLES if labels.any() else 0):
         rows = generator.integers(len(states), size=len(states))
-        gains.append(_measured(after[rows], states[rows]) - _measured(before[rows], states[rows]))
+        drawn = states[rows]
+        gains.append(
+            mean_average_precision(after[rows], drawn) - mean_average_precision(before[rows], drawn)
+        )
     found = np.array(gains)[~np.isnan(gains)]
     if not len(found):
         return math.nan, math.nan
