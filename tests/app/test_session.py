@@ -213,6 +213,21 @@ def test_what_was_asked_for_another_reason_measures_only_in_its_turn(blank: Sess
     assert (drawn.row, drawn.column) == turn[first_open]
 
 
+def test_what_measures_and_is_passed_over_comes_back_in_its_turn(blank: Session) -> None:
+    answer_all(blank, blank.questions("a", "unlikely", count=9))
+    (drawn,) = blank.questions("a")
+    assert drawn.measures
+    blank.pass_over("a", drawn.row, drawn.column)
+    asked = []
+    while len(asked) < 25:
+        (one,) = blank.questions("a")
+        answer_all(blank, [one])
+        asked.append(one)
+    # Passed over, it is not asked at once; the next is due after ten more, and then it is asked again.
+    assert [i for i, one in enumerate(asked) if one.measures][:2] == [10, 11]
+    assert asked[11][:2] == drawn[:2]
+
+
 def test_an_unsure_answer_ends_a_turn_and_measures_nothing(blank: Session) -> None:
     answer_all(blank, blank.questions("a", "unlikely", count=9))
     (drawn,) = [one for one in blank.questions("a", count=1) if one.measures]

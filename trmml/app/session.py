@@ -144,6 +144,10 @@ class Session:
         drawn: list[Cell] = []
         if order == DEFAULT_ORDER and label is None:
             drawn = self._drawn(held_back, count)
+        if (
+            drawn
+        ):  # what measures and was passed over comes back in its turn, or the sample would end
+            passed -= {cell for cell in passed if self.validates[cell[0]]}
         urgent = urgency(order, self.probability, self.states, self._chance)
         if order == DEFAULT_ORDER:  # what teaches nobody comes last
             urgent = np.where(self.validates[:, None], urgent - 1e6, urgent)
@@ -156,12 +160,15 @@ class Session:
 
     def _drawn(self, free: Bool[np.ndarray, "image label"], count: int) -> list[Cell]:
         """Return the next cell that measures, if one is due: one question in ten is such a one."""
-        so_far = sample_length(self._to_sample, self._done())
-        due = int(SHARE * (int(self._said.sum()) + count)) - so_far
-        left = self._to_sample[free.flat[self._to_sample]]
-        if due < 1 or not len(left):
+        is_free = free.flat[self._to_sample]
+        if not is_free.any():
             return []
-        row, column = np.unravel_index(left[0], free.shape)
+        # Those before it are answered, or asked and passed over, here or in another tab.
+        so_far = int(is_free.argmax())
+        due = int(SHARE * (int(self._said.sum()) + count)) - so_far
+        if due < 1:
+            return []
+        row, column = np.unravel_index(self._to_sample[so_far], free.shape)
         return [(int(row), int(column))]
 
     def _done(self) -> Bool[np.ndarray, "image label"]:
