@@ -49,11 +49,11 @@ def test_few_answers_hold_to_what_was_thought_before() -> None:
         return states
 
     assert _for_few_answers(known(80)) == {}
-    # A weight of 0.1, (80 / 40)² times, and ten times at most.
+    # A weight of 0.1, (80 / 40)² times, and thirty times at most.
     found = _for_few_answers(known(40))
     assert found == {"pseudo_labels.enabled": False, "loss.distillation": pytest.approx(0.4)}
-    for count in (20, 0):
-        assert _for_few_answers(known(count))["loss.distillation"] == 1.0
+    for count in (14, 0):
+        assert _for_few_answers(known(count))["loss.distillation"] == 3.0
 
 
 def test_the_range_of_a_gain_is_wide_where_little_is_known() -> None:

@@ -241,7 +241,7 @@ def _for_few_answers(states: Int8[np.ndarray, "image label"]) -> dict[str, Any]:
     if known >= FEW_KNOWN:
         return {}
     weight = LossConfig().distillation * (FEW_KNOWN / known) ** 2
-    return {"pseudo_labels.enabled": False, "loss.distillation": min(weight, 1.0)}
+    return {"pseudo_labels.enabled": False, "loss.distillation": min(weight, 3.0)}
 
 
 def _prepared(
