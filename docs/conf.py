@@ -48,6 +48,7 @@ PAGES = {
     "weights_cards/everyday-tiny.md": "everyday-tiny",
     "weights_cards/coco18-tiny.md": "coco18-tiny",
     "CONTRIBUTING.md": "contributing",
+    "SECURITY.md": "security",
     "CHANGELOG.md": "changelog",
 }
 TITLES = {
@@ -84,8 +85,6 @@ def move_links(app: Any, page: str, source: list[str]) -> None:
     """Let a page of the manual lead to other pages, not to the documents they were made from."""
     if "/" not in page:
         source[0] = with_links(source[0], DOCS, DOCS)
-    if page == "index" and (DOCS / "label-studio.md").exists():
-        source[0] = source[0].replace("\nannotation-tools\n", "\nannotation-tools\nlabel-studio\n")
 
 
 def without_private(*args: Any) -> tuple[str | None, str | None]:
