@@ -14,6 +14,7 @@ from typing import Any
 import guarantees
 import label_tables_report
 import missing_labels_report
+import questions_report
 import speed_report
 
 MEASURED = Path(__file__).with_name("measured")
@@ -22,6 +23,7 @@ REPORTS = {
     "missing_labels": missing_labels_report,
     "label_tables": label_tables_report,
     "speed": speed_report,
+    "questions": questions_report,
 }
 
 
