@@ -67,6 +67,19 @@ def table(runs: dict[str, list[dict[str, Any]]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def reached_table(runs: dict[str, list[dict[str, Any]]]) -> str:
+    """Return after how many answers an order reaches what random questions reach after so many."""
+    answers = runs[RANDOM][0]["answers"]
+    goals = np.mean([run["val_mAP"] for run in runs[RANDOM]], axis=0)
+    lines = ["| at random | " + " | ".join(f"{count:,}" for count in answers[1:]) + " |"]
+    lines += ["|:--|" + "--:|" * (len(answers) - 1)]
+    for order in (order for order in WITH_THE_PAGE if order in runs and order != RANDOM):
+        needed = [answers_for(runs[order], goal) for goal in goals[1:]]
+        cells = [f"{x:,.0f}" if np.isfinite(x) else f"> {answers[-1]:,}" for x in needed]
+        lines.append(f"| {order} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
 def tables(results: dict[str, Any]) -> str:
     """Return a table for each learner."""
     parts = []
@@ -77,6 +90,8 @@ def tables(results: dict[str, Any]) -> str:
             parts.append(
                 f"**{TITLES[learner]}**: mAP on the validation photos, {start:.1f} before any answer\n\n"
                 + table(runs)
+                + "\nAnswers after which an order reaches what questions at random reach:\n\n"
+                + reached_table(runs)
             )
     return "\n".join(parts)
 

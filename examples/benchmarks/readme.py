@@ -15,6 +15,7 @@ from typing import Any
 import guarantees
 import label_tables_report
 import missing_labels_report
+import questions_report
 import settings_table
 import speed_report
 
@@ -25,6 +26,7 @@ REPORTS = {
     "missing_labels": missing_labels_report,
     "label_tables": label_tables_report,
     "speed": speed_report,
+    "questions": questions_report,
 }
 
 

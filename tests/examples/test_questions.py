@@ -122,7 +122,26 @@ def test_the_report_by_hand() -> None:
     assert report.answers_for(random, 0.4) == pytest.approx(300)
     assert report.answers_for(random, 0.2) == 0
     assert report.answers_for(random, 0.5) == float("inf")
+    reached = report.reached_table({report.RANDOM: random, report.DEFAULT: better}).splitlines()
+    assert reached[0] == "| at random | 100 | 300 |"
+    assert reached[2] == "| what teaches most | 33 | 67 |"
     lines = report.table({report.RANDOM: random, "better": better}).splitlines()
     assert lines[0] == "| answers | 100 | 300 | mean | more than at random | answers for 40.0 |"
     assert lines[2] == "| better | 50.0 | 60.0 | 48.3 | 16.7 | 67 |"
     assert lines[3] == "| at random | 30.0 | 40.0 | 31.7 | 0.0 | 300 |"
+
+
+def test_the_default_order_needs_at_most_half_of_the_answers() -> None:
+    """What was measured, and what the page's default rests on."""
+    report = load_example("benchmarks/questions_report.py")
+    path = Path(report.__file__).parent / "measured" / "questions.json"
+    results = json.loads(path.read_text("utf-8"))
+    for learner in ("page", "probe"):
+        runs = report.runs_of(results, learner)
+        default, random = runs[report.DEFAULT], runs[report.RANDOM]
+        assert len(default) == len(random) == 3
+        for one, other in zip(default, random, strict=True):
+            assert one["seed"] == other["seed"]
+            assert report.area(one) > report.area(other)
+        goal = float(np.mean([run["val_mAP"][-1] for run in random]))
+        assert report.answers_for(default, goal) <= random[0]["answers"][-1] / 2

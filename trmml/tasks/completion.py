@@ -227,6 +227,12 @@ def teaching_value(
     many are missing + probability. Then uncertainty, more where few positives or few negatives are
     known: 2·p·(1 − p)·(1 / (positives + 1) + 1 / (negatives + 1)), at most 1. NaN where the probability
     is.
+
+    Our choice, measured by simulated answers about 1,000 photos of COCO-18 of which nothing was known
+    (`examples/benchmarks/questions.py`): it reaches the mAP that random questions have after 3,200
+    answers after 956 of them, and what they have after 1,600 after 770; in the first few hundred it is
+    not better than chance. With a linear probe as the learner it is 732, where uncertainty by the
+    square root of the positives alone took 1,202, and likely positives first 1,426.
     """
     positives, negatives = ((states == state).sum(axis=0) for state in (POSITIVE, NEGATIVE))
     scarcity = 1 / (positives + 1) + 1 / (negatives + 1)
