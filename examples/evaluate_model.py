@@ -1,4 +1,7 @@
-"""Measure a model on labelled photos; blank cells never count.
+"""Measure a model
+===============
+
+On labelled photos; blank cells never count.
 
 python examples/evaluate_model.py labels.csv photos/ [runs/mine]
 """

@@ -1,4 +1,7 @@
-"""See what in a photo speaks for a label, and what it thought of the others.
+"""See what speaks for a label
+===========================
+
+And what the model thought of the others.
 
 python examples/explain_prediction.py photo.jpg dog dog.png
 """

@@ -1,4 +1,7 @@
-"""Learn your own labels from a table in which most cells are blank.
+"""Learn your own labels
+=====================
+
+From a table in which most cells are blank.
 
     python examples/finetune_own_photos.py labels.csv photos/ runs/mine
 

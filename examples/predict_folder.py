@@ -1,4 +1,7 @@
-"""Tag every photo of a folder into a CSV; photos that cannot be read are named and skipped.
+"""Tag a folder into a table
+=========================
+
+Photos that cannot be read are named and skipped.
 
 python examples/predict_folder.py holiday/ tags.csv
 """

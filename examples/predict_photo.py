@@ -1,4 +1,7 @@
-"""Tag a real photo at once: no download, no training. `pip install ".[examples]"` brings the photo.
+"""Tag a photo
+===========
+
+A real photo, at once: no download, no training. `pip install ".[examples]"` brings the photo.
 
 python examples/predict_photo.py [PHOTO]
 """

@@ -165,7 +165,12 @@ def test_learning_and_undoing_any_answer(browser: Browser, asked_at: Workspace) 
     browser.click("#tab-learn")
     browser.until(lambda: browser.driver.find_element(By.ID, "start").is_enabled())
     browser.click("#start")
-    browser.until(lambda: "%" in browser.text("rounds"), 60)
+    browser.until(lambda: browser.all("#rounds tbody tr"), 60)
+    (last,) = asked_at.estimator.rounds
+    assert f"{last['measured_on']} cells, {last['measured_labels']} labels" in browser.text(
+        "rounds"
+    )
+    assert ("too few random answers" in browser.text("note")) == (last["after"] is None)
     browser.click("#tab-history")
     browser.until(lambda: browser.all(".history button"))
     browser.click(".history button")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -69,6 +70,7 @@ def test_questions_answers_and_undo_over_the_network(
 ) -> None:
     (first, *_) = page.json("/api/questions", {"client": "a", "count": 3})["questions"]
     assert first["stated"] is None
+    assert first["measures"] is False
     assert 0 <= first["probability"] <= 1
     given = {"id": "x1", "row": first["row"], "column": first["column"], "reply": "yes"}
     before = page.json("/api/state")["progress"]["answers"]
@@ -122,6 +124,13 @@ def test_learning_in_the_background(page: Page, workspace: Workspace, tmp_path: 
     (last,) = found["rounds"]
     assert last["answers"] == 120
     assert last["trained_on"] + last["validated_on"] == 40
+    # All was answered, so that the random sample is every cell of the photos that validate.
+    assert last["measured_on"] == 3 * last["validated_on"]
+    positives = (truth[workspace.session.validates] == POSITIVE).sum(axis=0)
+    enough = np.minimum(positives, last["validated_on"] - positives) >= 3
+    assert last["measured_labels"] == enough.sum() > 0
+    low, high = last["gain_range"]
+    assert low <= last["after"] - last["before"] <= high
     assert 0 < last["before"] <= 1
     assert 0 < last["after"] <= 1
     saved = trmml.load_model(last["folder"])

@@ -4,9 +4,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trmml.app.journal import Journal
+from trmml.app.journal import Journal, Reply
 from trmml.app.ranking import urgency
-from trmml.app.session import LEASE_SECONDS, Given, Session
+from trmml.app.sampling import sample_length, sampling_order
+from trmml.app.session import LEASE_SECONDS, Given, Question, Session
 from trmml.data.dataset import MultiLabelDataset
 from trmml.errors import DataError
 from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
@@ -39,8 +40,8 @@ def cells(session: Session, order: str, **settings: object) -> list[tuple[int, i
 def test_each_order_by_hand(session: Session) -> None:
     assert cells(session, "likely") == [(0, 0), (3, 1), (1, 0), (4, 1), (2, 0)]
     assert cells(session, "unlikely") == [(1, 1), (0, 1), (2, 0), (4, 0), (3, 1)]
-    # A cat is known in no photo, a dog in one, which halves what it teaches (1 / √2).
-    assert cells(session, "teach") == [(1, 0), (4, 0), (2, 0), (3, 1), (0, 1)]
+    # No cat is known and one dog: first positives come first, of the label that lacks more.
+    assert cells(session, "teach") == [(0, 0), (1, 0), (4, 0), (2, 0), (3, 1)]
     # Said to be a dog at 0.1, said to be no cat at 0.8.
     assert cells(session, "mistakes") == [(2, 1), (3, 0)]
     assert sorted(row for row, _ in cells(session, "random")) == [0, 1, 2, 3, 4]
@@ -57,7 +58,7 @@ def test_what_nothing_is_thought_of_comes_last(session: Session) -> None:
     thought[:4] = np.nan
     session.probability = thought
     first, *rest = cells(session, "teach")
-    assert first == (4, 0)
+    assert first == (4, 0)  # a cat, of which none is known
     assert {row for row, _ in rest} == {0, 1, 2, 3}
     assert cells(session, "mistakes") == []
 
@@ -144,3 +145,114 @@ def test_urgency_of_teaching_is_that_of_complete() -> None:
     blank = STATES == UNKNOWN
     np.testing.assert_allclose(found[blank], teaching_value(PROBABILITY, STATES)[blank])
     assert np.isneginf(found[~blank]).all()
+
+
+LABELS = ("cat", "dog", "horse")
+VALIDATES = np.arange(60) % 4 == 0
+
+
+def blank_session(folder: Path, states: np.ndarray | None = None) -> Session:
+    """60 photos with three labels; every fourth validates."""
+    names = tuple(f"{i}.jpg" for i in range(60))
+    if states is None:
+        states = np.full((60, 3), UNKNOWN, dtype=np.int8)
+    table = MultiLabelDataset(tuple(folder / name for name in names), states, LABELS)
+    made = Session(table, names, Journal(folder / "blank.jsonl"), validates=VALIDATES)
+    made.probability = np.random.default_rng(0).random((60, 3))
+    return made
+
+
+@pytest.fixture
+def blank(tmp_path: Path) -> Iterator[Session]:
+    made = blank_session(tmp_path)
+    yield made
+    made.journal.close()
+
+
+def answer_all(session: Session, questions: list[Question], reply: Reply = "no") -> None:
+    session.answer([Given(f"{q.row}-{q.column}", q.row, q.column, reply) for q in questions])
+
+
+@pytest.mark.parametrize("at_a_time", [1, 5])
+def test_one_question_in_ten_is_drawn_from_the_photos_that_validate(
+    blank: Session, at_a_time: int
+) -> None:
+    asked = []
+    while len(asked) < 100:
+        found = blank.questions("tab", count=at_a_time)
+        answer_all(blank, found)
+        asked += found
+        measure = [one for one in asked if one.measures]
+        assert len(measure) == len(asked) // 10 or at_a_time == 5
+    assert len([one for one in asked if one.measures]) == 10
+    assert all(one.measures == VALIDATES[one.row] for one in asked)
+    assert blank.measures().sum() == 10
+    assert not blank.measures()[~VALIDATES].any()
+
+
+def test_other_orders_draw_nothing(blank: Session) -> None:
+    for order, label in (("likely", None), ("random", None), ("teach", "dog")):
+        found = blank.questions("tab", order, label, count=20)  # pyright: ignore
+        assert not any(one.measures for one in found)
+    # A label of one's choice is asked of all photos, those that teach first.
+    rows = [one.row for one in blank.questions("tab", "teach", "dog", count=60)]
+    assert not VALIDATES[rows[:45]].any()
+    assert VALIDATES[rows[45:]].all()
+
+
+def test_what_was_asked_for_another_reason_measures_only_in_its_turn(blank: Session) -> None:
+    likely = blank.questions("tab", "likely", count=60)
+    answer_all(blank, likely, "yes")
+    assert sum(VALIDATES[one.row] for one in likely) == 15
+    # What is before the first open cell in the random order may count: it is in the sample anyway.
+    turn = [tuple(np.unravel_index(i, (60, 3))) for i in blank._to_sample]
+    said = [cell for cell in turn if blank.states[cell] == POSITIVE]
+    first_open = next(i for i, cell in enumerate(turn) if blank.states[cell] == UNKNOWN)
+    assert blank.measures().sum() == first_open < len(said)
+    drawn = next(one for one in blank.questions("tab", count=1) if one.measures)
+    assert (drawn.row, drawn.column) == turn[first_open]
+
+
+def test_what_measures_and_is_passed_over_comes_back_in_its_turn(blank: Session) -> None:
+    answer_all(blank, blank.questions("a", "unlikely", count=9))
+    (drawn,) = blank.questions("a")
+    assert drawn.measures
+    blank.pass_over("a", drawn.row, drawn.column)
+    asked = []
+    while len(asked) < 25:
+        (one,) = blank.questions("a")
+        answer_all(blank, [one])
+        asked.append(one)
+    # Passed over, it is not asked at once; the next is due after ten more, and then it is asked again.
+    assert [i for i, one in enumerate(asked) if one.measures][:2] == [10, 11]
+    assert asked[11][:2] == drawn[:2]
+
+
+def test_an_unsure_answer_ends_a_turn_and_measures_nothing(blank: Session) -> None:
+    answer_all(blank, blank.questions("a", "unlikely", count=9))
+    (drawn,) = [one for one in blank.questions("a", count=1) if one.measures]
+    answer_all(blank, [drawn], "unsure")
+    assert not blank.measures()[drawn.row, drawn.column]
+    assert sample_length(blank._to_sample, blank._done()) >= 1
+
+
+def test_what_the_table_states_of_photos_that_validate_measures(tmp_path: Path) -> None:
+    states = np.full((60, 3), UNKNOWN, dtype=np.int8)
+    states[:8, 1] = POSITIVE
+    session = blank_session(tmp_path, states)
+    assert np.argwhere(session.measures()).tolist() == [[0, 1], [4, 1]]
+    session.journal.close()
+
+
+def test_the_random_order_is_that_of_the_names_alone() -> None:
+    names, every = [f"{i}.jpg" for i in range(50)], np.ones((50, 3), dtype=bool)
+    order = sampling_order(names, LABELS, every)
+    assert sorted(order) == list(range(150))
+    fewer = sampling_order(names[10:30], LABELS[::-1], every[:20])
+    there = [(names[10 + i // 3], LABELS[2 - i % 3]) for i in fewer]
+    whole = [(names[i // 3], LABELS[i % 3]) for i in order]
+    assert there == [cell for cell in whole if cell[0] in names[10:30]]
+    # No label and no photo comes first more than by chance.
+    half = order[:75]
+    assert (np.bincount(half % 3) > 15).all()
+    assert abs(np.mean(half // 3) - 24.5) < 5

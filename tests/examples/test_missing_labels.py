@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -326,10 +327,11 @@ def test_the_tables_of_label_tables_are_means_over_the_seeds() -> None:
     assert "| dog | 80 (70 – 95), 25 | 80 (70 – 85), 25 |" in report.kept_by_label_table(results)
 
 
-def test_the_figures_in_the_readme_are_those_that_were_measured() -> None:
+def test_the_figures_in_readme_and_manual_are_those_that_were_measured() -> None:
     readme = load_example("benchmarks/readme.py")
-    text = readme.README.read_text("utf-8")
-    assert text.count("<!-- figures: ") == len(readme.figures())
+    text = "\n".join(path.read_text("utf-8") for path in readme.DOCUMENTS)
+    assert set(re.findall("<!-- figures: (\\w+) -->", text)) == set(readme.figures())
+    assert text.count("<!-- figures: ") == text.count("<!-- end -->")
     for path, made in readme.documents().items():
         assert path.read_text("utf-8") == made, f"{path.name}: run examples/benchmarks/readme.py"
     changed = text.replace("| chance |", "| luck |")

@@ -15,7 +15,12 @@ from trmml.data.writing import write_dataset
 from trmml.errors import ConfigError, DataError
 from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
 from trmml.matcher.model import TextRegionMatcher
-from trmml.tasks.completion import _clear_negatives, _clear_positives, complete
+from trmml.tasks.completion import (
+    _clear_negatives,
+    _clear_positives,
+    complete,
+    teaching_value,
+)
 from trmml.tasks.estimates import _fit, _offsets, joined, probability_of
 from trmml.tasks.mistakes import likely_mistakes
 from trmml.tasks.rates import other_rates
@@ -336,3 +341,25 @@ def test_a_label_that_the_model_does_not_know_is_named(
     renamed = replace(data, labels=("red", "gren", "blue"))
     with pytest.raises(DataError, match="'gren', which the model does not know"):
         complete(learned, renamed)
+
+
+def test_first_positives_teach_most_and_then_scarce_states() -> None:
+    probability = np.array([[0.9, 0.5, 0.5], [0.2, 0.5, 0.9], [0.4, 0.5, np.nan]])
+    states = np.full((11, 3), UNKNOWN, dtype=np.int8)
+    states[3:, 1] = POSITIVE, *[NEGATIVE] * 7
+    states[3:, 2] = POSITIVE
+    thought = np.vstack([probability, np.full((8, 3), 0.1)])
+    found = teaching_value(thought, states)[:3]
+    # None is known of the first label and one of the second: 5 and 4 are missing.
+    np.testing.assert_allclose(found[:, 0], [6.9, 6.2, 6.4])
+    np.testing.assert_allclose(found[:, 1], 5.5)
+    # Of the third 8 positives are known and no negative: 2·p·(1 − p)·(1 / 9 + 1).
+    np.testing.assert_allclose(found[:, 2], [0.5 * 10 / 9, 0.18 * 10 / 9, np.nan])
+
+
+def test_a_label_without_positives_asks_for_a_few_alone() -> None:
+    probability = np.linspace(0.0, 0.99, 100)[:, None]
+    found = teaching_value(probability, np.full((100, 1), UNKNOWN, dtype=np.int8))[:, 0]
+    assert (found > 1).sum() == 20
+    assert (found[-20:] > 5).all()
+    assert found.argmax() == 99

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Bool, Float32
 
-from trmml.app.learning import as_number, learn, validation_photos
+from trmml.app.learning import as_number, learn
 from trmml.app.session import Session
 from trmml.data.dataset import MultiLabelDataset
 from trmml.data.photos import load_photo
@@ -70,7 +70,6 @@ class Estimator:
         self.model = start
         self.status: dict[str, Any] = {"task": "waiting", "done": 0, "total": 0, "error": None}
         self.rounds: list[dict[str, Any]] = []
-        self._validates = validation_photos(session.names)
         shape = session.states.shape
         self._sources = Sources(*(np.full(shape, np.nan, dtype=np.float32) for _ in range(2)))
         self._readable = np.arange(len(session.table))
@@ -147,6 +146,7 @@ class Estimator:
     def _learn(self) -> None:
         with self.lock:
             now = replace(self.session.table, states=self.session.states.copy())
+            measures = self.session.measures()
         rows = self._readable
         data = now.subset(rows)
         store = compute_features(data.photos, self.start.backbone)
@@ -159,9 +159,10 @@ class Estimator:
         found = learn(
             self.start,
             data,
-            self._validates[rows],
+            self.session.validates[rows],
             store,
             np.nan_to_num(self._sources.model[rows], nan=0.5),
+            measures[rows],
             settings=self.settings,
             on_epoch=on_epoch,
         )
@@ -175,10 +176,12 @@ class Estimator:
                 "answers": len(self.session.journal.answers),
                 "before": as_number(found.before),
                 "after": as_number(found.after),
+                "gain_range": [as_number(end) for end in found.gain_range],
                 "labels": len(found.model.labels),
                 "trained_on": found.trained_on,
                 "validated_on": found.validated_on,
-                "validated_labels": found.validated_labels,
+                "measured_on": found.measured_on,
+                "measured_labels": found.measured_labels,
                 "folder": str(folder),
             }
         )
@@ -217,22 +220,11 @@ class Estimator:
 
     def _calibrated(self) -> Float32[np.ndarray, "image label"]:
         """Return both estimates, calibrated if enough is known, else the model's score."""
-        probability = self._sources.model.copy()
         rows = np.flatnonzero(~np.isnan(self._sources.model).any(axis=1))
         here = Sources(*(source[rows] for source in self._sources))
         known = replace(self.session.table, states=self.session.states).subset(rows)
-        # What a model learned from says more than it should; the photos that validate do not.
-        for chosen in (self._validates[rows], np.ones(len(rows), dtype=bool)):
-            part = np.flatnonzero(chosen & known_mask(known.states).any(axis=1))
-            if not len(part):
-                continue
-            try:
-                reference = Sources(*(source[part] for source in here))
-                weights, offsets, _ = calibrated(reference, known.subset(part))
-            except DataError:  # too little is known
-                continue
-            probability[rows] = probability_of(joined(log_odds_of(*here), weights) + offsets)
-            break
+        probability = self._sources.model.copy()
+        probability[rows] = calibrated_probability(here, known, self.session.validates[rows])
         return probability
 
     def facts(self) -> dict[str, Any]:
@@ -241,6 +233,30 @@ class Estimator:
 
     def _name(self) -> str:
         return self.model.source or repr(self.model)
+
+
+def calibrated_probability(
+    sources: Sources, known: MultiLabelDataset, validates: Bool[np.ndarray, " image"]
+) -> Float32[np.ndarray, "image label"]:
+    """Return what both sources say together, calibrated if enough is known, else the model's score.
+
+    Args:
+        sources: Of the same photos and labels.
+        known: What is known of them.
+        validates: Photos that the model did not learn from, on which it says no more than it should;
+            they calibrate where enough is known of them.
+    """
+    for chosen in (validates, np.ones(len(known), dtype=bool)):
+        part = np.flatnonzero(chosen & known_mask(known.states).any(axis=1))
+        if not len(part):
+            continue
+        try:
+            reference = Sources(*(source[part] for source in sources))
+            weights, offsets, _ = calibrated(reference, known.subset(part))
+        except DataError:  # too little is known
+            continue
+        return probability_of(joined(log_odds_of(*sources), weights) + offsets)
+    return sources.model.copy()
 
 
 class _Stopped(Exception):

@@ -1,34 +1,41 @@
 """Learning from what is known now, on cached features: a training of seconds or minutes.
 
 Which photos validate is decided by their names alone, so that a photo that validates never becomes one
-that a later model has learned from.
+that a later model has learned from. What is known of them chooses the best epoch, where that is enough;
+what is shown as mAP is measured on those of their cells alone that no ranking chose.
 """
 
 import hashlib
 import math
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int8, Int64
 
-from trmml.config.groups import FinetuneConfig
+from trmml.config.groups import FinetuneConfig, LossConfig
 from trmml.data.dataset import MultiLabelDataset
 from trmml.errors import DataError
 from trmml.evaluation.calibration import calibrate
 from trmml.evaluation.metrics import mean_average_precision
-from trmml.labels import NEGATIVE, POSITIVE, known_mask
+from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN, known_mask
 from trmml.matcher.model import TextRegionMatcher
 from trmml.training.batches import CachedFeatures
 from trmml.training.features import FeatureStore
-from trmml.training.photos import TrainingPhotos, ValidationPhotos, known_log_odds
+from trmml.training.photos import FEW_POSITIVES, TrainingPhotos, ValidationPhotos, known_log_odds
 from trmml.training.run_folder import facts_of, fingerprint_of
 from trmml.training.trainer import Trainer
 from trmml.zoo.loading import load_for_training, make_config
 
 VALIDATION_SHARE = 0.2
+FEWEST_MEASURED = 3
+"""Positives, and negatives, of a label that mAP counts."""
+RESAMPLES = 200
+"""Of the photos that measure."""
+FEW_KNOWN = 80
+"""Known states of a label, in the mean, below which training holds more to what was thought before."""
 FEWEST_UNKNOWN = 512
 """Photos of which nothing is known teach as well; so many are taken, or as many as are known."""
 
@@ -39,20 +46,25 @@ class Learned:
 
     Attributes:
         model: The new one; it has the labels that could be learned.
-        before: Validation mAP of what was thought before, in [0, 1], over the labels of which a positive
-            and a negative are known there; NaN if there is none.
-        after: That of the new model, on the same photos and labels.
+        before: Validation mAP of what was thought before, in [0, 1], on the cells that measure, over the
+            labels of which they have three positives and three negatives; NaN if there is none.
+        after: That of the new model, on the same cells.
+        gain_range: Where the gain lies in nine cases of ten, as far as these cells tell; from a
+            bootstrap over their photos, NaN if there is none.
         trained_on: Photos with something known that it learned from.
-        validated_on: Photos that chose its best epoch.
-        validated_labels: Labels that the two are the mean over.
+        validated_on: Photos that validate, with something known.
+        measured_on: Cells that the two are measured on.
+        measured_labels: Labels that the two are the mean over.
     """
 
     model: TextRegionMatcher
     before: float
     after: float
+    gain_range: tuple[float, float]
     trained_on: int
     validated_on: int
-    validated_labels: int
+    measured_on: int
+    measured_labels: int
 
 
 def validation_photos(names: Sequence[str]) -> Bool[np.ndarray, " image"]:
@@ -70,6 +82,7 @@ def learn(
     validates: Bool[np.ndarray, " image"],
     store: FeatureStore,
     thought: Float[np.ndarray, "image label"],
+    measures: Bool[np.ndarray, "image label"],
     *,
     settings: dict[str, Any] | None = None,
     on_epoch: Callable[[int, int], None] = lambda done, total: None,
@@ -82,6 +95,7 @@ def learn(
         validates: Which of them validate.
         store: Their features, in the plain view.
         thought: The scores before, to compare with.
+        measures: Cells of photos that validate which were not chosen for what is thought of them.
         settings: Changes of `FinetuneConfig`, by dotted name.
         on_epoch: Called with the number of finished epochs and of all.
 
@@ -101,7 +115,8 @@ def learn(
     train_rows = _training_rows(is_known, ~validates)
     chosen = data.with_labels(labels)
     train, val = chosen.subset(train_rows), chosen.subset(val_rows)
-    matcher, config, learned = _prepared(start, labels, settings)
+    changes = _for_few_answers(train.states) | (settings or {})
+    matcher, config, learned = _prepared(start, labels, changes)
     features = CachedFeatures(store, train_rows)
     if learned is None:
         matcher.start_from_data(features.sample(), known_log_odds(train, config))
@@ -109,7 +124,7 @@ def learn(
         matcher,
         config,
         TrainingPhotos(train, features),
-        ValidationPhotos(val, CachedFeatures(store, val_rows)),
+        ValidationPhotos(_that_choose(val), CachedFeatures(store, val_rows)),
         fingerprint=fingerprint_of(config, matcher.config, start.source or "", train, val),
         learned=learned,
     )
@@ -119,19 +134,37 @@ def learn(
     scores = trainer.use_best()
     matcher.calibration = calibrate(scores, val.states, labels)
     matcher.report = facts_of(trainer, scores, matcher.calibration.thresholds)
+    measured = np.where(measures[val_rows][:, columns], val.states, np.int8(UNKNOWN))
+    thought = thought[val_rows][:, columns]
     return Learned(
         model=matcher,
-        before=_measured(thought[val_rows][:, columns], val.states),
-        after=_measured(scores, val.states),
+        before=_measured(thought, measured),
+        after=_measured(scores, measured),
+        gain_range=_gain_range(thought, scores, measured),
         trained_on=int(known[train_rows][:, columns].any(axis=1).sum()),
         validated_on=len(val_rows),
-        validated_labels=int(_measurable(val.states).sum()),
+        measured_on=int(known_mask(measured).sum()),
+        measured_labels=int(_measurable(measured).sum()),
     )
 
 
+def _that_choose(val: MultiLabelDataset) -> MultiLabelDataset:
+    """Return what may choose the best epoch: nothing, so that it is the last, where little is known.
+
+    The best of twelve by a handful of answers is the luckiest one: after 200 random answers about 1,000
+    photos of COCO-18 it had 51.2 mAP on other photos, and the last one 57.5.
+    """
+    counts = [(val.states == state).sum(axis=0) for state in (POSITIVE, NEGATIVE)]
+    is_enough = np.minimum(*counts) >= FEW_POSITIVES
+    if is_enough.mean() >= 0.5:
+        return val
+    return replace(val, states=np.full_like(val.states, UNKNOWN))
+
+
 def _measurable(states: Int8[np.ndarray, "image label"]) -> Bool[np.ndarray, " label"]:
-    """Say which labels can be right and wrong: among known positives alone any order is perfect."""
-    return np.asarray((states == POSITIVE).any(axis=0) & (states == NEGATIVE).any(axis=0))
+    """Say which labels can be right and wrong: of one positive alone almost any order is perfect."""
+    counts = [(states == state).sum(axis=0) for state in (POSITIVE, NEGATIVE)]
+    return np.asarray(np.minimum(*counts) >= FEWEST_MEASURED)
 
 
 def _measured(
@@ -141,6 +174,28 @@ def _measured(
     if not labels.any():
         return math.nan
     return float(mean_average_precision(scores[:, labels], states[:, labels]))
+
+
+def _gain_range(
+    before: Float[np.ndarray, "image label"],
+    after: Float[np.ndarray, "image label"],
+    states: Int8[np.ndarray, "image label"],
+) -> tuple[float, float]:
+    """Return the 5th and 95th percentile of the gain over photos drawn anew (Efron, 1979)."""
+    labels = _measurable(states)
+    before, after, states = before[:, labels], after[:, labels], states[:, labels]
+    generator, gains = np.random.default_rng(0), []
+    for _ in range(RESAMPLES if labels.any() else 0):
+        rows = generator.integers(len(states), size=len(states))
+        drawn = states[rows]
+        gains.append(
+            mean_average_precision(after[rows], drawn) - mean_average_precision(before[rows], drawn)
+        )
+    found = np.array(gains)[~np.isnan(gains)]
+    if not len(found):
+        return math.nan, math.nan
+    low, high = np.percentile(found, (5, 95)).tolist()
+    return low, high
 
 
 class _Watched(list[dict[str, Any]]):
@@ -174,11 +229,26 @@ def _training_rows(
     return np.sort(np.append(with_labels, others[: max(FEWEST_UNKNOWN, len(with_labels))]))
 
 
+def _for_few_answers(states: Int8[np.ndarray, "image label"]) -> dict[str, Any]:
+    """Return the settings that few answers need, most of which are to questions that a ranking chose.
+
+    The share of positives among such answers is not that of the photos, which limits how many pseudo
+    labels there are; and the model must not forget for a handful of them what it knew. After 400
+    answers about 1,000 photos of COCO-18 (53.7 mAP on other photos, where zero-shot has 58.0) the first
+    alone gives 56.2, and both 58.3; after 1,600 they would cost one, and no longer apply.
+    """
+    known = max(float(known_mask(states).sum(axis=0).mean()), 1.0)
+    if known >= FEW_KNOWN:
+        return {}
+    weight = LossConfig().distillation * (FEW_KNOWN / known) ** 2
+    return {"pseudo_labels.enabled": False, "loss.distillation": min(weight, 3.0)}
+
+
 def _prepared(
-    start: TextRegionMatcher, labels: tuple[str, ...], settings: dict[str, Any] | None
+    start: TextRegionMatcher, labels: tuple[str, ...], settings: dict[str, Any]
 ) -> tuple[TextRegionMatcher, FinetuneConfig, tuple[str, ...] | None]:
     """Return the model to train, the settings, and the labels that it has learned before."""
-    config = FinetuneConfig().changed({"training.features": "cached", **(settings or {})})
+    config = FinetuneConfig().changed({"training.features": "cached", **settings})
     learned = start.labels if start.matching.learns else None
     if learned is None:  # zero-shot: a bare CLIP
         matcher = TextRegionMatcher(

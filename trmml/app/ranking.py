@@ -28,9 +28,9 @@ def urgency(
     """Return how urgent each cell is, −∞ where it is not to be asked in this order.
 
     Args:
-        order: `teach` asks blanks that are uncertain, more where few positives are known; `likely` and
-            `unlikely` blanks by their probability; `mistakes` known cells that the estimate
-            contradicts; `random` blanks.
+        order: `teach` asks likely blanks of labels that lack positives, then uncertain ones (see
+            `trmml.tasks.completion.teaching_value`); `likely` and `unlikely` blanks by their
+            probability; `mistakes` known cells that the estimate contradicts; `random` blanks.
         probability: That each label is there, in [0, 1]; NaN where nothing is thought yet, which is
             asked last.
         states: What is known.

@@ -248,5 +248,6 @@ def _question(workspace: Workspace, question: Question) -> dict[str, Any]:
         "photo": workspace.session.names[question.row],
         "label": workspace.session.table.labels[question.column],
         "stated": stated,
+        "measures": question.measures,
         "probability": None if math.isnan(question.probability) else round(question.probability, 4),
     }

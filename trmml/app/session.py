@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int8
 
 from trmml.app.journal import Answer, Journal, Reply
 from trmml.app.ranking import DEFAULT_ORDER, Order, most_urgent, urgency
+from trmml.app.sampling import SHARE, sample_length, sampling_order
 from trmml.data.dataset import MultiLabelDataset
 from trmml.errors import DataError
 from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
@@ -35,12 +36,14 @@ class Question(NamedTuple):
         column: Position of the label.
         stated: What is known of it already.
         probability: That the label is there; NaN if nothing is thought yet.
+        measures: Whether it was drawn at random, to measure.
     """
 
     row: int
     column: int
     stated: int
     probability: float
+    measures: bool = False
 
 
 class Given(NamedTuple):
@@ -60,10 +63,17 @@ class Session:
         states: What is known now: the table, and the answers over it.
         probability: What is thought of each cell, in [0, 1]; NaN where nothing is.
         unreadable: Photos that cannot be shown, which are not asked about.
+        validates: Photos that no model learns from: what teaches most is asked of the others, and one
+            question in ten of these, at random (see `trmml.app.sampling`).
     """
 
     def __init__(
-        self, table: MultiLabelDataset, names: Sequence[str], journal: Journal, seed: int = 0
+        self,
+        table: MultiLabelDataset,
+        names: Sequence[str],
+        journal: Journal,
+        seed: int = 0,
+        validates: Bool[np.ndarray, " image"] | None = None,
     ) -> None:
         """Go on from what the journal holds.
 
@@ -73,6 +83,7 @@ class Session:
             journal: Its answers count before what the table says. Those about photos or labels that
                 the table does not have are kept there.
             seed: Of the draw between equals.
+            validates: By default no photo does.
         """
         self.table, self.names, self.journal = table, tuple(names), journal
         self.row_of = {name: row for row, name in enumerate(self.names)}
@@ -81,6 +92,11 @@ class Session:
         self.states: Int8[np.ndarray, "image label"] = table.states.copy()
         self.probability: Float[np.ndarray, "image label"] = np.full(shape, np.nan)
         self.unreadable: Bool[np.ndarray, " image"] = np.zeros(len(table), dtype=bool)
+        self.validates: Bool[np.ndarray, " image"] = (
+            np.zeros(len(table), dtype=bool) if validates is None else validates
+        )
+        blank = self.validates[:, None] & (table.states == UNKNOWN)
+        self._to_sample = sampling_order(self.names, table.labels, blank)
         self._chance = np.random.default_rng(seed).random(shape)
         self._said: Bool[np.ndarray, "image label"] = np.zeros(shape, dtype=bool)
         self._by_cell: dict[Cell, list[Answer]] = {}
@@ -122,17 +138,49 @@ class Session:
         for cell in self._leases:
             free[cell] = False
         passed = self._passed.get(client, set())
-        urgent = urgency(order, self.probability, self.states, self._chance)
         held_back = free.copy()
         for cell in passed:
             held_back[cell] = False
-        rows, columns = most_urgent(urgent, held_back, count)
-        if not len(rows) and passed:  # only what was passed over is left
+        drawn: list[Cell] = []
+        if order == DEFAULT_ORDER and label is None:
+            drawn = self._drawn(held_back, count)
+        if (
+            drawn
+        ):  # what measures and was passed over comes back in its turn, or the sample would end
+            passed -= {cell for cell in passed if self.validates[cell[0]]}
+        urgent = urgency(order, self.probability, self.states, self._chance)
+        if order == DEFAULT_ORDER:  # what teaches nobody comes last
+            urgent = np.where(self.validates[:, None], urgent - 1e6, urgent)
+        cells = _best(urgent, held_back, count, drawn)
+        if not cells and passed:  # only what was passed over is left
             passed.clear()
-            rows, columns = most_urgent(urgent, free, count)
-        cells = list(zip(rows.tolist(), columns.tolist(), strict=True))
+            cells = _best(urgent, free, count, drawn)
         self._leases |= {cell: (client, now) for cell in cells}
-        return [self.question(*cell) for cell in cells]
+        return [self.question(*cell)._replace(measures=cell in drawn) for cell in cells]
+
+    def _drawn(self, free: Bool[np.ndarray, "image label"], count: int) -> list[Cell]:
+        """Return the next cell that measures, if one is due: one question in ten is such a one."""
+        is_free = free.flat[self._to_sample]
+        if not is_free.any():
+            return []
+        # Those before it are answered, or asked and passed over, here or in another tab.
+        so_far = int(is_free.argmax())
+        due = int(SHARE * (int(self._said.sum()) + count)) - so_far
+        if due < 1:
+            return []
+        row, column = np.unravel_index(self._to_sample[so_far], free.shape)
+        return [(int(row), int(column))]
+
+    def _done(self) -> Bool[np.ndarray, "image label"]:
+        """Say which cells need not be asked any more."""
+        return self._said | self.unreadable[:, None]
+
+    def measures(self) -> Bool[np.ndarray, "image label"]:
+        """Say which known cells measure: of photos that validate, the table's and the random sample."""
+        chosen = self.validates[:, None] & (self.table.states != UNKNOWN)
+        so_far = sample_length(self._to_sample, self._done())
+        chosen.flat[self._to_sample[:so_far]] = True
+        return chosen & (self.states != UNKNOWN)
 
     def question(self, row: int, column: int) -> Question:
         """Return a cell as a question, whatever is known of it."""
@@ -247,6 +295,19 @@ class Session:
         shape = self.states.shape
         if not (0 <= row < shape[0] and 0 <= column < shape[1]):
             raise DataError(f"There is no photo {row} with label {column}; the table is {shape}.")
+
+
+def _best(
+    urgent: Float[np.ndarray, "image label"],
+    free: Bool[np.ndarray, "image label"],
+    count: int,
+    first: list[Cell],
+) -> list[Cell]:
+    """Return some cells, and then the most urgent of other photos, `count` in all."""
+    free = free.copy()
+    free[[row for row, _ in first]] = False
+    rows, columns = most_urgent(urgent, free, max(count - len(first), 0))
+    return [*first, *zip(rows.tolist(), columns.tolist(), strict=True)][:count]
 
 
 def new_id() -> str:

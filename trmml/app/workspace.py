@@ -9,6 +9,7 @@ from typing import Any
 
 from trmml.app.estimating import Estimator
 from trmml.app.journal import Journal
+from trmml.app.learning import validation_photos
 from trmml.app.pictures import Pictures
 from trmml.app.session import Given, Question, Session
 from trmml.data.dataset import MultiLabelDataset
@@ -63,7 +64,8 @@ class Workspace:
         self.lock = threading.RLock()
         self.journal = Journal(journal)
         try:
-            self.session = Session(table, names, self.journal)
+            validates = validation_photos(names)
+            self.session = Session(table, names, self.journal, validates=validates)
             models = journal.with_name(journal.name.removesuffix(".jsonl") + ".models")
             self.estimator = Estimator(self.session, model, self.lock, models, settings)
             self.pictures = Pictures(table.photos)

@@ -1,6 +1,7 @@
 """`trmml label` and `trmml demo`: the page."""
 
 import contextlib
+import dataclasses
 import webbrowser
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from trmml.cli.options import (
     Labels,
     Moved,
     assignments_of,
+    names_of,
     of_model,
     require_free,
     require_no_table,
@@ -37,7 +39,12 @@ Open = Annotated[
 
 @with_table_options
 def label(
-    table: Annotated[Path, typer.Argument(help="Label table; it stays as it is.")],
+    table: Annotated[
+        Path,
+        typer.Argument(
+            help="Label table, which stays as it is; or a folder of photos, with --labels."
+        ),
+    ],
     options: TableOptions,
     model: Annotated[
         str,
@@ -84,6 +91,9 @@ def label(
     shows; the table with all answers is labels.answered.csv. Start it again to go
     on.
 
+    Photos without any table are a folder and the labels to ask about, as
+    photos/ --labels dog,cat: what the model thinks of them decides what is asked.
+
     Example:
     trmml label labels.csv --images photos/
     """
@@ -97,6 +107,7 @@ def label(
     if not journal.exists():  # else it was written from the journal, and is so again
         require_free(output, replace)
     settings = assignments_of(set_ or [])
+    options = _for_photos_alone(options, table, labels)
     dataset = options.read(table, labels, may_lack_labels=labels is not None)
     from trmml.app.workspace import Workspace
     from trmml.zoo.loading import load_model
@@ -107,8 +118,21 @@ def label(
     workspace = Workspace(dataset, matcher, images, journal, output, settings)
     if workspace.journal.answers:
         typer.echo(f"{len(workspace.journal.answers)} answers so far, in {journal}", err=True)
-    _serve(matcher, workspace, host, port, open_)
+    with contextlib.closing(workspace):
+        _serve(matcher, workspace, host, port, open_)
     typer.echo(f"wrote {output}", err=True)
+
+
+def _for_photos_alone(options: TableOptions, table: Path, labels: str | None) -> TableOptions:
+    """Return the options that read a folder as photos without labels, where it is one."""
+    from trmml.data.readers.folders import is_without_labels
+
+    is_blank = (
+        options == TableOptions(images=options.images)
+        and table.is_dir()
+        and is_without_labels(table, names_of(labels) or ())
+    )
+    return dataclasses.replace(options, table_format="photos") if is_blank and labels else options
 
 
 def demo(
@@ -125,7 +149,6 @@ def demo(
     trmml demo runs/shop
     """
     from trmml.app.serving import require_packages
-    from trmml.cli.options import names_of
 
     require_packages()
     from trmml.zoo.loading import load_model

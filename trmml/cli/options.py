@@ -14,7 +14,7 @@ import typer
 
 from trmml.cli.exits import SOME_FAILED
 from trmml.errors import ConfigError
-from trmml.files import writing_to
+from trmml.files import read_bytes, with_home, writing_to
 
 
 class Format(StrEnum):
@@ -69,7 +69,8 @@ Labels = Annotated[
     str | None,
     of_model(
         metavar="NAME,NAME",
-        help="Labels to use; a model also scores ones that it never learned.",
+        help="Labels to use, or a .txt file with one in a line; a model also scores ones that it "
+        "never learned.",
         show_default="all",
     ),
 ]
@@ -175,8 +176,27 @@ def require_no_table(outputs: Iterable[Path | None], *tables: Path | None) -> No
 
 
 def names_of(labels: str | None) -> list[str] | None:
-    """Return the names in a text that are separated by commas, without blanks around them."""
-    return None if labels is None else [name.strip() for name in labels.split(",") if name.strip()]
+    """Return the names in a text that are separated by commas, without blanks around them.
+
+    One that ends in `.txt` is a file with a name in each line, which may hold commas.
+
+    Raises:
+        ConfigError: If there is no such file, or it holds no text.
+    """
+    if labels is None:
+        return None
+    names = labels.split(",")
+    if len(names) == 1 and names[0].strip().endswith(".txt"):
+        path = with_home(names[0].strip())
+        try:
+            names = read_bytes(path).decode("utf-8-sig").splitlines()
+        except OSError as error:
+            raise ConfigError(f"Cannot read the labels in {path}: {error.strerror}.") from error
+        except UnicodeDecodeError as error:
+            raise ConfigError(
+                f"{path} is not UTF-8; save it as UTF-8, a label in each line."
+            ) from error
+    return [name.strip() for name in names if name.strip()]
 
 
 def assignments_of(texts: list[str]) -> dict[str, Any]:

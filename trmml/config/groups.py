@@ -32,6 +32,7 @@ class MatchingConfig(Settings):
     DualCoOp), or the pooled image feature (as CoOp); zero-shot, which is not trained, takes that and
     the patches that fit a label's text best."""
     num_context_tokens: Annotated[int, Interval(1, 64)] = 16
+    """Learned tokens in front of a label's name."""
     context_init: str = ""
     """Words whose embeddings start the context instead of noise; they also fix its length."""
     label_specific_context: bool = False
@@ -39,7 +40,9 @@ class MatchingConfig(Settings):
     negative_prompt: bool = True
     """A second prompt per label that stands for its absence."""
     num_heads: Annotated[int, Interval(1, 64)] = 8
+    """Of the attention by which a label's query reads its region from the patches."""
     region_mlp: bool = True
+    """Whether a simple MLP follows that attention."""
     spatial_scale: Annotated[float, Interval(0, 100, "(]")] = 20.0
     """Text–pixel: start of the learned sharpness of a label's weights over the patches; near 0 all
     patches weigh the same. DualCoOp has 20."""
@@ -161,14 +164,18 @@ class TrainingConfig(Settings):
     group: ClassVar[str] = "training"
 
     epochs: Annotated[int, at_least(1)] = 12
+    """How often all photos are gone through."""
     batch_size: Annotated[int, at_least(1)] = 256
     """Photos per step, at most: min(batch_size, max(photos // 16, 16)) are taken, so that an epoch of
     few photos still has 16 steps."""
     learning_rate: Annotated[float, above(0)] = 3e-4
     """Peak for the region module, the logit scale and the logit bias."""
     prompt_learning_rate: Annotated[float, above(0)] = 3e-3
+    """The same for the context of the prompts."""
     weight_decay: Annotated[float, at_least(0)] = 1e-2
+    """Of AdamW."""
     train_prompts: bool = True
+    """Whether the context is learned; otherwise prompts are encoded once."""
     ema_decay: Annotated[float, Interval(0, 1, "[)")] = 0.99
     """Share of the old averaged weights kept per step, less in the first thousand; 0: no average."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -182,8 +189,11 @@ class TrainingConfig(Settings):
     views: Literal["plain", "plain+flip"] = "plain"
     """Fixed views kept per photo when features are cached."""
     cache_gb: Annotated[float, at_least(0)] = 8.0
+    """How much the cached features may take on disk."""
     num_workers: Annotated[int, Interval(0, 1024)] = 2
+    """Processes that decode photos."""
     seed: Annotated[int, Interval(0, 2**32 - 1)] = 0
+    """Of all that is drawn at random."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,7 +203,9 @@ class LossConfig(Settings):
     group: ClassVar[str] = "loss"
 
     gamma_positive: Annotated[float, at_least(0)] = 0.0
+    """Focus of the asymmetric loss on positives that are hard; 0 is cross-entropy."""
     gamma_negative: Annotated[float, at_least(0)] = 0.0
+    """The same for negatives."""
     clip: Annotated[float, Interval(0, 1, "[)")] = 0.0
     """Probability below which a negative costs nothing."""
     distillation: Annotated[float, at_least(0)] = 0.1
@@ -210,6 +222,7 @@ class LossConfig(Settings):
     """A label that is known in n photos is distilled min(max(few_labels / n − 1, 0), 30) times more, and
     in photos in which it is known as well; 0: never."""
     contrastive: Annotated[float, at_least(0)] = 0.0
+    """Weight of multimodal contrast between regions, texts and prototypes of the labels."""
     assumed_negative: Annotated[float, at_least(0)] = 0.1
     """Weight of an unknown state as a negative one, where a label has no known negative."""
 
@@ -228,7 +241,9 @@ class PseudoLabelConfig(Settings):
     """Intra-category: a region is compared with its own label's prototypes; inter-category: with those
     of the other labels, of which only few may be nearer."""
     positive_threshold: Probability = 0.97
+    """From which estimate on an unknown state counts as positive."""
     negative_threshold: Probability = 0.02
+    """Up to which estimate it counts as negative."""
     positive_budget: Annotated[float, at_least(0)] = 0.5
     """How many positives may be estimated of a label, as a share of those that its known states lead
     one to expect."""

@@ -9,6 +9,7 @@ import pytest
 
 from trmml.data.dataset import MultiLabelDataset
 from trmml.data.finding import find_photos
+from trmml.data.readers.folders import is_without_labels
 from trmml.data.readers.tables import read_dataset
 from trmml.errors import DataError
 from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
@@ -226,3 +227,35 @@ def test_photos_of_rarer_endings_and_behind_links_are_found(
     assert [path.relative_to(folder).as_posix() for path in found] == [*names, "link/z.jpg"]
     assert "2 pictures in" in caplog.text
     assert ".jxl, .svg cannot be read" in caplog.text
+
+
+def test_photos_of_which_nothing_is_known(make: Make) -> None:
+    folder = make("a.jpg", "2019/b.png", "2019/Rome/c.jpg", ".trash/d.jpg", "2019/notes.md")
+    data = read_dataset(folder, format="photos", labels=["dog", "cat"])
+    assert [path.relative_to(folder).as_posix() for path in data.photos] == [
+        "2019/Rome/c.jpg", "2019/b.png", "a.jpg"
+    ]  # fmt: skip
+    assert data.labels == ("dog", "cat")
+    assert (data.states == U).all()
+    assert "nothing is known of them yet" in data.interpretation
+    for settings, message in (
+        ({}, r"name the labels to ask about in `labels` \(--labels dog,cat\)"),
+        ({"labels": ["dog"], "split": "val"}, "`split` and `unlabeled` do not apply"),
+        ({"labels": ["dog"], "unlabeled": "negative"}, "`split` and `unlabeled` do not apply"),
+        ({"labels": ["dog"], "label_encoding": "1/0/blank"}, "`label_encoding` does not apply"),
+    ):
+        with pytest.raises(DataError, match=message):
+            read_dataset(folder, format="photos", **settings)
+    with pytest.raises(
+        DataError, match=r"or 'photos' with labels \(--labels\) if nothing is known"
+    ):
+        read_dataset(make("flat/e.jpg") / "flat", unlabeled="negative")
+    with pytest.raises(DataError, match=r"format='photos' is for a folder"):
+        read_dataset(folder / "2019/notes.md", format="photos", labels=["dog"])
+
+
+def test_a_folder_is_photos_alone_unless_something_in_it_says_more(make: Make) -> None:
+    folder = make("2019/a.jpg", "2020/dogs/b.jpg")
+    assert is_without_labels(folder, ["dog", "cat"])
+    assert not is_without_labels(folder, ["dogs"])
+    assert not is_without_labels(make("labels.csv"), ["dog"])

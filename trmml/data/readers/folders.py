@@ -1,7 +1,7 @@
 """Labels in folders: one folder per label, in splits and wrappers as they come out of archives."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from trmml.data.readers.rows import (
     unmentioned_state,
 )
 from trmml.data.readers.voc import holds_voc, read_voc
+from trmml.data.spelling import spelled
 from trmml.errors import DataError, nearest
 from trmml.labels import POSITIVE
 
@@ -46,6 +47,39 @@ def read_folder(folder: Path, options: Options, form: str | None) -> Table:
     if options.split is not None:
         raise DataError(f"{folder} has no splits; pass the folder of one split.")
     return _label_folders(folder, inner, options)
+
+
+def read_photos(folder: Path, options: Options) -> Table:
+    """Read a folder of photos of which nothing is known yet: every label of every photo is unknown.
+
+    Raises:
+        DataError: If no labels are named, or options say what tables alone have.
+    """
+    refuse_encoding(options, folder, "is read as photos without labels")
+    if options.split is not None or options.unlabeled is not None:
+        raise DataError(
+            f"{folder} is read as photos without labels, so that every label is unknown; `split` and "
+            "`unlabeled` do not apply."
+        )
+    if not options.labels:
+        raise DataError(
+            f"{folder} is read as photos without labels; name the labels to ask about in `labels` "
+            "(--labels dog,cat)."
+        )
+    photos = find_photos(folder)
+    places = [photo.relative_to(folder).as_posix() for photo in photos]
+    rows = [Row(i, place, {}, source=place) for i, place in enumerate(places, 1)]
+    meaning = "Photos without labels: nothing is known of them yet."
+    return Table(rows, list(options.labels), meaning, unit="photo")
+
+
+def is_without_labels(folder: Path, labels: Sequence[str]) -> bool:
+    """Say whether a folder is photos alone: no table, no XML, and no folder is named like a label."""
+    if _tables_in(folder) or holds_voc(folder):
+        return False
+    names = {spelled(name) for name in labels}
+    inner = (path.parent.relative_to(folder).parts for path in find_photos(folder))
+    return not any(spelled(part) in names for parts in inner for part in parts)
 
 
 def _inner_folders(folder: Path) -> list[Path]:
@@ -135,8 +169,8 @@ def _below(name: str, table: Table) -> Table:
 
 def _label_folders(folder: Path, labels: list[Path], options: Options) -> Table:
     """Read `label/photo.jpg`; the same file in two folders is one photo with two labels."""
-    unmentioned = unmentioned_state(options.unlabeled, folder)
     _refuse_unlabelled(folder, labels, options)
+    unmentioned = unmentioned_state(options.unlabeled, folder)
     rows: dict[str, Row] = {}
     num_photos = 0
     for label in labels:
@@ -174,8 +208,9 @@ def _refuse_unlabelled(folder: Path, labels: list[Path], options: Options) -> No
         raise DataError(
             f"{folder} is no table: {pointer}."
             if pointer
-            else f"{folder} holds no table and no folders; expected label/photo.jpg, or "
-            "format='keywords' (--table-format keywords) to read the photos' own keywords."
+            else f"{folder} holds no table and no folders; expected label/photo.jpg, or format= "
+            "(--table-format) 'keywords' to read the photos' own keywords, or 'photos' with labels "
+            "(--labels) if nothing is known of them yet."
         )
     names = {path.name.lower() for path in labels if path.name not in (options.labels or ())}
     if {"images", "labels"} <= names:

@@ -28,6 +28,7 @@ TableFormat = Literal[
     "voc",
     "folders",
     "keywords",
+    "photos",
 ]
 Hierarchy = Literal["last", "path"]
 

@@ -14,7 +14,7 @@ from jaxtyping import Int8
 from trmml.data.dataset import MultiLabelDataset
 from trmml.data.finding import system_note
 from trmml.data.readers.csv import read_csv
-from trmml.data.readers.folders import read_folder
+from trmml.data.readers.folders import read_folder, read_photos
 from trmml.data.readers.frames import HERE, is_frame, read_frame
 from trmml.data.readers.joining import merge_duplicates
 from trmml.data.readers.json import read_json, read_jsonl
@@ -65,7 +65,8 @@ def read_dataset(
     * `coco`: COCO's or LVIS's JSON; `label-studio`: its JSON or JSON_MIN export;
     * `voc`: a folder with VOC's `Annotations`; `folders`: `label/photo.jpg`;
     * `keywords`: a folder of photos with the keywords that photo programs keep in them, or in XMP
-      files beside them; never a guess. Keywords that `trmml tag` wrote do not count.
+      files beside them; never a guess. Keywords that `trmml tag` wrote do not count;
+    * `photos`: a folder of photos of which nothing is known, with `labels`; never a guess.
 
     Args:
         table: A file, a folder, a pandas DataFrame, a Hugging Face dataset or a list of dicts.
@@ -183,10 +184,12 @@ def _read(path: Path, options: Options, form: str | None) -> Table:
     if is_folder(path):
         if form == "keywords":
             return read_library(path, options)
+        if form == "photos":
+            return with_notes(read_photos(path, options), system_note(path))
         if form not in (None, "voc", "folders"):
             raise DataError(f"{path} is a folder; format={form!r} is for a file.")
         return with_notes(read_folder(path, options, form), system_note(path))
-    if form in ("voc", "folders", "keywords"):
+    if form in ("voc", "folders", "keywords", "photos"):
         raise DataError(f"format={form!r} is for a folder, and {path} is a file.")
     suffix = path.suffix.lower()
     if suffix in WORKBOOKS:
