@@ -41,6 +41,7 @@ PAGES = {
     "examples/benchmarks/README.md": "benchmarks",
     "examples/benchmarks/measured/missing_labels.md": "missing-labels",
     "examples/benchmarks/measured/label_tables.md": "label-tables",
+    "examples/benchmarks/measured/questions.md": "questions",
     "examples/benchmarks/measured/speed.md": "speed",
     "examples/everyday/README.md": "everyday",
     "examples/small_clip/README.md": "small-clip",
@@ -54,6 +55,7 @@ PAGES = {
 TITLES = {
     "missing-labels": "Missing labels, all tables",
     "label-tables": "Blanks, mistakes and thresholds, all tables",
+    "questions": "Orders of questions, all tables",
     "speed": "Speed, all tables",
 }
 
