@@ -25,7 +25,7 @@ LEAST_SCORE = 0.8
 """Of any tag but those of PEOPLE; from here on 86 % of all tags are right."""
 PEOPLE = ("man", "woman", "child", "baby")
 LEAST_OF_PEOPLE = 0.94
-"""Nobody wants to be taken for what they are not, and at LEAST_SCORE every third of these is wrong."""
+"""Nobody wants to be taken for what they are not, and at LEAST_SCORE too many of these are wrong."""
 
 
 def main(table: str, output: str) -> None:

@@ -44,7 +44,7 @@ SECONDS_BETWEEN_CHECKPOINTS = 120
 TEXTS_AT_ONCE = 256
 
 
-class Texts:
+class FrozenTexts:
     """Text features of unit length, by a CLIP that does not learn.
 
     Attributes:
@@ -146,7 +146,7 @@ class Tuning:
         labels, self.val_labels = read_labels(args.data, "val")
         words = vocabulary(captions, recipe["num_words"])
         self.word_targets = word_targets(captions, words)
-        self.texts = Texts(args.clip, captions, words, labels)
+        self.texts = FrozenTexts(args.clip, captions, words, labels)
         head = self.texts.clip.visual.head.proj
         self.learner = LastBlocks(tower, self.first, head)
         self.before = copy.deepcopy(self.learner).requires_grad_(False)

@@ -228,3 +228,31 @@ def test_photos_are_not_gone_through_for_nothing(
     for change in ({"loss.distillation": 0.0}, {"loss.trust_teacher": False}):
         config = QUICK | change | {"matching.linear_probe": False}
         assert trmml.finetune(data, val=data, backbone=backbone_source, config=config).probe is None
+
+
+@pytest.mark.parametrize(("share", "replaced"), [(0.0, True), (1.0, False)])
+def test_a_probe_that_is_better_by_more_than_chance_takes_the_place_of_the_training(
+    backbone_source: str,
+    make_dataset: Maker,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    share: float,
+    replaced: bool,
+) -> None:
+    """Nothing is learned by steps here, so without a share of the probe the model knows nothing."""
+    monkeypatch.setattr(
+        "trmml.training.mixing.share_of_probe",
+        lambda states, *_: torch.full((states.shape[1],), share),
+    )
+    data = make_dataset(90)
+    train, val = data.subset(np.arange(60)), data.subset(np.arange(60, 90))
+    still = {"training.learning_rate": 1e-9, "training.prompt_learning_rate": 1e-9}
+    model = trmml.finetune(train, val=val, backbone=backbone_source, config=QUICK | still)
+    assert model.probe is not None
+    assert model.report is not None
+    assert (model.probe.share == 1).all()
+    assert ("the training is worse than linear probe by" in caplog.text) == replaced
+    gain = model.report["finetune"]["compared_with"]["linear probe"]
+    assert gain["high"] >= 0
+    measured = model.report["metrics"]["validation"]["mAP"]
+    assert measured == pytest.approx(gain["mAP"] + gain["gain"], abs=1e-5)
