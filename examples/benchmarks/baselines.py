@@ -26,16 +26,20 @@ ASSUMED_NEGATIVE = 0.1
 
 
 class Photos(NamedTuple):
-    """Frozen features of photos, and what is known of them."""
+    """Frozen features of photos as the tower gives them, and what is known of the photos."""
 
     image: Float[Tensor, "photo dim"]
     patches: Float[Tensor, "photo patch dim"]
     states: Int8[Tensor, "photo label"]
 
+    def pooled(self) -> Float[Tensor, "photo dim"]:
+        """Return image features of unit length."""
+        return F.normalize(self.image, dim=-1)
+
     def summaries(self) -> Float[Tensor, "photo summary"]:
         """Return image feature, mean and maximum of the patches."""
         patches = self.patches.float()
-        return torch.cat([self.image, patches.mean(dim=1), patches.amax(dim=1)], dim=1)
+        return torch.cat([self.pooled(), patches.mean(dim=1), patches.amax(dim=1)], dim=1)
 
 
 class MLP(nn.Module):

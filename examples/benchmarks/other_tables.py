@@ -138,9 +138,7 @@ class Tables:
         batches = list(CachedFeatures(self.features[split], rows).in_order(256))
         image = torch.cat([batch.image_features for batch in batches])
         patches = torch.cat([batch.patch_features.half() for batch in batches])
-        return Photos(
-            image / image.norm(dim=1, keepdim=True), patches, torch.from_numpy(data.states)
-        )
+        return Photos(image, patches, torch.from_numpy(data.states))
 
 
 def _with_words(
@@ -191,7 +189,7 @@ def scores_of(
         return torch.cat(parts).numpy()
     seen = [tables.seen(data, "train") for data in (train, chooser)]
     fits: dict[str, Callable[[], Callable[[Photos], torch.Tensor]]] = {
-        "probe": lambda: probe(*seen, lambda photos: photos.image),
+        "probe": lambda: probe(*seen, Photos.pooled),
         "probe with patches": lambda: probe(*seen, Photos.summaries),
         "MLP": lambda: head(MLP, *seen, seed),
         "learned queries": lambda: head(LearnedQueries, *seen, seed),

@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -49,7 +50,7 @@ def test_baselines_that_see_patches_find_small_things(
     train, chooser, test = (photos_with_a_small_thing(baselines, 300, seed) for seed in range(3))
     train.states[:150, 1] = UNKNOWN
     found = {
-        "probe": baselines.probe(train, chooser, lambda photos: photos.image),
+        "probe": baselines.probe(train, chooser, baselines.Photos.pooled),
         "patches": baselines.probe(train, chooser, baselines.Photos.summaries),
         "MLP": baselines.head(baselines.MLP, train, chooser, 0),
         "queries": baselines.head(baselines.LearnedQueries, train, chooser, 0),
@@ -68,7 +69,7 @@ def test_unknown_states_teach_nothing(baselines: ModuleType) -> None:
     found = []
     for patches in (train.patches, train.patches * (states != UNKNOWN)[:, :1, None]):
         few = baselines.Photos(train.image, patches, states)
-        found.append(baselines.probe(few, chooser, lambda photos: photos.image)(test))
+        found.append(baselines.probe(few, chooser, baselines.Photos.pooled)(test))
     torch.testing.assert_close(*found)
 
 
@@ -102,6 +103,14 @@ def test_every_method_runs_on_a_table_and_what_is_done_stays(
     }
     monkeypatch.setattr(bench, "TABLES", kinds)
     few_choices(monkeypatch, bench.head, epochs=1)
+    models = []
+    finetune = bench.trmml.finetune
+
+    def watched(*arguments: Any, **settings: Any) -> Any:
+        models.append(finetune(*arguments, **settings))
+        return models[-1]
+
+    monkeypatch.setattr(bench.trmml, "finetune", watched)
     backbone = f"local-dir:{next(iter(clip_folders.values()))}"
     output = tmp_path / "out"
     arguments = ["other_tables.py", "--data", str(folder), "--backbone", backbone]
@@ -120,6 +129,10 @@ def test_every_method_runs_on_a_table_and_what_is_done_stays(
     scores = np.load(output / "words, trmml, 1.npz")
     value = mean_average_precision(scores["scores"], scores["states"])
     assert facts["mAP"]["trmml"][1] == pytest.approx(value, abs=1e-5)
+    # What is measured is what `predict` says of the photos.
+    predicted = [one.scores.tolist() for one in models[-1].predict_many(data.photos[44:])]
+    logits = torch.from_numpy(scores["scores"])
+    torch.testing.assert_close(torch.tensor(predicted), logits.sigmoid(), atol=2e-3, rtol=0)
     best = max(bench.SIMPLE, key=lambda method: np.mean(facts["mAP"][method]))
     assert facts["best_simple"] == best
     gain = np.mean(facts["mAP"]["trmml"]) - np.mean(facts["mAP"][best])
