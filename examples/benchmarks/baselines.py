@@ -1,11 +1,11 @@
 """What a sceptic would try first on frozen features: probes, an MLP, and learned queries without text.
 
 All see what text–region matching sees, learn from known states alone, and choose their settings on the
-same photos. Each has six settings to choose from.
+same photos. A head has six settings to choose from.
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import product
 from typing import NamedTuple
 
@@ -20,6 +20,7 @@ from trmml.labels import POSITIVE, UNKNOWN
 from trmml.training.probing import fit_probes
 
 RATES, DECAYS = (3e-4, 1e-3, 3e-3), (0.01, 0.3)
+"""Learning rates and weight decays of the heads."""
 EPOCHS, BATCH_SIZE, WIDTH, NUM_HEADS = 30, 64, 512, 4
 ASSUMED_NEGATIVE = 0.1
 """Weight of unknown states of labels without a known negative, as in the default of trmml."""
@@ -95,44 +96,86 @@ class LearnedQueries(nn.Module):
         return (found * self.weight).sum(dim=-1) + self.bias
 
 
-def probe(
-    train: Photos, chooser: Photos, sees: Callable[[Photos], Tensor]
-) -> Callable[[Photos], Float[Tensor, "photo label"]]:
+class Fit(NamedTuple):
+    """What was chosen, and how well it ordered the photos that chose it.
+
+    Attributes:
+        logits: Of any photos.
+        val_map: mAP on the photos that chose.
+        penalty: Of a probe; see `fit_probes`.
+    """
+
+    logits: Callable[[Photos], Float[Tensor, "photo label"]]
+    val_map: float
+    penalty: float | None = None
+
+
+def probe(train: Photos, chooser: Photos, sees: Callable[[Photos], Tensor]) -> Fit:
     """Fit logistic regressions of several strengths; take the one with the best mAP on `chooser`."""
-    probes = fit_probes(sees(train), train.states, ASSUMED_NEGATIVE)
-    best = max(probes, key=lambda one: _map(one.logits(sees(chooser)), chooser.states))
-    return lambda photos: best.logits(sees(photos))
+    seen = sees(chooser)
+    tried = [
+        (_map(one.logits(seen), chooser.states), one)
+        for one in fit_probes(sees(train), train.states, ASSUMED_NEGATIVE)
+    ]
+    value, best = max(tried, key=lambda pair: pair[0])
+    return Fit(lambda photos: best.logits(sees(photos)), value, best.penalty)
 
 
 def head(
-    kind: type[MLP] | type[LearnedQueries], train: Photos, chooser: Photos, seed: int
-) -> Callable[[Photos], Float[Tensor, "photo label"]]:
-    """Train a head with each setting; take setting and epoch with the best mAP on `chooser`."""
+    kind: type[MLP] | type[LearnedQueries],
+    train: Photos,
+    chooser: Photos,
+    seed: int,
+    settings: Iterable[tuple[float, float]] | None = None,
+    epochs: int | None = None,
+    half: bool = False,
+) -> Fit:
+    """Train a head with each setting; take setting and epoch with the best mAP on `chooser`.
+
+    Args:
+        kind: Of head.
+        train: What it learns from.
+        chooser: What chooses.
+        seed: Of the start, the order and the dropout.
+        settings: Learning rates and weight decays; all pairs by default.
+        epochs: At each of them.
+        half: Whether to train in bfloat16.
+    """
     best, found = -1.0, None
-    for rate, decay in product(RATES, DECAYS):
+    for rate, decay in settings or product(RATES, DECAYS):
         torch.manual_seed(seed)
         module = kind(train)
-        for value in _epochs(module, train, chooser, rate, decay):
+        for value in _epochs(module, train, chooser, rate, decay, epochs or EPOCHS, half):
             if value > best:
                 best, found = value, copy.deepcopy(module)
     assert found is not None
-    return torch.no_grad()(lambda photos: _in_parts(found, photos))
+    return Fit(torch.no_grad()(lambda photos: _in_parts(found, photos)), best)
 
 
-def _epochs(module: nn.Module, train: Photos, chooser: Photos, rate: float, decay: float):
-    steps = EPOCHS * -(-len(train.states) // BATCH_SIZE)
+def _epochs(
+    module: nn.Module,
+    train: Photos,
+    chooser: Photos,
+    rate: float,
+    decay: float,
+    epochs: int,
+    half: bool,
+) -> Iterator[float]:
+    steps = epochs * -(-len(train.states) // BATCH_SIZE)
     optimizer = torch.optim.AdamW(module.parameters(), lr=rate, weight_decay=decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     without = (train.states == 0).sum(dim=0) == 0
-    for _ in range(EPOCHS):
+    for _ in range(epochs):
         module.train()
         for rows in torch.randperm(len(train.states)).split(BATCH_SIZE):
             batch = Photos(*(part[rows] for part in train))
             weights = (batch.states != UNKNOWN).float()
             weights = torch.where(without & (weights == 0), ASSUMED_NEGATIVE, weights)
             targets = (batch.states == POSITIVE).float()
+            with torch.autocast("cpu", torch.bfloat16, enabled=half):
+                logits = module(batch)
             losses = F.binary_cross_entropy_with_logits(
-                module(batch), targets, weights, reduction="sum"
+                logits.float(), targets, weights, reduction="sum"
             )
             optimizer.zero_grad()
             (losses / len(rows)).backward()

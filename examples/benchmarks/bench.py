@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler
+from baselines import MLP, LearnedQueries, Photos, head, probe
 
 import trmml
 from trmml.backbone.clip import FrozenCLIP, ImageFeatures
@@ -16,7 +15,7 @@ from trmml.config.groups import FinetuneConfig
 from trmml.data.dataset import MultiLabelDataset
 from trmml.evaluation.measuring import measure
 from trmml.evaluation.metrics import mean_average_precision
-from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
+from trmml.labels import POSITIVE
 from trmml.training.batches import CachedFeatures
 from trmml.training.features import compute_features
 from trmml.zoo.loading import make_config, zero_shot_model
@@ -31,8 +30,10 @@ MATCHING_ALONE = {
 }
 """Settings of the methods that TRM-ML is compared with: its further parts are not theirs."""
 MOST_DRAWS = 1000
-STRENGTHS = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
-"""Of the probe, the inverse of its penalty; wide enough that neither end is best, few photos or all."""
+AS_PUBLISHED = {"matching.linear_probe": False, "loss.trust_teacher": False}
+"""Settings without our parts beside the text; distillation and pseudo labels as the paper has them."""
+PROBES = {"linear-probe": Photos.pooled, "patch-probe": Photos.summaries}
+HEADS = {"mlp": MLP, "learned-queries": LearnedQueries}
 
 
 class Run(NamedTuple):
@@ -79,6 +80,7 @@ class Bench:
             for name, part in (("train", self.train), ("val", self.val), ("test", self.test))
         }
         self.settings = settings or {}
+        self._photos: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def partial(self, setting: str, seed: int) -> MultiLabelDataset:
         """Hide training labels as a setting says, of all photos or of so many drawn at random.
@@ -100,14 +102,14 @@ class Bench:
         raise SystemExit(f"{setting}: {MOST_DRAWS} draws left a label without a known positive.")
 
     def run(self, run: Run) -> dict[str, Any]:
-        """Do one run and return its figures."""
+        """Do one run; return its figures, and its scores or logits of the test photos."""
         started, cpu = time.perf_counter(), time.process_time()
         details: dict[str, Any] = {}
         if run.method == "zero-shot":
             model = zero_shot_model(self.clip, self.train.labels)
             val, test = self.scores(model, "val"), self.scores(model, "test")
-        elif run.method == "linear-probe":
-            val, test, details = self._probe(self.partial(run.setting, run.seed))
+        elif run.method in PROBES or run.method in HEADS:
+            val, test, details = self._baseline(run)
         else:
             val, test, details = self._matching(run)
         others = [i for i, label in enumerate(self.test.labels) if label != "person"]
@@ -115,6 +117,7 @@ class Bench:
         measured = measure(test, self.test.states, self.test.labels, [0.5] * test.shape[1])
         return {
             **run._asdict(),
+            "test_scores": test.astype(np.float32),
             "val_mAP": mean_average_precision(val, self.val.states),
             "mAP": measured.mean_average_precision,
             # It is in most of these photos and would hide the other labels.
@@ -138,41 +141,49 @@ class Bench:
                 rows.append(model.match(features, text).scores.cpu().numpy())
         return np.concatenate(rows)
 
-    def _pooled(self, part: str) -> np.ndarray:
-        batches = self.features[part].in_order(256)
-        return np.concatenate([batch.image_features.numpy() for batch in batches])
+    def _seen(self, part: str, data: MultiLabelDataset) -> Photos:
+        """Return the features of photos of one of the three sets, which are all read once."""
+        if part not in self._photos:
+            batches = list(self.features[part].in_order(256))
+            self._photos[part] = (
+                torch.cat([batch.image_features for batch in batches]),
+                torch.cat([batch.patch_features.half() for batch in batches]),
+            )
+        whole = {"train": self.train, "val": self.val, "test": self.test}[part]
+        features, rows = self._photos[part], slice(None)
+        if len(data) < len(whole):
+            places = {photo: row for row, photo in enumerate(whole.photos)}
+            rows = [places[photo] for photo in data.photos]
+        return Photos(*(feature[rows] for feature in features), torch.from_numpy(data.states))
 
-    def _probe(self, train: MultiLabelDataset) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
-        """Fit a logistic regression per label on its known cells; without negatives, on all cells.
-
-        Its strength is chosen on validation photos, the same one for all labels.
-        """
-        rows = {photo: row for row, photo in enumerate(self.train.photos)}
-        # In float32 the solver meets ill-conditioned matrices where the penalty is small.
-        pooled = self._pooled("train")[[rows[photo] for photo in train.photos]].astype(np.float64)
-        scaler = StandardScaler().fit(pooled)
-        features = scaler.transform(pooled)
-        val, test = (scaler.transform(self._pooled(part)) for part in ("val", "test"))
-        scores = {
-            part: np.empty((len(STRENGTHS), len(x), train.states.shape[1]), np.float32)
-            for part, x in (("val", val), ("test", test))
-        }
-        for column, labels in enumerate(train.states.T):
-            if not (labels == NEGATIVE).any():
-                labels = np.where(labels == UNKNOWN, NEGATIVE, labels)
-            known = labels != UNKNOWN
-            fit = LogisticRegression(solver="newton-cholesky", warm_start=True)
-            for step, strength in enumerate(STRENGTHS):
-                fit.set_params(C=strength).fit(features[known], labels[known])
-                for part, x in (("val", val), ("test", test)):
-                    scores[part][step, :, column] = fit.predict_proba(x)[:, 1]
-        best = int(np.argmax([mean_average_precision(s, self.val.states) for s in scores["val"]]))
-        return scores["val"][best], scores["test"][best], {"C": STRENGTHS[best]}
+    def _baseline(self, run: Run) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+        """Fit a probe or a head; the validation photos choose the penalty, or the best epoch."""
+        train = self._seen("train", self.partial(run.setting, run.seed))
+        val, test = self._seen("val", self.val), self._seen("test", self.test)
+        if run.method in PROBES:
+            fit = probe(train, val, PROBES[run.method])
+        else:
+            config = FinetuneConfig().changed(self.settings).training
+            fit = head(
+                HEADS[run.method],
+                train,
+                val,
+                run.seed,
+                [(run.changes["rate"], run.changes["decay"])],
+                config.epochs,
+                half=config.precision == "bfloat16",
+            )
+        details = {} if fit.penalty is None else {"penalty": fit.penalty}
+        scores = (fit.logits(photos).sigmoid().numpy() for photos in (val, test))
+        return *scores, details
 
     def _matching(self, run: Run) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
-        config = {"matching.way": run.method, "training.seed": run.seed}
-        if run.method != "text-region":
+        way = run.method.removesuffix("-alone")
+        config = {"matching.way": way, "training.seed": run.seed}
+        if way != "text-region":
             config |= MATCHING_ALONE
+        elif run.method != way:
+            config |= AS_PUBLISHED
         config |= {"training.features": "cached"} | self.settings | run.changes
         train = self.partial(run.setting, run.seed)
         if config.pop(PROMPTS_FIRST, False):

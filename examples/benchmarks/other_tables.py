@@ -21,7 +21,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from baselines import MLP, LearnedQueries, Photos, head, probe
+from baselines import MLP, Fit, LearnedQueries, Photos, head, probe
+from bench import AS_PUBLISHED
+from gains import gain_over_seeds
 from provenance import provenance
 
 import trmml
@@ -49,8 +51,6 @@ WORDS = [
 RARE = (3, 11)
 """Positives of the labels of the long tail, among the training photos drawn."""
 MOST_DRAWS = 1000
-AS_PUBLISHED = {"matching.linear_probe": False, "loss.trust_teacher": False}
-"""Settings without our parts beside the text; distillation and pseudo labels as the paper has them."""
 SIMPLE = ("zero-shot", "probe", "probe with patches", "MLP", "learned queries")
 METHODS = (*SIMPLE, "text–region alone", "trmml")
 SEEDS = (0, 1, 2)
@@ -188,13 +188,13 @@ def scores_of(
             ]
         return torch.cat(parts).numpy()
     seen = [tables.seen(data, "train") for data in (train, chooser)]
-    fits: dict[str, Callable[[], Callable[[Photos], torch.Tensor]]] = {
+    fits: dict[str, Callable[[], Fit]] = {
         "probe": lambda: probe(*seen, Photos.pooled),
         "probe with patches": lambda: probe(*seen, Photos.summaries),
         "MLP": lambda: head(MLP, *seen, seed),
         "learned queries": lambda: head(LearnedQueries, *seen, seed),
     }
-    return fits[method]()(tables.seen(measured, "val")).numpy()
+    return fits[method]().logits(tables.seen(measured, "val")).numpy()
 
 
 def run(args: argparse.Namespace) -> None:
@@ -250,16 +250,10 @@ def summary(output: Path) -> dict[str, Any]:
             facts = json.loads(str(files[-1]["facts"]))
         values = {method: [row[0] for row in rows] for method, rows in maps.items()}
         best = max(SIMPLE, key=lambda method: np.mean(values[method]))
-        gains = np.stack(maps["trmml"]) - np.stack(maps[best])
-        generator = np.random.default_rng(0)
-        chosen = generator.integers(len(seeds), size=(gains.shape[1], len(seeds)))
-        resampled = gains[chosen, np.arange(gains.shape[1])[:, None]].mean(axis=1)[1:]
         found[table] = {
             "mAP": {method: [round(float(v), 5) for v in rows] for method, rows in values.items()},
             "best_simple": best,
-            "gain": round(float(gains[:, 0].mean()), 5),
-            "low": round(float(np.quantile(resampled, 0.025)), 5),
-            "high": round(float(np.quantile(resampled, 0.975)), 5),
+            **gain_over_seeds(maps["trmml"], maps[best]),
             "seeds": seeds,
             **facts,
         }

@@ -19,6 +19,7 @@ from sklearn.preprocessing import StandardScaler
 from trmml.data.dataset import MultiLabelDataset
 from trmml.evaluation.metrics import mean_average_precision
 from trmml.labels import POSITIVE, UNKNOWN
+from trmml.training.probing import PENALTIES
 
 Maker = Callable[..., MultiLabelDataset]
 
@@ -64,10 +65,12 @@ def measured(
     module = load_example("benchmarks/missing_labels.py")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRMML_CACHE", str(place / "cache"))
-        patch.setattr(module, "GRID", {"quick": QUICK, "still": STILL})
+        patch.setattr(module, "matching_grid", lambda *factors: {"quick": QUICK, "still": STILL})
+        heads = {"quick": {"rate": 1e-2, "decay": 0.1}, "still": {"rate": 1e-9, "decay": 0.1}}
+        patch.setattr(module, "HEAD_GRID", heads)
         patch.setattr(module, "SHARPNESS", SHARPNESS)
-        bench = (write_splits(colour_squares(place / "photos", 72)), source, None)
-        facts, path = {"backbone": source, "settings": {}}, place / "results.json"
+        bench = (write_splits(colour_squares(place / "photos", 72)), source, None, QUICK)
+        facts, path = {"backbone": source, "settings": QUICK}, place / "results.json"
         results = module.Results(path, facts, bench, 1)
         results.choose(module.METHODS)
         runs = [
@@ -81,8 +84,9 @@ def measured(
 
 def test_what_is_chosen_is_best_on_validation_photos(measured: Measured) -> None:
     results = measured.results
-    assert results.chosen("text-region") in (QUICK, STILL)
-    assert results.chosen("linear-probe") == {}
+    assert results.chosen("text-region-alone") in (QUICK, STILL)
+    assert results.chosen("learned-queries")["rate"] == 1e-2
+    assert results.chosen("linear-probe") == results.chosen("text-region") == {}
     assert len(results.content["chosen"]["text-pixel"]) == 2
 
     def val(name: str) -> float:
@@ -95,7 +99,8 @@ def test_what_is_chosen_is_best_on_validation_photos(measured: Measured) -> None
 
 def test_every_method_runs_once(measured: Measured) -> None:
     found = json.loads(measured.path.read_text())
-    assert len(found["runs"]) == 4 * 4 + 10
+    # Chosen were settings of two heads and three matchings, and the sharpness of one.
+    assert len(found["runs"]) == 6 * 4 + 2 * len(measured.module.METHODS)
     assert found["facts"]["images"] == {"train": 40, "val": 16, "test": 16}
     one = found["runs"]["text-region | 50 % | seed 0 | grid"]
     assert 0 < one["mAP"] <= 1
@@ -156,8 +161,8 @@ def test_no_probe_was_chosen_at_an_end_of_its_grid() -> None:
     bench = load_example("benchmarks/bench.py")
     measured = Path(bench.__file__).parent / "measured" / "missing_labels.json"
     runs = json.loads(measured.read_text("utf-8"))["runs"].values()
-    chosen = {run["C"] for run in runs if run["method"] == "linear-probe"}
-    assert chosen <= set(bench.STRENGTHS[1:-1])
+    chosen = {run["penalty"] for run in runs if run["method"] in bench.PROBES}
+    assert chosen <= set(PENALTIES[1:-1])
 
 
 def test_the_probe_learns_from_the_photos_that_were_drawn(data: Path, backbone_source: str) -> None:
@@ -167,12 +172,16 @@ def test_the_probe_learns_from_the_photos_that_were_drawn(data: Path, backbone_s
     rows = [bench.train.photos.index(photo) for photo in few.photos]
     run = module.Run("linear-probe", "20 photos, 100 %", 0, {}, "few")
     found = bench.run(run)
-    features = bench._pooled("train")[rows].astype(np.float64)
+
+    def seen(part: str, data: MultiLabelDataset) -> np.ndarray:
+        return bench._seen(part, data).pooled().double().numpy()
+
+    features = seen("train", bench.train)[rows]
     scaler = StandardScaler().fit(features)
     columns = [
-        LogisticRegression(C=found["C"], max_iter=10_000, tol=1e-8)
+        LogisticRegression(C=1 / found["penalty"], max_iter=10_000, tol=1e-8)
         .fit(scaler.transform(features), column)
-        .predict_proba(scaler.transform(bench._pooled("test")))[:, 1]
+        .predict_proba(scaler.transform(seen("test", bench.test)))[:, 1]
         for column in few.states.T
     ]
     scores = np.stack(columns, axis=1).astype(np.float32)
