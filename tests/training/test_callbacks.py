@@ -36,7 +36,7 @@ def test_a_line_says_epoch_loss_map_and_the_time_left(capsys: pytest.CaptureFixt
     say_epoch(EpochEnd(history, 3, 1, None))
     assert capsys.readouterr().err.splitlines() == [
         "epoch 1/6: loss 0.875, validation mAP 50.00, 1:40 min left",
-        "epoch 2/6: loss 0.625, validation mAP 61.25 (best so far), 2:00 min left",
+        "epoch 2/6: loss 0.625, validation mAP 61.25 (kept), 2:00 min left",
         "epoch 3/3: loss 0.25, validation mAP not measurable",
     ]
 

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from trmml.training.optimization import (
 from trmml.training.photos import known_log_odds
 from trmml.training.run_folder import RunFolder
 from trmml.training.trainer import CHECKPOINT
+from trmml.training.validation import Validation
 from trmml.zoo.loading import load_model
 
 Maker = Callable[..., MultiLabelDataset]
@@ -120,11 +122,31 @@ def test_the_folder_says_how_the_model_was_made(
     assert facts["data"]["images"] + facts["validation"]["images"] == 12
     log = [json.loads(line) for line in log_of(out)]
     assert [record["epoch"] for record in log] == [0, 1, 2]
-    best = max(log, key=lambda record: record["val_mAP"])
-    assert facts["best_epoch"] == best["epoch"]
+    # Four photos are too few to choose an epoch.
+    assert facts["best_epoch"] == 2
     measured = json.loads((out / "metrics.json").read_text())["validation"]["mAP"]
-    assert measured == pytest.approx(best["val_mAP"], abs=1e-6)
+    assert measured == pytest.approx(log[2]["val_mAP"], abs=1e-6)
     assert facts["effective_batch_size"] == 5
+
+
+def test_the_epoch_is_chosen_where_enough_is_known_and_else_the_last(
+    backbone_source: str,
+    make_dataset: Maker,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    data = make_dataset(24)
+    few = replace(data, states=np.where(np.arange(24)[:, None] < 6, data.states, UNKNOWN))
+    enough = [(data.states == state).sum(axis=0).min() for state in (NEGATIVE, POSITIVE)]
+    assert min(enough) >= 5 > (few.states == POSITIVE).sum(axis=0).max()
+    config = QUICK | {"matching.linear_probe": False}
+    for val, kept, said in ((data, 0, ""), (few, 2, "the last epoch is taken")):
+        falling = chain((0.9, 0.8, 0.7), repeat(0.6))
+        monkeypatch.setattr(Validation, "map_of", lambda *_, maps=falling: next(maps))
+        model = trmml.finetune(data, val=val, backbone=backbone_source, config=config)
+        assert model.report is not None
+        assert model.report["finetune"]["best_epoch"] == kept
+        assert said in caplog.text
 
 
 def test_the_clip_alone_is_measured_on_the_same_photos(

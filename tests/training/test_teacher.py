@@ -49,6 +49,6 @@ def test_a_photo_is_scored_as_a_whole_and_by_the_best_sixteenth_of_its_patches(
         whole = F.normalize(features.image_features[photo] - model.image_center, dim=0)
         patches = features.patch_features[photo] - model.patch_center
         for label in range(len(NAMES)):
-            products = sorted(((p @ text[label]).item() for p in patches), reverse=True)
-            expected = (whole @ text[label]).item(), sum(products[:num_best]) / num_best
+            cosines = sorted(((p @ text[label] / p.norm()).item() for p in patches), reverse=True)
+            expected = (whole @ text[label]).item(), sum(cosines[:num_best]) / num_best
             assert scores[photo, :, label].tolist() == pytest.approx(expected, abs=1e-4)

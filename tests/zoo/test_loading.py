@@ -76,8 +76,8 @@ def test_zero_shot_compares_photo_and_best_patches_with_hand_written_prompts(
         text = text / text.norm(dim=-1, keepdim=True)
         cosines = clip.encode_image(photos(), normalize=True) @ text.T
         patches = backbone(photos()).patch_features
-        similar = patches @ (text - text.mean(dim=0)).T
-        best = similar.amax(dim=1) / patches.norm(dim=-1).square().mean(dim=1).sqrt()[:, None]
+        patches = patches / patches.norm(dim=-1, keepdim=True)
+        best = (patches @ (text - text.mean(dim=0)).T).amax(dim=1)
         best, cosines = (values - values.mean(dim=1, keepdim=True) for values in (best, cosines))
         expected = clip.logit_scale.exp() * (cosines + best / 2) / 1.5
     torch.testing.assert_close(scores(model), expected, rtol=1e-4, atol=1e-4)

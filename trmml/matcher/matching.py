@@ -225,13 +225,11 @@ WAYS: dict[str, type[WayOfMatching]] = {
 def patch_similarity(
     patch_features: Float[Tensor, "batch patch dim"], directions: Float[Tensor, "label dim"]
 ) -> Float[Tensor, "batch patch label"]:
-    """Return the products of patches and directions, in units of a photo's typical patch.
+    """Return the cosines of patches and directions.
 
-    A cosine would hide that a long patch says more than a short one (our choice: it was the better of
-    the two at zero-shot).
+    They find small things better than products do, in which long patches say more (our choice).
     """
-    typical = patch_features.square().sum(dim=-1).mean(dim=-1).sqrt().clamp(min=1e-6)
-    return patch_features @ directions.T / typical[:, None, None]
+    return F.normalize(patch_features, dim=-1) @ directions.T
 
 
 def best_patches(

@@ -54,7 +54,7 @@ def say_epoch(so_far: EpochEnd) -> None:
     record = history[-1]
     val_map, done = record["val_mAP"], len(history)
     measured = "not measurable" if val_map is None else f"{100 * val_map:.2f}"
-    kept = " (best so far)" if so_far.best_epoch == done - 1 else ""
+    kept = " (kept)" if so_far.best_epoch == done - 1 else ""
     seconds = sum(r["seconds"] for r in history) / done * (num_epochs - done)
     left = f", {duration(seconds)} left" if done < num_epochs else ""
     say(

@@ -14,7 +14,7 @@ from trmml.data.readers.tables import read_dataset
 from trmml.data.splits import photos_in_both, split_dataset
 from trmml.errors import DataError
 from trmml.evaluation.requirements import require_known
-from trmml.labels import POSITIVE, known_mask
+from trmml.labels import NEGATIVE, POSITIVE, known_mask
 from trmml.training.batches import AugmentedPhotos, CachedFeatures
 
 logger = logging.getLogger(__name__)
@@ -87,6 +87,17 @@ def _check_learnable(train: MultiLabelDataset) -> None:
         )
 
 
+def can_choose_epoch(val: MultiLabelDataset) -> bool:
+    """Say whether enough is known to choose the best epoch; otherwise the last one is taken.
+
+    Enough are five known positives and five negatives for half of the labels (our choice). The best of
+    twelve epochs by a handful of photos is the luckiest one: with 100 photos of COCO-18, ten of them to
+    validate, it had 50 mAP on other photos, and the last one 59.
+    """
+    counts = [(val.states == state).sum(axis=0) for state in (POSITIVE, NEGATIVE)]
+    return bool((np.minimum(*counts) >= FEW_POSITIVES).mean() >= 0.5)
+
+
 def _warn_of_little_validation(val: MultiLabelDataset) -> None:
     counts = (val.states == POSITIVE).sum(axis=0)
     few = [
@@ -96,9 +107,10 @@ def _warn_of_little_validation(val: MultiLabelDataset) -> None:
     ]
     if few:
         more = f" and {len(few) - 10} more" if len(few) > 10 else ""
+        chooses = "the best epoch and" if can_choose_epoch(val) else "the last epoch is taken, and"
         logger.warning(
-            "Few known positives among the %d validation photos (%s%s): the best epoch and these "
-            "labels' thresholds rest on little.", len(val), ", ".join(few[:10]), more
+            "Few known positives among the %d validation photos (%s%s): %s these labels' thresholds "
+            "rest on little.", len(val), ", ".join(few[:10]), more, chooses
         )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from trmml.backbone.clip import ImageFeatures
-from trmml.matcher.matching import CenteredFeatures, best_patches
+from trmml.matcher.matching import CenteredFeatures, best_patches, patch_similarity
 from trmml.matcher.model import TextRegionMatcher
 
 
@@ -66,5 +66,4 @@ class Teacher:
         return features.image @ self.text.T
 
     def _best_patches(self, features: CenteredFeatures) -> Float[Tensor, "batch label"]:
-        """Patches count with their length, too: what differs most from their mean says most."""
-        return best_patches(features.patches @ self.text.T)
+        return best_patches(patch_similarity(features.patches, self.text))

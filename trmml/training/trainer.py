@@ -33,7 +33,7 @@ from trmml.training.optimization import (
     make_optimizer,
     make_schedule,
 )
-from trmml.training.photos import TrainingPhotos, ValidationPhotos
+from trmml.training.photos import TrainingPhotos, ValidationPhotos, can_choose_epoch
 from trmml.training.probing import survey
 from trmml.training.pseudo_labels import PseudoLabelCounts, RegionSums
 from trmml.training.teacher import Teacher
@@ -53,8 +53,8 @@ class Trainer:
         validation: The photos that choose the best epoch.
         probe_scores: Of a linear probe alone on these, once it was solved for.
         start_map: Validation mAP of the model that training starts from, if it was trained before.
-        best_epoch: The epoch with the highest validation mAP (known labels only); None where no epoch
-            was better than that model.
+        best_epoch: The epoch with the highest validation mAP (known labels only), or the last one where
+            too few are known to choose; None where no epoch was better than that model.
     """
 
     def __init__(
@@ -81,6 +81,7 @@ class Trainer:
         self.model, self.config = model, config
         self.train_data, self.train_features = train
         self.validation = Validation(model, val, config.training.batch_size)
+        self.can_choose = can_choose_epoch(val.dataset)
         self.fingerprint = fingerprint
         self.is_trained = learned is not None
         self.states = torch.from_numpy(self.train_data.states)
@@ -189,8 +190,9 @@ class Trainer:
             learned[name].copy_(tensor)
 
     def _keep_if_best(self, epoch: int | None, val_map: float | None) -> None:
-        # Without any label to validate on, the last epoch is the best.
-        if self.best_map is None or (val_map is not None and val_map > self.best_map):
+        # Where too little is known to choose, the last epoch is taken, or the last one above the start.
+        least = self.best_map if self.can_choose or not self.best_state else self.start_map
+        if least is None or (val_map is not None and val_map > least):
             self.best_epoch, self.best_map = epoch, val_map
             state = self.model.learned_state()
             self.best_state = {name: t.detach().cpu().clone() for name, t in state.items()}
