@@ -136,7 +136,7 @@ def test_the_epoch_is_chosen_where_enough_is_known_and_else_the_last(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     data = make_dataset(24)
-    few = replace(data, states=np.where(np.arange(24)[:, None] < 6, data.states, UNKNOWN))
+    few = replace(data, states=np.where(np.arange(24)[:, None] < 5, data.states, UNKNOWN))
     enough = [(data.states == state).sum(axis=0).min() for state in (NEGATIVE, POSITIVE)]
     assert min(enough) >= 5 > (few.states == POSITIVE).sum(axis=0).max()
     config = QUICK | {"matching.linear_probe": False}
