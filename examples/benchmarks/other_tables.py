@@ -78,8 +78,9 @@ TABLES = {
 class Tables:
     """Photos with the labels of every kind, and features computed once."""
 
-    def __init__(self, data: Path, backbone: str) -> None:
-        """Read both tables and compute features."""
+    def __init__(self, data: Path, backbone: str, precision: str) -> None:
+        """Read both tables and compute features; the precision is that of all trainings."""
+        self.precision = precision
         objects = {
             split: trmml.read_dataset(
                 data / "labels.csv", images=data, unlabeled="negative", split=split
@@ -169,12 +170,17 @@ def scores_of(
     if method in ("zero-shot", "text–region alone", "trmml"):
         model = zero_shot_model(tables.clip, train.labels)
         if method != "zero-shot":
+            settings = {
+                "training.seed": seed,
+                "training.features": "cached",
+                "training.precision": tables.precision,
+            }
             changes = {} if method == "trmml" else AS_PUBLISHED
             model = trmml.finetune(
                 train,
                 val=chooser,
                 backbone=tables.clip,
-                config={"training.seed": seed, "training.features": "cached"} | changes,
+                config=settings | changes,
                 progress=False,
             )
         photos, text = tables.seen(measured, "val"), model.stored_text()
@@ -188,18 +194,19 @@ def scores_of(
             ]
         return torch.cat(parts).numpy()
     seen = [tables.seen(data, "train") for data in (train, chooser)]
+    half = tables.precision == "bfloat16"
     fits: dict[str, Callable[[], Fit]] = {
         "probe": lambda: probe(*seen, Photos.pooled),
         "probe with patches": lambda: probe(*seen, Photos.summaries),
-        "MLP": lambda: head(MLP, *seen, seed),
-        "learned queries": lambda: head(LearnedQueries, *seen, seed),
+        "MLP": lambda: head(MLP, *seen, seed, half=half),
+        "learned queries": lambda: head(LearnedQueries, *seen, seed, half=half),
     }
     return fits[method]().logits(tables.seen(measured, "val")).numpy()
 
 
 def run(args: argparse.Namespace) -> None:
     """Do what is missing, one file of scores for each."""
-    tables = Tables(args.data, args.backbone)
+    tables = Tables(args.data, args.backbone, args.precision)
     for name in args.tables:
         for seed in args.seeds:
             left = [m for m in METHODS if not _place(args.output, name, m, seed).is_file()]
@@ -214,7 +221,7 @@ def run(args: argparse.Namespace) -> None:
                 value = mean_average_precision(scores, measured.states)
                 print(f"{name}, seed {seed}, {method}: {100 * value:.2f}", flush=True)
                 facts = provenance() | {"cpu_seconds": round(time.process_time() - started, 1)}
-                facts |= {"sha256": tables.clip.config.sha256}
+                facts |= {"sha256": tables.clip.config.sha256, "precision": tables.precision}
                 _save(_place(args.output, name, method, seed), scores, measured.states, facts)
 
 
@@ -284,6 +291,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with both tables")
     parser.add_argument("--backbone", default="small-clip")
     parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--tables", nargs="*", default=list(TABLES), choices=TABLES)
     parser.add_argument("--seeds", nargs="*", type=int, default=SEEDS, choices=SEEDS)
     parser.add_argument("--report", action="store_true")
