@@ -52,10 +52,8 @@ def test_logits_equal_their_definition(
     output = model.match(features, model.stored_text())
     patches = features.patch_features - model.patch_center
     direction = model.present.text_features - (model.absent.text_features if negative_prompt else 0)
-    # One of so few patches; in units of the root mean square of their lengths.
-    best = (patches @ direction.T).amax(dim=1) / patches.norm(dim=-1).square().mean(dim=1).sqrt()[
-        :, None
-    ]
+    # One of so few patches.
+    best = (F.normalize(patches, dim=-1) @ direction.T).amax(dim=1)
     for b in range(BATCH):
         for c in range(len(CATEGORIES)):
             text = model.present.text_features[c]
