@@ -15,11 +15,16 @@ from PIL import Image
 from skimage import data
 
 PHOTOS = {"person": data.astronaut, "cat": data.chelsea, "cup": data.coffee, "rocket": data.rocket}
-SPLITS = {"labels": (80, 0.4), "val": (80, 1.0), "test": (16, 1.0)}  # photos, known share
+SPLITS = {  # photos, known share
+    "labels": (80, 0.4),
+    "val": (80, 1.0),
+    "test": (16, 1.0),
+    "calib": (80, 1.0),
+}
 
 
 def main(folder: str = "sample") -> None:
-    """Write `photos/` and `labels.csv`, `val.csv` and `test.csv`."""
+    """Write `photos/` and `labels.csv`, `val.csv`, `test.csv` and `calib.csv`."""
     random, names, photos = np.random.default_rng(0), list(PHOTOS), Path(folder, "photos")
     photos.mkdir(parents=True, exist_ok=True)
     for split, (count, share) in SPLITS.items():
