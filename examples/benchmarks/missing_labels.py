@@ -52,7 +52,8 @@ SHARPNESS: dict[str, dict[str, Any]] = {
 NO_REGIONS = "text–pixel, all else the same"
 """The ablation that needs the settings chosen for text–pixel."""
 ABLATIONS: dict[str, dict[str, Any]] = {
-    "without the linear probe": {"matching.linear_probe": False},
+    "without linear probe and MLP": {"matching.linear_probe": False},
+    "without the MLP beside": {"matching.mlp_probe": False},
     "text always trusted": {"loss.trust_teacher": False},
     "without the MLP": {"matching.region_mlp": False},
     "one prompt": {"matching.negative_prompt": False},

@@ -149,14 +149,13 @@ def test_text_against_what_is_known_is_not_taken() -> None:
     assert (text_probe(seen, states, 0.1, torch.eye(2)).weight == 0).all()
 
 
-def test_the_fewer_photos_are_known_the_more_the_probe_has_to_say() -> None:
-    states = torch.zeros(8000, 3, dtype=torch.int8)
-    states[2000:, 1] = UNKNOWN
-    states[500:, 2] = UNKNOWN
-    states[:, 0] = POSITIVE
-    share = share_of_probe(states, torch.ones(3), 0.1)
-    torch.testing.assert_close(share, torch.tensor([1 / 3, 1 / 2, 2 / 3]))
-    assert (share_of_probe(states, torch.zeros(3), 0.1) == 1).all()
+def test_the_fewer_positives_are_known_the_more_the_probe_has_to_say() -> None:
+    states = torch.full((300, 3), UNKNOWN, dtype=torch.int8)
+    states[:150, 0] = states[:75, 1] = POSITIVE
+    states[75:, 1] = states[:, 2] = NEGATIVE
+    share = share_of_probe(states, torch.ones(3))
+    torch.testing.assert_close(share, torch.tensor([1 / 3, 1 / 2, 1]))
+    assert (share_of_probe(states, torch.zeros(3)) == 1).all()
 
 
 def test_unknown_photos_count_a_little_where_no_negative_is_known() -> None:
@@ -214,7 +213,7 @@ def test_how_far_text_is_trusted_does_not_hang_on_who_teaches(
         assert model.probe is not None
         shares.append(model.probe.share)
     torch.testing.assert_close(*shares)
-    assert (shares[0] > 0.9).all()  # few photos
+    assert (shares[0] > 0.85).all()  # few photos
 
 
 def test_photos_are_not_gone_through_for_nothing(

@@ -49,6 +49,9 @@ class MatchingConfig(Settings):
     linear_probe: bool = True
     """Whether a linear map of the frozen features stands beside the text, most where the CLIP knows
     least of the labels' names (our choice; False for TRM-ML as published)."""
+    mlp_probe: bool = True
+    """Whether a small MLP of the frozen features stands beside these, for labels with more than 25 known
+    positives (our choice); not without the linear probe."""
     logit_scale: Annotated[float, Interval(1, 100)] = 50.0
     """Start of the learned factor on the cosine difference; 50 is exp(3.91)."""
 

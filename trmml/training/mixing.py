@@ -1,4 +1,4 @@
-"""The end of a training: the linear probe mixed in, and the result compared with simple things.
+"""The end of a training: linear probe and MLP mixed in, and the result compared with simple things.
 
 Our choice, so that a training never ends below what needs no training: see `mix_in_probe`.
 """
@@ -14,6 +14,8 @@ from torch import Tensor
 
 from trmml.evaluation.intervals import difference
 from trmml.matcher.model import TextRegionMatcher
+from trmml.matcher.probe import MLPProbe
+from trmml.training.perceptron import Perceptron, fit_perceptron, share_of_perceptron
 from trmml.training.probing import Probe, Survey, fit_probe, share_of_probe, text_probe
 from trmml.training.validation import Validation
 
@@ -35,9 +37,10 @@ def mix_in_probe(
     validation: Validation,
     *,
     assumed_negative: float,
+    seed: int,
     only_if_better: bool,
 ) -> Mixed:
-    """Mix a linear probe that starts from the text into a model.
+    """Mix a linear probe that starts from the text, and an MLP, into a model.
 
     Where zero-shot or a plain linear probe is better than the mixture by more than chance (the
     interval of 95 % of the difference of their mAP lies above 0), that takes its place, with a warning.
@@ -48,11 +51,12 @@ def mix_in_probe(
         seen: Of the same photos.
         validation: What chooses the strength of the probe.
         assumed_negative: Weight of unknown states of labels without a known negative.
-        only_if_better: Leave the model as it is where the probe does not raise validation mAP.
+        seed: Of the training of the MLP.
+        only_if_better: Leave the model as it is where this does not raise validation mAP.
     """
     assert model.probe is not None
     before, val = validation.scores(), validation.summaries()
-    unmixed = {name: tensor.clone() for name, tensor in model.probe.state_dict().items()}
+    unmixed = {name: tensor.clone() for name, tensor in model.learned_state().items()}
     states, val_states = states.to(model.device), torch.from_numpy(validation.data.states)
     text = seen.trust[:, None] * model.zero_shot_text()
     from_text, plain = (
@@ -61,19 +65,52 @@ def mix_in_probe(
         )
         for start in (text, None)
     )
-    share = share_of_probe(states, seen.trust, assumed_negative)
-    model.probe.mix_in(from_text.weight, from_text.bias, share)
+    model.probe.mix_in(from_text.weight, from_text.bias, share_of_probe(states, seen.trust))
+    if model.mlp_probe is not None:
+        _learn_mlp(model.mlp_probe, states, seen, assumed_negative, seed)
     after, alone = validation.scores(), plain.logits(val).cpu().numpy()
     if only_if_better:
         if (validation.map_of(after) or 0) > (validation.map_of(before) or 0):
             return Mixed(after, alone)
-        model.probe.load_state_dict(unmixed)
+        restore(model, unmixed)
         return Mixed(before, alone)
     simple = {
         ZERO_SHOT: text_probe(seen.summaries, states, assumed_negative, text),
         LINEAR_PROBE: plain,
     }
     return Mixed(_never_worse(model, after, simple, validation, val), alone)
+
+
+@torch.no_grad()
+def _learn_mlp(
+    mlp: MLPProbe,
+    states: Int8[Tensor, "image label"],
+    seen: Survey,
+    assumed_negative: float,
+    seed: int,
+) -> None:
+    """Train the MLP for labels with enough positives, going on from what it has learned before."""
+    share = torch.maximum(mlp.share, share_of_perceptron(states))
+    if not share.any():
+        return
+    before = Perceptron(mlp.hidden_weight, mlp.hidden_bias, mlp.weight, mlp.bias)
+    learned = fit_perceptron(
+        seen.summaries,
+        states,
+        assumed_negative=assumed_negative,
+        seed=seed,
+        start=before if mlp.share.any() else None,
+    )
+    for tensor, new in zip((*before, mlp.share), (*learned, share), strict=True):
+        tensor.copy_(new)
+
+
+@torch.no_grad()
+def restore(model: TextRegionMatcher, state: dict[str, Tensor]) -> None:
+    """Put learned tensors back into a model."""
+    learned = model.learned_state()
+    for name, tensor in state.items():
+        learned[name].copy_(tensor)
 
 
 def _never_worse(
@@ -95,6 +132,8 @@ def _never_worse(
             name, *(100 * value for value in gain)
         )  # fmt: skip
         model.probe.mix_in(probe.weight, probe.bias, torch.ones_like(model.probe.share))
+        if model.mlp_probe is not None:
+            model.mlp_probe.share.zero_()
         scores = validation.scores()
     return scores
 

@@ -32,8 +32,8 @@ MOST_CELLS = 2**25
 """Of photos × labels solved for at a time, to bound memory."""
 FULL_TRUST = 0.7
 """Area under the ROC curve from which on a teacher is trusted; at 0.5, that of chance, it is not."""
-KNOWN_AT_HALF = 2000
-"""Known photos at which the probe has half of a trusted label's logit; a third at four times these."""
+POSITIVES_AT_HALF = 75
+"""Known positives at which the probe has half of a trusted label's logit; a third at twice these."""
 
 
 class Survey(NamedTuple):
@@ -65,17 +65,16 @@ class Probe(NamedTuple):
 
 
 def share_of_probe(
-    states: Int8[Tensor, "image label"], trusted: Float[Tensor, " label"], assumed_negative: float
+    states: Int8[Tensor, "image label"], trusted: Float[Tensor, " label"]
 ) -> Float[Tensor, " label"]:
     """Return the probe's share in the logit of each label.
 
-    Where the text is trusted, r / (1 + r) with r = √(2000 / known photos): the fewer are known, the more
-    of what was learned by steps is noise. Where it is not, up to all. Our choice, from tables of 90 to
-    22,500 known photos a label.
+    Where the text is trusted, 75 / (75 + known positives): the fewer are known, the more of what was
+    learned by steps is noise. Where it is not, up to all. Our choice, from tables of 4 to 1,800 known
+    positives a label.
     """
-    known = cell_weights(states, assumed_negative).sum(dim=0).clamp(min=1)
-    ratio = (KNOWN_AT_HALF / known).sqrt()
-    return 1 - trusted / (1 + ratio)
+    positives = (states == POSITIVE).sum(dim=0).to(trusted.device)
+    return 1 - trusted * positives / (positives + POSITIVES_AT_HALF)
 
 
 def survey(

@@ -24,7 +24,7 @@ from trmml.reports.progress import followed
 from trmml.training import distributed
 from trmml.training.batches import use_bfloat16
 from trmml.training.callbacks import Callback, EpochEnd, curves_of, ignore
-from trmml.training.mixing import LINEAR_PROBE, ZERO_SHOT, compared_with, mix_in_probe
+from trmml.training.mixing import LINEAR_PROBE, ZERO_SHOT, compared_with, mix_in_probe, restore
 from trmml.training.objective import Objective, StepLoss
 from trmml.training.optimization import (
     MAX_GRADIENT_NORM,
@@ -159,9 +159,9 @@ class Trainer:
     def use_best(self) -> Float32[np.ndarray, "image label"]:
         """Put the best epoch's tensors into the model and return its validation scores.
 
-        The linear probe is mixed in; into a model that was trained before only if that helps.
+        Linear probe and MLP are mixed in; into a model that was trained before only if that helps.
         """
-        self._restore(self.best_state)
+        restore(self.model, self.best_state)
         self.model.eval().requires_grad_(False)
         if self.model.probe is None or self.best_epoch is None:
             return self.validation.scores()
@@ -171,6 +171,7 @@ class Trainer:
             self.seen,
             self.validation,
             assumed_negative=self.config.loss.assumed_negative,
+            seed=self.config.training.seed,
             only_if_better=self.is_trained,
         )
         self.probe_scores = mixed.linear_probe
@@ -182,12 +183,6 @@ class Trainer:
         """Return how far scores of the validation photos are above zero-shot and a linear probe."""
         others = {ZERO_SHOT: self.validation.zero_shot_scores(), LINEAR_PROBE: self.probe_scores}
         return compared_with(scores, others, self.validation)
-
-    @torch.no_grad()
-    def _restore(self, state: dict[str, Tensor]) -> None:
-        learned = self.model.learned_state()
-        for name, tensor in state.items():
-            learned[name].copy_(tensor)
 
     def _keep_if_best(self, epoch: int | None, val_map: float | None) -> None:
         # Where too little is known to choose, the last epoch is taken, or the last one above the start.
@@ -317,7 +312,7 @@ class Trainer:
                 f"{path} is of a run with other data or settings; resume with the same ones, or "
                 "choose another output."
             )
-        self._restore(state["learned"])
+        restore(self.model, state["learned"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.average.restore(state["average"])
