@@ -19,6 +19,7 @@ from conftest import run_command, untrained
 import trmml
 from trmml.backbone.clip import FrozenCLIP, ImageFeatures
 from trmml.config.groups import FinetuneConfig
+from trmml.data.checks import Rule
 from trmml.data.dataset import MultiLabelDataset
 from trmml.data.writing import write_dataset
 from trmml.errors import ArtifactError, ConfigError, DataError, OutputError
@@ -203,6 +204,21 @@ def test_a_list_of_dicts_can_be_learned(backbone_source: str, make_dataset: Make
     models = [trmml.finetune(d, backbone=backbone_source, config=QUICK) for d in (data, records)]
     assert torch.equal(*(model.logit_scale for model in models))
     assert models[0].labels == models[1].labels
+
+
+def test_rules_stay_and_labels_that_are_left_behind_are_named(
+    backbone_source: str, make_dataset: Maker, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = make_dataset(12)
+    start = trmml.finetune(data, backbone=backbone_source, config=QUICK)
+    rules = Rule("red", "implies", "green"), Rule("red", "excludes", "blue")
+    start.calibration = replace(start.calibration, rules=rules)
+    model = trmml.finetune(data, model=start, config=QUICK)
+    assert model.calibration.rules == rules
+    assert "not in the table" not in caplog.text
+    few = trmml.finetune(data.with_labels(["red", "green"]), model=start, config=QUICK)
+    assert few.calibration.rules == rules[:1]
+    assert "not in the table, and so not in the new model: blue." in caplog.text
 
 
 def test_a_trained_model_is_taught_by_itself(

@@ -7,6 +7,7 @@ import copy
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -200,7 +201,9 @@ def _finished(trainer: Trainer, run: RunFolder | None, started: float) -> TextRe
     """Return the best epoch's model with its thresholds and its report, written if there is a run."""
     model, val = trainer.model, trainer.validation.data
     scores = trainer.use_best()
-    model.calibration = calibrate(scores, val.states, model.labels)
+    # The thresholds are new; rules of the model that training started from stay.
+    rules = model.calibration.rules
+    model.calibration = replace(calibrate(scores, val.states, model.labels), rules=rules)
     model.report = facts_of(trainer, scores, model.calibration.thresholds)
     model.report["finetune"]["seconds"] = round(time.monotonic() - started, 1)
     if run is not None:
@@ -239,6 +242,7 @@ def _starting_model(
         # Before the labels change: what that computes differs in its last bits between machines.
         start = _Start(matcher.labels, digest_of(matcher))
         if matcher.labels != labels:
+            _name_left(matcher.labels, labels)
             matcher = matcher.relabelled(labels)
     else:
         if isinstance(backbone, FrozenCLIP):
@@ -253,6 +257,17 @@ def _starting_model(
         # It may be the caller's, whose models must find it where it was.
         matcher.backbone = copy.deepcopy(matcher.backbone)
     return matcher.to(device), start
+
+
+def _name_left(before: tuple[str, ...], labels: tuple[str, ...]) -> None:
+    """Name the labels of the model to start from that the new model will not have."""
+    left = [label for label in before if label not in labels]
+    if left:
+        more = f" and {len(left) - 10} more" if len(left) > 10 else ""
+        logger.warning(
+            "Labels of the model to start from that are not in the table, and so not in the new model: "
+            "%s%s.", ", ".join(left[:10]), more
+        )  # fmt: skip
 
 
 def _require_size(settings: FinetuneConfig, image_size: int, whose: str) -> None:
