@@ -66,9 +66,9 @@ def test_it_goes_on_from_what_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_share_grows_with_the_known_positives() -> None:
     states = torch.full((2000, 4), UNKNOWN, dtype=torch.int8)
-    for label, positives in enumerate((25, 26, 275, 1775)):
+    for label, positives in enumerate((25, 26, 100, 1450)):
         states[:positives, label] = POSITIVE
-    expected = torch.tensor([0, 1 / 251, 1 / 2, 7 / 8])
+    expected = torch.tensor([0, 1 / 152, 1 / 4, 0.475])
     torch.testing.assert_close(share_of_perceptron(states), expected)
 
 
