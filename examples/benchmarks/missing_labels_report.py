@@ -24,11 +24,16 @@ TRIED = "tried: "
 NAMES = {
     "zero-shot": "zero-shot",
     "linear-probe": "linear probe",
+    "patch-probe": "linear probe of image and patches",
+    "mlp": "MLP of the same",
+    "learned-queries": "learned queries (Query2Labels style)",
     "text-image": "text–image (CoOp style)",
     "text-pixel": "text–pixel (DualCoOp style)",
+    "text-region-alone": "text–region alone (TRM-ML as published)",
     "text-region": "text–region (TRM-ML)",
 }
-LEARN_FROM_LABELS = ("linear-probe", "text-image", "text-pixel")
+OURS = ("text-region-alone", "text-region")
+LEARN_FROM_LABELS = [method for method in NAMES if method not in ("zero-shot", *OURS)]
 """What text–region is compared with, zero-shot left out."""
 
 
@@ -65,7 +70,11 @@ def by_setting(
 
 def grid_table(runs: list[dict[str, Any]], key: str = "mAP") -> str:
     """Return a figure by method and setting, in per cent."""
-    rows = {name: {"method": method, "note": "grid"} for method, name in NAMES.items()}
+    rows = {
+        name: {"method": method, "note": "grid"}
+        for method, name in NAMES.items()
+        if values(runs, key, method=method, note="grid")
+    }
     return by_setting(runs, "method", rows, key)
 
 
@@ -118,7 +127,7 @@ def summary(runs: list[dict[str, Any]]) -> str:
         for method in NAMES
         if values(grid, method=method)
     }
-    others = [method for method in means if method != "text-region"]
+    others = [method for method in means if method not in OURS]
     leads = [
         ours - max(means[other][i] for other in others)
         for i, ours in enumerate(means["text-region"])
@@ -229,6 +238,8 @@ def plot(runs: list[dict[str, Any]], path: Path) -> None:
     for method, name in NAMES.items():
         measured = {run["setting"] for run in grid if run["method"] == method}
         settings = [setting for setting in SETTINGS if setting in measured]
+        if not settings:
+            continue
         shares = [float(setting.rstrip(" %")) for setting in settings]
         found = [values(grid, method=method, setting=setting) for setting in settings]
         means = [np.mean(part) for part in found]

@@ -15,6 +15,7 @@ from typing import Any
 import guarantees
 import label_tables_report
 import missing_labels_report
+import other_tables
 import questions_report
 import settings_table
 import speed_report
@@ -108,6 +109,7 @@ def figures() -> dict[str, str]:
         "missing_labels": f"{summary}\n{missing_labels_report.grid_table(runs)}",
         "short": missing_labels_report.short_table(runs),
         "few": missing_labels_report.few_table(runs),
+        "other_tables": other_tables.table_of(measured("other_tables")),
         "guarantees": guarantees.table(measured("guarantees")),
         "speed": speed_report.summary_table(measured("speed")),
         "thresholds": label_tables_report.thresholds_table(tables),
