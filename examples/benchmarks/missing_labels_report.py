@@ -78,13 +78,6 @@ def grid_table(runs: list[dict[str, Any]], key: str = "mAP") -> str:
     return by_setting(runs, "method", rows, key)
 
 
-def short_table(runs: list[dict[str, Any]]) -> str:
-    """Return mAP of every method in three of the settings, for the README."""
-    settings = ("10 %", "100 %", "single positive")
-    grid = [run for run in runs if run["note"] == "grid" and run["setting"] in settings]
-    return grid_table(grid)
-
-
 def tried_table(runs: list[dict[str, Any]]) -> str:
     """Return what was tried on the way and left, on validation photos."""
     notes = dict.fromkeys(run["note"] for run in runs if run["note"].startswith(TRIED))
