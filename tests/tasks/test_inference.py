@@ -103,7 +103,7 @@ def test_a_prediction_shows_itself_in_one_short_line(model: TextRegionMatcher) -
     assert repr(made([0.6, 0.9, 0.4], [0.5] * 3)) == "Prediction(green 0.90, red 0.60, 3 labels)"
     shown = repr(made([0.1, 0.3, 0.2], [0.5] * 3, source="cat.jpg"))
     assert shown == (
-        "Prediction('cat.jpg', no label over its threshold (nearest: green 0.30), 3 labels)"
+        "Prediction('cat.jpg', no label over its threshold (nearest: green 0.30 of 0.50), 3 labels)"
     )
     failed = made([np.nan] * 3, [0.5] * 3, source="a.jpg", error="a.jpg is empty.")
     assert repr(failed) == "Prediction('a.jpg', error='a.jpg is empty.', 3 labels)"
@@ -121,7 +121,7 @@ def test_a_prediction_shows_itself_in_one_short_line(model: TextRegionMatcher) -
 def test_a_prediction_prints_as_one_readable_line() -> None:
     assert str(made([0.6, 0.9, 0.4], [0.5] * 3)) == "green 0.90, red 0.60"
     nothing = made([0.1, 0.3, 0.2], [0.5] * 3, source="cat.jpg")
-    assert str(nothing) == "cat.jpg: no label over its threshold (nearest: green 0.30)"
+    assert str(nothing) == "cat.jpg: no label over its threshold (nearest: green 0.30 of 0.50)"
 
 
 def test_an_unknown_label_comes_with_the_nearest_one() -> None:

@@ -34,10 +34,12 @@ def test_a_line_says_epoch_loss_map_and_the_time_left(capsys: pytest.CaptureFixt
     say_epoch(EpochEnd(history[:1], 6, None, 0.55))  # what training started from is better
     say_epoch(EpochEnd(history[:2], 6, 1, 0.55))
     say_epoch(EpochEnd(history, 3, 1, None))
+    say_epoch(EpochEnd(history[:2], 2, 1, None, chooses=False))
     assert capsys.readouterr().err.splitlines() == [
         "epoch 1/6: loss 0.875, validation mAP 50.00, 1:40 min left",
-        "epoch 2/6: loss 0.625, validation mAP 61.25 (kept), 2:00 min left",
+        "epoch 2/6: loss 0.625, validation mAP 61.25 (best so far), 2:00 min left",
         "epoch 3/3: loss 0.25, validation mAP not measurable",
+        "epoch 2/2: loss 0.625, validation mAP 61.25",
     ]
 
 

@@ -206,6 +206,22 @@ def test_a_list_of_dicts_can_be_learned(backbone_source: str, make_dataset: Make
     assert models[0].labels == models[1].labels
 
 
+def test_a_training_without_gain_is_called_so(
+    backbone_source: str, make_dataset: Maker, caplog: pytest.LogCaptureFixture
+) -> None:
+    still = {"training.learning_rate": 1e-9, "training.prompt_learning_rate": 1e-9}
+    config = QUICK | still | {"matching.linear_probe": False}
+    data = make_dataset(24)
+    model = trmml.finetune(data, val=data, backbone=backbone_source, config=config)
+    assert model.report is not None
+    gain = model.report["finetune"]["compared_with"]["zero-shot"]
+    assert gain["low"] <= 0
+    assert (
+        "no better than its CLIP alone (zero-shot): mAP differs by "
+        f"{100 * gain['gain']:+.1f}, 95 % interval {100 * gain['low']:+.1f} to" in caplog.text
+    )
+
+
 def test_rules_stay_and_labels_that_are_left_behind_are_named(
     backbone_source: str, make_dataset: Maker, caplog: pytest.LogCaptureFixture
 ) -> None:

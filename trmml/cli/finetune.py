@@ -159,6 +159,11 @@ def _validation_scores(report: dict[str, dict[str, Any]]) -> str:
     """Return mAP on the validation photos, in per cent, and what simpler things have there."""
     best, facts = report["metrics"]["validation"]["mAP"], report["finetune"]
     shown = "not measurable" if best is None else f"{100 * best:.2f}"
+    scored, left = (
+        report["metrics"]["validation"][f"labels_{kind}"] for kind in ("scored", "left_out")
+    )
+    if left and best is not None:
+        shown += f" on {scored} of {scored + left} labels"
     compared = []
     if facts["start_validation_mAP"] is not None:
         compared.append(f"before training {100 * facts['start_validation_mAP']:.2f}")

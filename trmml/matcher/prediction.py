@@ -227,8 +227,11 @@ class Prediction(Mapping[str, float]):
         """Return the positive labels with their scores, at most so many, or the nearest label."""
         tags, best = self.positive, self.top(1)
         if not tags:
-            nearest = f" (nearest: {best[0].label} {best[0].score:.2f})" if best else ""
-            return f"no label over its threshold{nearest}"
+            if not best:
+                return "no label over its threshold"
+            label, score = best[0]
+            limit = self.thresholds[self.labels.index(label)]
+            return f"no label over its threshold (nearest: {label} {score:.2f} of {limit:.2f})"
         more = f", … ({len(tags)} in all)" if len(tags) > most else ""
         return ", ".join(f"{tag.label} {tag.score:.2f}" for tag in tags[:most]) + more
 

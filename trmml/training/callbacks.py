@@ -26,12 +26,14 @@ class EpochEnd(NamedTuple):
         num_epochs: How many there will be.
         best_epoch: The epoch that is kept, from 0; None for the model that training started from.
         start_map: Validation mAP of that model, in [0, 1], if it was trained before.
+        chooses: Whether validation mAP chooses the epoch; otherwise the last one is kept.
     """
 
     history: Sequence[Record]
     num_epochs: int
     best_epoch: int | None
     start_map: float | None
+    chooses: bool = True
 
 
 Callback = Callable[[EpochEnd], object]
@@ -54,7 +56,7 @@ def say_epoch(so_far: EpochEnd) -> None:
     record = history[-1]
     val_map, done = record["val_mAP"], len(history)
     measured = "not measurable" if val_map is None else f"{100 * val_map:.2f}"
-    kept = " (kept)" if so_far.best_epoch == done - 1 else ""
+    kept = " (best so far)" if so_far.chooses and so_far.best_epoch == done - 1 else ""
     seconds = sum(r["seconds"] for r in history) / done * (num_epochs - done)
     left = f", {duration(seconds)} left" if done < num_epochs else ""
     say(

@@ -107,10 +107,10 @@ def _warn_of_little_validation(val: MultiLabelDataset) -> None:
     ]
     if few:
         more = f" and {len(few) - 10} more" if len(few) > 10 else ""
-        chooses = "the best epoch and" if can_choose_epoch(val) else "the last epoch is taken, and"
+        chooses = "the best epoch," if can_choose_epoch(val) else "the last epoch is taken;"
         logger.warning(
             "Few known positives among the %d validation photos (%s%s): %s these labels' thresholds "
-            "rest on little.", len(val), ", ".join(few[:10]), more, chooses
+            "and every figure of them rest on little.", len(val), ", ".join(few[:10]), more, chooses
         )  # fmt: skip
 
 

@@ -141,7 +141,7 @@ class Trainer:
 
     def _so_far(self) -> EpochEnd:
         epochs = self.config.training.epochs
-        return EpochEnd(self.history, epochs, self.best_epoch, self.start_map)
+        return EpochEnd(self.history, epochs, self.best_epoch, self.start_map, self.can_choose)
 
     def _save_reports(self, folder: Path) -> None:
         picture = curves_of(self._so_far())
