@@ -26,7 +26,7 @@ from trmml.training import distributed
 from trmml.training.batches import AugmentedPhotos, CachedFeatures, use_bfloat16
 from trmml.training.callbacks import EpochEnd, LogTo, require_writer, say_epoch, writer_to
 from trmml.training.features import cache_bytes, compute_features
-from trmml.training.mixing import ZERO_SHOT
+from trmml.training.mixing import warn_if_no_gain
 from trmml.training.photos import (
     TrainingPhotos,
     ValidationPhotos,
@@ -211,23 +211,11 @@ def _finished(trainer: Trainer, run: RunFolder | None, started: float) -> TextRe
     model.calibration = replace(calibrate(scores, val.states, model.labels), rules=rules)
     model.report = facts_of(trainer, scores, model.calibration.thresholds)
     model.report["finetune"]["seconds"] = round(time.monotonic() - started, 1)
-    _warn_if_no_gain(model.report["finetune"])
+    warn_if_no_gain(model.report["finetune"]["compared_with"])
     if run is not None:
         run.finish(model, model.report)
         model.source = str(run.output)
     return model
-
-
-def _warn_if_no_gain(facts: dict[str, Any]) -> None:
-    """Say in words that zero-shot, which needs no training, may be as good."""
-    gain = facts["compared_with"].get(ZERO_SHOT)
-    if gain is not None and gain["low"] <= 0:
-        logger.warning(
-            "As far as the validation photos tell, the model is no better than its CLIP alone "
-            "(zero-shot): mAP differs by %+.1f, 95 %% interval %+.1f to %+.1f. More known labels would "
-            "help, or more validation photos to tell.",
-            *(100 * gain[key] for key in ("gain", "low", "high"))
-        )  # fmt: skip
 
 
 def _resolved(config: FinetuneConfig | Mapping[str, Any] | str | Path | None) -> FinetuneConfig:

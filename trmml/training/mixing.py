@@ -162,3 +162,16 @@ def compared_with(
             key: round(value, 6) for key, value in zip(("gain", "low", "high"), gain, strict=True)
         }
     return found
+
+
+def warn_if_no_gain(compared: Mapping[str, Mapping[str, float | None]]) -> None:
+    """Say in words that zero-shot, which needs no training, may be as good; see `compared_with`."""
+    found = compared.get(ZERO_SHOT, {})
+    gain, low, high = (found.get(key) for key in ("gain", "low", "high"))
+    if gain is None or low is None or high is None or low > 0:
+        return
+    logger.warning(
+        "As far as the validation photos tell, the model is no better than its CLIP alone (zero-shot): "
+        "mAP differs by %+.1f, 95 %% interval %+.1f to %+.1f. More known labels would help, or more "
+        "validation photos to tell.", 100 * gain, 100 * low, 100 * high
+    )  # fmt: skip
