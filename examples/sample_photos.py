@@ -15,12 +15,7 @@ from PIL import Image
 from skimage import data
 
 PHOTOS = {"person": data.astronaut, "cat": data.chelsea, "cup": data.coffee, "rocket": data.rocket}
-SPLITS = {  # photos, known share
-    "labels": (80, 0.4),
-    "val": (80, 1.0),
-    "test": (16, 1.0),
-    "calib": (80, 1.0),
-}
+SPLITS = {"labels": (80, 0.4), "val": (80, 1), "test": (16, 1), "calib": (80, 1)}  # known share
 
 
 def main(folder: str = "sample") -> None:

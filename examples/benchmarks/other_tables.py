@@ -275,7 +275,7 @@ def table_of(found: dict[str, Any]) -> str:
         table: [*(_cell(facts["mAP"][method]) for method in METHODS), _gain(facts)]
         for table, facts in found.items()
     }
-    return _markdown([*METHODS, "trmml over the best simple one"], rows)
+    return _markdown([*METHODS, "trmml over the best simple one"], rows) + _seeds_of(found)
 
 
 def short_table(found: dict[str, Any]) -> str:
@@ -284,13 +284,18 @@ def short_table(found: dict[str, Any]) -> str:
         table: [f"{100 * np.mean(facts['mAP'][method]):.1f}" for method in SHORT]
         for table, facts in found.items()
     }
-    return _markdown(SHORT, rows)
+    return _markdown(SHORT, rows) + _seeds_of(found)
 
 
 def _markdown(head: Sequence[str], rows: dict[str, list[str]]) -> str:
     lines = [f"| table | {' | '.join(head)} |", "|:--|" + "--:|" * len(head)]
     lines += [f"| {name} | {' | '.join(cells)} |" for name, cells in rows.items()]
     return "\n".join(lines) + "\n"
+
+
+def _seeds_of(found: dict[str, Any]) -> str:
+    counts = [len(facts["seeds"]) for facts in found.values()]
+    return f"\nMeans over {min(counts)} to {max(counts)} seeds.\n"
 
 
 def _cell(found: list[float]) -> str:
