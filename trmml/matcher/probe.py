@@ -71,7 +71,7 @@ class LinearProbe(nn.Module):
 class MLPProbe(nn.Module):
     """Mixes the logits of a small MLP into those of matching and linear probe, label by label.
 
-    Its tensors are trained at the end of a training (see `trmml.training.perceptron`); before that, and
+    Its tensors are trained at the end of a training (see `trmml.training.mlp`); before that, and
     for labels with few known positives, its share is 0 and nothing is mixed in.
 
     Attributes:

@@ -15,7 +15,7 @@ from torch import Tensor
 from trmml.evaluation.intervals import difference
 from trmml.matcher.model import TextRegionMatcher
 from trmml.matcher.probe import MLPProbe
-from trmml.training.perceptron import Perceptron, fit_perceptron, share_of_perceptron
+from trmml.training.mlp import MLP, fit_mlp, share_of_mlp
 from trmml.training.probing import Probe, Survey, fit_probe, share_of_probe, text_probe
 from trmml.training.validation import Validation
 
@@ -90,11 +90,11 @@ def _learn_mlp(
     seed: int,
 ) -> None:
     """Train the MLP for labels with enough positives, going on from what it has learned before."""
-    share = torch.maximum(mlp.share, share_of_perceptron(states))
+    share = torch.maximum(mlp.share, share_of_mlp(states))
     if not share.any():
         return
-    before = Perceptron(mlp.hidden_weight, mlp.hidden_bias, mlp.weight, mlp.bias)
-    learned = fit_perceptron(
+    before = MLP(mlp.hidden_weight, mlp.hidden_bias, mlp.weight, mlp.bias)
+    learned = fit_mlp(
         seen.summaries,
         states,
         assumed_negative=assumed_negative,

@@ -2,7 +2,7 @@
 
 Our choice. On frozen features an MLP of the summary of a photo is worse than text and regions while few
 positives of a label are known, and about as good from some hundreds on. They err on different photos, so
-that their mean is better than either: see `docs/evidence.md`.
+that their mean is better than either (validation photos of COCO-18).
 """
 
 import math
@@ -27,7 +27,7 @@ FEWEST_POSITIVES, POSITIVES_AT_HALF = 25, 100
 """Known positives of a label at which the share leaves 0, and at which it is half of the most."""
 
 
-class Perceptron(NamedTuple):
+class MLP(NamedTuple):
     """A linear map, ReLU and another linear map, from the summary of a photo to the logits."""
 
     hidden_weight: Float[Tensor, "unit summary"]
@@ -41,7 +41,7 @@ class Perceptron(NamedTuple):
         return F.linear(hidden.relu(), self.weight, self.bias)
 
 
-def share_of_perceptron(states: Int8[Tensor, "image label"]) -> Float[Tensor, " label"]:
+def share_of_mlp(states: Int8[Tensor, "image label"]) -> Float[Tensor, " label"]:
     """Return the MLP's share in the logit of each label: ½ (p − 25) / (p + 50) of p known positives.
 
     Our choice, from tables of 4 to 1,800 positives a label.
@@ -51,15 +51,15 @@ def share_of_perceptron(states: Int8[Tensor, "image label"]) -> Float[Tensor, " 
     return MOST_SHARE * more.clamp(min=0) / (more + POSITIVES_AT_HALF - FEWEST_POSITIVES)
 
 
-def fit_perceptron(
+def fit_mlp(
     summaries: Float[Tensor, "image summary"],
     states: Int8[Tensor, "image label"],
     *,
     assumed_negative: float,
     seed: int,
-    start: Perceptron | None = None,
-) -> Perceptron:
-    """Train a perceptron on the known states.
+    start: MLP | None = None,
+) -> MLP:
+    """Train an MLP on the known states.
 
     Args:
         summaries: Of the training photos.
@@ -104,12 +104,12 @@ def fit_perceptron(
                     schedule.step()
     weight = first.weight.detach() / deviation
     bias = first.bias.detach() - weight @ mean
-    return Perceptron(weight, bias, last.weight.detach(), last.bias.detach())
+    return MLP(weight, bias, last.weight.detach(), last.bias.detach())
 
 
 def _standardized(
-    start: Perceptron, mean: Float[Tensor, " summary"], deviation: Float[Tensor, " summary"]
-) -> Perceptron:
+    start: MLP, mean: Float[Tensor, " summary"], deviation: Float[Tensor, " summary"]
+) -> MLP:
     """Return the same map, of features that are standardized."""
     return start._replace(
         hidden_weight=start.hidden_weight * deviation,

@@ -14,8 +14,8 @@ from trmml.data.dataset import MultiLabelDataset
 from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
 from trmml.matcher.matching import CenteredFeatures
 from trmml.matcher.probe import MLPProbe, summary
-from trmml.training import perceptron
-from trmml.training.perceptron import Perceptron, fit_perceptron, share_of_perceptron
+from trmml.training import mlp
+from trmml.training.mlp import MLP, fit_mlp, share_of_mlp
 from trmml.training.validation import Validation
 
 Maker = Callable[..., MultiLabelDataset]
@@ -30,10 +30,10 @@ def signs_that_differ(num_photos: int, seed: int) -> tuple[torch.Tensor, torch.T
     return seen, (seen[:, :1] * seen[:, 1:2] < 0).to(torch.int8)
 
 
-def random_perceptron(num_labels: int, dim: int) -> Perceptron:
-    shapes = ((perceptron.HIDDEN_UNITS, dim), (perceptron.HIDDEN_UNITS,))
-    rows = ((num_labels, perceptron.HIDDEN_UNITS), (num_labels,))
-    return Perceptron(*(torch.randn(shape) / 8 for shape in (*shapes, *rows)))
+def random_mlp(num_labels: int, dim: int) -> MLP:
+    shapes = ((mlp.HIDDEN_UNITS, dim), (mlp.HIDDEN_UNITS,))
+    rows = ((num_labels, mlp.HIDDEN_UNITS), (num_labels,))
+    return MLP(*(torch.randn(shape) / 8 for shape in (*shapes, *rows)))
 
 
 def test_it_learns_what_no_linear_map_can_from_known_states_alone() -> None:
@@ -41,26 +41,24 @@ def test_it_learns_what_no_linear_map_can_from_known_states_alone() -> None:
     states[1500:] = UNKNOWN
     others, wanted = signs_that_differ(500, 1)
     before = torch.get_rng_state()
-    found = fit_perceptron(seen, states, assumed_negative=0.1, seed=0)
+    found = fit_mlp(seen, states, assumed_negative=0.1, seed=0)
     assert torch.equal(torch.get_rng_state(), before)
     right = (found.logits(others) > 0) == (wanted == POSITIVE)
     assert right.float().mean() > 0.9
-    again = fit_perceptron(seen, states, assumed_negative=0.1, seed=0)
+    again = fit_mlp(seen, states, assumed_negative=0.1, seed=0)
     assert all(map(torch.equal, found, again))
-    other = fit_perceptron(seen, states, assumed_negative=0.1, seed=1)
+    other = fit_mlp(seen, states, assumed_negative=0.1, seed=1)
     assert not torch.equal(found.weight, other.weight)
     # With the wrong states in the unknown cells it would learn something else.
     full = torch.where(states == UNKNOWN, NEGATIVE, states)
-    assert not torch.equal(
-        found.weight, fit_perceptron(seen, full, assumed_negative=0.1, seed=0).weight
-    )
+    assert not torch.equal(found.weight, fit_mlp(seen, full, assumed_negative=0.1, seed=0).weight)
 
 
 def test_it_goes_on_from_what_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(perceptron, "LEARNING_RATE", 1e-12)
+    monkeypatch.setattr(mlp, "LEARNING_RATE", 1e-12)
     seen, states = signs_that_differ(100, 0)
-    start = random_perceptron(1, 6)
-    found = fit_perceptron(seen, states, assumed_negative=0.1, seed=0, start=start)
+    start = random_mlp(1, 6)
+    found = fit_mlp(seen, states, assumed_negative=0.1, seed=0, start=start)
     torch.testing.assert_close(found.logits(seen), start.logits(seen), atol=1e-3, rtol=1e-3)
 
 
@@ -69,21 +67,21 @@ def test_the_share_grows_with_the_known_positives() -> None:
     for label, positives in enumerate((25, 26, 100, 1450)):
         states[:positives, label] = POSITIVE
     expected = torch.tensor([0, 1 / 152, 1 / 4, 0.475])
-    torch.testing.assert_close(share_of_perceptron(states), expected)
+    torch.testing.assert_close(share_of_mlp(states), expected)
 
 
 def test_it_is_mixed_into_the_logits_label_by_label() -> None:
-    mlp, one = MLPProbe(3, 4), random_perceptron(3, 12)
+    probe, one = MLPProbe(3, 4), random_mlp(3, 12)
     features = CenteredFeatures(torch.randn(5, 9, 4), torch.randn(5, 4))
     logits = torch.randn(5, 3)
-    assert torch.equal(mlp(logits, features), logits)
+    assert torch.equal(probe(logits, features), logits)
     for tensor, new in zip(
-        (mlp.hidden_weight, mlp.hidden_bias, mlp.weight, mlp.bias, mlp.share),
+        (probe.hidden_weight, probe.hidden_bias, probe.weight, probe.bias, probe.share),
         (*one, torch.tensor([0.0, 0.25, 1.0])),
         strict=True,
     ):
         tensor.copy_(new)
-    mixed, own = mlp(logits, features), one.logits(summary(features))
+    mixed, own = probe(logits, features), one.logits(summary(features))
     expected = F.relu(summary(features) @ one.hidden_weight.T + one.hidden_bias) @ one.weight.T
     torch.testing.assert_close(own, expected + one.bias)
     torch.testing.assert_close(mixed[:, 0], logits[:, 0])
@@ -96,11 +94,11 @@ def test_a_training_mixes_it_in_where_enough_positives_are_known(
 ) -> None:
     data = make_dataset(60)
     positives = (data.states == POSITIVE).sum(axis=0)
-    monkeypatch.setattr(perceptron, "FEWEST_POSITIVES", int(np.sort(positives)[1]))
-    monkeypatch.setattr(perceptron, "POSITIVES_AT_HALF", 60)
+    monkeypatch.setattr(mlp, "FEWEST_POSITIVES", int(np.sort(positives)[1]))
+    monkeypatch.setattr(mlp, "POSITIVES_AT_HALF", 60)
     model = trmml.finetune(data, val=make_dataset(20), backbone=backbone_source, config=QUICK)
     assert model.mlp_probe is not None
-    expected = share_of_perceptron(torch.from_numpy(data.states))
+    expected = share_of_mlp(torch.from_numpy(data.states))
     assert ((expected > 0) == (torch.from_numpy(positives) > int(np.sort(positives)[1]))).all()
     torch.testing.assert_close(model.mlp_probe.share, expected)
     assert model.mlp_probe.hidden_weight.any()
