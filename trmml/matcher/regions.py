@@ -76,7 +76,10 @@ class RegionModule(nn.Module):
         if self.mlp is not None:
             first: Any = self.mlp[0]
             last: Any = self.mlp[-1]
-            nn.init.kaiming_uniform_(first.weight, nonlinearity="relu", generator=generator)
+            # On the CPU, where the generator is: the same noise on every device.
+            noise = torch.empty(first.weight.shape, device="cpu")
+            nn.init.kaiming_uniform_(noise, nonlinearity="relu", generator=generator)
+            first.weight.copy_(noise)
             # A zero last layer: the MLP adds nothing until it has learned something.
             for values in (first.bias, last.weight, last.bias):
                 nn.init.zeros_(values)

@@ -256,7 +256,7 @@ def _starting_model(
         else:
             backbone = FrozenCLIP.load(backbone or SMALL_CLIP, image_size=settings.image_size)
         matcher = TextRegionMatcher(make_config(backbone, labels, settings.matching), backbone)
-        matcher.start_from_text(settings.training.seed)
+        matcher.to(backbone.device).start_from_text(settings.training.seed)
         start = _Start(None, "")
     device = distributed.own_device()
     if matcher.backbone.device != device:

@@ -213,7 +213,7 @@ def zero_shot_model(
         negative_prompt=False,
         logit_scale=min(max(backbone.logit_scale, 1.0), 100.0),
     )
-    model = TextRegionMatcher(make_config(backbone, labels, matching), backbone)
+    model = TextRegionMatcher(make_config(backbone, labels, matching), backbone).to(backbone.device)
     model.start_from_text()
     model.present.text_features.copy_(model.zero_shot_text(templates))
     return model.eval().requires_grad_(False)
