@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import product
 from typing import NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int8
@@ -39,8 +38,12 @@ class Photos(NamedTuple):
 
     def summaries(self) -> Float[Tensor, "photo summary"]:
         """Return image feature, mean and maximum of the patches."""
-        patches = self.patches.float()
-        return torch.cat([self.pooled(), patches.mean(dim=1), patches.amax(dim=1)], dim=1)
+        mean, most = self.patches.mean(dim=1, dtype=torch.float32), self.patches.amax(dim=1)
+        return torch.cat([self.pooled(), mean, most.float()], dim=1)
+
+    def on(self, device: torch.device) -> "Photos":
+        """Return them on a device."""
+        return Photos(*(part.to(device) for part in self))
 
 
 class MLP(nn.Module):
@@ -70,10 +73,12 @@ class LearnedQueries(nn.Module):
     def __init__(self, photos: Photos) -> None:
         """Standardize as the patches of these photos are."""
         super().__init__()
-        patches = photos.patches.float().flatten(0, 1)
-        num_labels, dim = photos.states.shape[1], patches.shape[1]
-        self.register_buffer("mean", patches.mean(dim=0))
-        self.register_buffer("spread", patches.std(dim=0) + 1e-6)
+        num_labels, dim = photos.states.shape[1], photos.patches.shape[2]
+        mean = photos.patches.mean(dim=(0, 1), dtype=torch.float32)
+        # In parts: all of them in float32 are gigabytes.
+        squares = [(part.float() - mean).square().mean(dim=1) for part in photos.patches.split(256)]
+        self.register_buffer("mean", mean)
+        self.register_buffer("spread", torch.cat(squares).mean(dim=0).sqrt() + 1e-6)
         self.queries = nn.Parameter(torch.randn(num_labels, dim) * 0.1)
         self.attention = nn.MultiheadAttention(dim, NUM_HEADS, dropout=0.1, batch_first=True)
         self.layers = nn.Sequential(
@@ -144,7 +149,7 @@ def head(
     best, found = -1.0, None
     for rate, decay in settings or product(RATES, DECAYS):
         torch.manual_seed(seed)
-        module = kind(train)
+        module = kind(train).to(train.image.device)
         for value in _epochs(module, train, chooser, rate, decay, epochs or EPOCHS, half):
             if value > best:
                 best, found = value, copy.deepcopy(module)
@@ -164,7 +169,7 @@ def _epochs(
     steps = epochs * -(-len(train.states) // BATCH_SIZE)
     optimizer = torch.optim.AdamW(module.parameters(), lr=rate, weight_decay=decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    without = (train.states == 0).sum(dim=0) == 0
+    without, device = (train.states == 0).sum(dim=0) == 0, train.image.device.type
     for _ in range(epochs):
         module.train()
         for rows in torch.randperm(len(train.states)).split(BATCH_SIZE):
@@ -172,7 +177,7 @@ def _epochs(
             weights = (batch.states != UNKNOWN).float()
             weights = torch.where(without & (weights == 0), ASSUMED_NEGATIVE, weights)
             targets = (batch.states == POSITIVE).float()
-            with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            with torch.autocast(device, torch.bfloat16, enabled=half):
                 logits = module(batch)
             losses = F.binary_cross_entropy_with_logits(
                 logits.float(), targets, weights, reduction="sum"
@@ -192,4 +197,4 @@ def _in_parts(module: nn.Module, photos: Photos) -> Tensor:
 
 
 def _map(logits: Tensor, states: Tensor) -> float:
-    return mean_average_precision(logits.numpy(), np.asarray(states))
+    return mean_average_precision(logits.cpu().numpy(), states.cpu().numpy())

@@ -17,6 +17,7 @@ from trmml.evaluation.measuring import measure
 from trmml.evaluation.metrics import mean_average_precision
 from trmml.labels import POSITIVE
 from trmml.training.batches import CachedFeatures
+from trmml.training.distributed import own_device
 from trmml.training.features import compute_features
 from trmml.zoo.loading import make_config, zero_shot_model
 
@@ -146,15 +147,16 @@ class Bench:
         if part not in self._photos:
             batches = list(self.features[part].in_order(256))
             self._photos[part] = (
-                torch.cat([batch.image_features for batch in batches]),
-                torch.cat([batch.patch_features.half() for batch in batches]),
+                torch.cat([batch.image_features for batch in batches]).to(own_device()),
+                torch.cat([batch.patch_features.half() for batch in batches]).to(own_device()),
             )
         whole = {"train": self.train, "val": self.val, "test": self.test}[part]
         features, rows = self._photos[part], slice(None)
         if len(data) < len(whole):
             places = {photo: row for row, photo in enumerate(whole.photos)}
             rows = [places[photo] for photo in data.photos]
-        return Photos(*(feature[rows] for feature in features), torch.from_numpy(data.states))
+        states = torch.from_numpy(data.states)
+        return Photos(*(feature[rows] for feature in features), states.to(features[0].device))
 
     def _baseline(self, run: Run) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
         """Fit a probe or a head; the validation photos choose the penalty, or the best epoch."""
@@ -174,7 +176,7 @@ class Bench:
                 half=config.precision == "bfloat16",
             )
         details = {} if fit.penalty is None else {"penalty": fit.penalty}
-        scores = (fit.logits(photos).sigmoid().numpy() for photos in (val, test))
+        scores = (fit.logits(photos).sigmoid().cpu().numpy() for photos in (val, test))
         return *scores, details
 
     def _matching(self, run: Run) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:

@@ -35,6 +35,7 @@ from trmml.evaluation.metrics import mean_average_precision
 from trmml.files import write_atomically, write_json
 from trmml.labels import NEGATIVE, POSITIVE
 from trmml.training.batches import CachedFeatures
+from trmml.training.distributed import own_device
 from trmml.training.features import compute_features
 from trmml.zoo.loading import zero_shot_model
 
@@ -185,7 +186,7 @@ def scores_of(
                 config=settings | changes,
                 progress=False,
             )
-        photos, text = tables.seen(measured, "val"), model.stored_text()
+        photos, text = tables.seen(measured, "val").on(model.device), model.stored_text()
         rows = torch.arange(len(measured)).split(256)
         with torch.inference_mode():
             parts = [
@@ -194,8 +195,9 @@ def scores_of(
                 ).logits
                 for some in rows
             ]
-        return torch.cat(parts).numpy()
-    seen = [tables.seen(data, "train") for data in (train, chooser)]
+        return torch.cat(parts).cpu().numpy()
+    device = own_device()
+    seen = [tables.seen(data, "train").on(device) for data in (train, chooser)]
     half = tables.precision == "bfloat16"
     fits: dict[str, Callable[[], Fit]] = {
         "probe": lambda: probe(*seen, Photos.pooled),
@@ -203,7 +205,7 @@ def scores_of(
         "MLP": lambda: head(MLP, *seen, seed, half=half),
         "learned queries": lambda: head(LearnedQueries, *seen, seed, half=half),
     }
-    return fits[method]().logits(tables.seen(measured, "val")).numpy()
+    return fits[method]().logits(tables.seen(measured, "val").on(device)).cpu().numpy()
 
 
 def run(args: argparse.Namespace) -> None:
