@@ -146,7 +146,8 @@ class Results:
         if run["note"] == "grid":
             self.scores.mkdir(exist_ok=True)
             write_atomically(self._scores_of(key), lambda path: _save(path, scores))
-        self.content["runs"][key] = run | {"commit": provenance()["commit"]}
+        made = provenance()
+        self.content["runs"][key] = run | {name: made[name] for name in ("commit", "machine")}
         write_json(self.path, self.content)
         print(f"{key}: val {100 * run['val_mAP']:.2f}, {run['seconds']} s", flush=True)
 

@@ -103,12 +103,13 @@ def hostile_cases() -> str:
 
 def figures() -> dict[str, str]:
     """Return what README and the manual show, by name."""
-    runs, tables = list(measured("missing_labels")["runs"].values()), measured("label_tables")
-    summary = missing_labels_report.summary(runs)
+    missing, tables = measured("missing_labels"), measured("label_tables")
+    runs, report = list(missing["runs"].values()), missing_labels_report
+    shown = (report.summary(missing), report.grid_table(runs), report.gain_table(missing["gains"]))
     return {
-        "missing_labels": f"{summary}\n{missing_labels_report.grid_table(runs)}",
+        "missing_labels": "\n".join(shown),
         "short": other_tables.short_table(measured("other_tables")),
-        "few": missing_labels_report.few_table(runs),
+        "few": report.few_table(runs),
         "other_tables": other_tables.table_of(measured("other_tables")),
         "guarantees": guarantees.table(measured("guarantees")),
         "speed": speed_report.summary_table(measured("speed")),

@@ -79,6 +79,7 @@ def measured(
             for setting in ("50 %", "single positive")
         ]
         results.add(runs)
+        results.compare()
         yield Measured(module, path, results, runs, (facts, bench))
 
 
@@ -116,6 +117,20 @@ def test_what_was_measured_is_not_measured_again(measured: Measured) -> None:
         module.Results(measured.path, facts | {"settings": {"loss.clip": 0.1}}, bench, 1)
 
 
+def test_the_gain_is_over_the_best_simple_method(measured: Measured) -> None:
+    found = json.loads(measured.path.read_text())
+    assert set(found["gains"]) == {"50 %", "single positive"}
+    for setting, gain in found["gains"].items():
+        maps = {
+            method: found["runs"][f"{method} | {setting} | seed 0 | grid"]["mAP"]
+            for method in measured.module.METHODS
+        }
+        best = maps[gain["best_simple"]]
+        assert best == max(maps[method] for method in measured.module.SIMPLE)
+        assert gain["gain"] == pytest.approx(maps["text-region"] - best, abs=1e-4)
+        assert gain["low"] <= gain["gain"] <= gain["high"]
+
+
 def test_two_processes_at_a_time_find_the_same(
     measured: Measured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -134,7 +149,7 @@ def test_runs_are_reported_as_a_table_and_a_picture(measured: Measured, tmp_path
     report.main(str(measured.path), str(tmp_path / "report"))
     one = measured.results.content["runs"]["text-region | 50 % | seed 0 | grid"]
     table = (tmp_path / "report.md").read_text()
-    assert f"| text–region (TRM-ML) | {100 * one['mAP']:.1f} |" in table
+    assert f"| text–region (trmml) | {100 * one['mAP']:.1f} |" in table
     with Image.open(tmp_path / "report.png") as drawn:
         assert drawn.width > 500
 
@@ -180,7 +195,7 @@ def test_the_probe_learns_from_the_photos_that_were_drawn(data: Path, backbone_s
     found = bench.run(run)
 
     def seen(part: str, data: MultiLabelDataset) -> np.ndarray:
-        return bench._seen(part, data).pooled().double().numpy()
+        return bench._seen(part, data).pooled().double().cpu().numpy()
 
     features = seen("train", bench.train)[rows]
     scaler = StandardScaler().fit(features)
@@ -201,17 +216,28 @@ def test_the_summary_says_the_lead_and_what_is_kept() -> None:
         "linear-probe": ((0.30, 0.32), (0.40, 0.40)),
         "text-region": ((0.36, 0.36), (0.40, 0.45)),
     }
-    runs = [
-        {"method": method, "setting": setting, "seed": seed, "note": "grid", "mAP": found}
+    runs = {
+        f"{method}, {setting}, {seed}": {
+            "method": method, "setting": setting, "seed": seed, "note": "grid", "mAP": found
+        }
         for method, of_settings in figures.items()
         for setting, of_seeds in zip(("10 %", "100 %"), of_settings, strict=True)
         for seed, found in enumerate(of_seeds)
-    ]
-    assert report.summary(runs) == (
-        "Text–region matching leads the best of the others by 2.5 to 5.0 mAP in the 2 settings, 3.8 on "
-        "average.\nWith a tenth of the labels it keeps 85.0 ± 7.1 % of its mAP with all of them (linear "
-        "probe 77.5 ± 3.5).\n"
+    }  # fmt: skip
+    gains = {
+        "10 %": {"gain": 0.05, "low": 0.012, "high": 0.08, "best_simple": "linear-probe"},
+        "100 %": {"gain": -0.004, "low": -0.01, "high": 0.002, "best_simple": "learned-queries"},
+    }
+    assert report.summary({"runs": runs, "gains": gains}) == (
+        "Text–region matching is -0.4 to 5.0 mAP above the best simple method of each of the 2 settings, "
+        "2.3 on average.\nWith a tenth of the labels it keeps 85.0 ± 7.1 % of its mAP with all of them "
+        "(linear probe 77.5 ± 3.5).\n"
     )
+    assert report.gain_table(gains).splitlines()[2:] == [
+        "| over the best simple one | +5.0 | -0.4 |",
+        "| interval of 95 % | +1.2 to +8.0 | -1.0 to +0.2 |",
+        "| which is | linear probe | learned queries |",
+    ]
 
 
 def test_few_photos_are_reported_by_their_number() -> None:

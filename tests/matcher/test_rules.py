@@ -67,7 +67,7 @@ def test_rules_are_kept_with_the_model_and_applied_on_request(
     model.calibration = replace(model.calibration, rules=(rule,))
     folder = trmml.save_model(model, tmp_path / "model")
     assert json.loads((folder / "calibration.json").read_text())["rules"] == [str(rule)]
-    loaded = trmml.load_model(folder)
+    loaded = trmml.load_model(folder, device="cpu")
     assert loaded.calibration.rules == (rule,)
     without, kept = (trmml.predict(tmp_path / "a.png", loaded, rules=on) for on in (False, True))
     assert np.array_equal(without.scores, scores)

@@ -90,7 +90,7 @@ def test_every_way_of_matching_trains_and_comes_back_the_same(
     settings = QUICK | {"matching.way": matching, "matching.negative_prompt": negative_prompt}
     settings |= {"loss.distillation": 0.1, "loss.contrastive": 0.1}
     model = trmml.finetune(data, backbone=backbone_source, config=settings, output=tmp_path / "out")
-    again = load_model(tmp_path / "out", device="cpu")
+    again = load_model(tmp_path / "out", device=model.device)
     ours = np.stack([p.scores for p in model.predict_many(data.photos)])
     theirs = np.stack([p.scores for p in again.predict_many(data.photos)])
     np.testing.assert_array_equal(ours, theirs)
