@@ -213,23 +213,23 @@ def grids(method: str) -> tuple[dict[str, dict[str, Any]], ...]:
         return (HEAD_GRID,)
     if method not in MATCHINGS:
         return ()
-    # Text–pixel likes higher rates; at lower ones the end of the grid was the best of it.
-    return (
-        (matching_grid(1, 3, 10), SHARPNESS)
-        if method == "text-pixel"
-        else (matching_grid(0.3, 1, 3),)
-    )
-
-
-def matching_grid(*factors: float) -> dict[str, dict[str, Any]]:
-    """Return learning rates, as multiples of the default ones, with either loss."""
+    # What knows less of text likes higher rates; a grid ends where they are worse.
     return {
-        f"rates × {factor:g}, {name}": {
-            "training.learning_rate": 3e-4 * factor,
-            "training.prompt_learning_rate": 3e-3 * factor,
+        "text-region-alone": (matching_grid(9e-5, 3e-4, 9e-4),),
+        "text-image": (matching_grid(9e-5, 3e-4, 9e-4, 3e-3),),
+        "text-pixel": (matching_grid(3e-4, 9e-4, 3e-3, 9e-3), SHARPNESS),
+    }[method]
+
+
+def matching_grid(*rates: float) -> dict[str, dict[str, Any]]:
+    """Return learning rates, ten times as high for the prompts, with either loss."""
+    return {
+        f"rate {rate:g}, {name}": {
+            "training.learning_rate": rate,
+            "training.prompt_learning_rate": 10 * rate,
             **loss,
         }
-        for factor in factors
+        for rate in rates
         for name, loss in (("cross-entropy", CROSS_ENTROPY), ("asymmetric", ASYMMETRIC))
     }
 

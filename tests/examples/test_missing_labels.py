@@ -65,7 +65,7 @@ def measured(
     module = load_example("benchmarks/missing_labels.py")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRMML_CACHE", str(place / "cache"))
-        patch.setattr(module, "matching_grid", lambda *factors: {"quick": QUICK, "still": STILL})
+        patch.setattr(module, "matching_grid", lambda *rates: {"quick": QUICK, "still": STILL})
         heads = {"quick": {"rate": 1e-2, "decay": 0.1}, "still": {"rate": 1e-9, "decay": 0.1}}
         patch.setattr(module, "HEAD_GRID", heads)
         patch.setattr(module, "SHARPNESS", SHARPNESS)
