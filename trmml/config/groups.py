@@ -171,9 +171,9 @@ class TrainingConfig(Settings):
     batch_size: Annotated[int, at_least(1)] = 256
     """Photos per step, at most: min(batch_size, max(photos // 16, 16)) are taken, so that an epoch of
     few photos still has 16 steps."""
-    learning_rate: Annotated[float, above(0)] = 3e-4
+    learning_rate: Annotated[float, above(0)] = 1e-3
     """Peak for the region module, the logit scale and the logit bias."""
-    prompt_learning_rate: Annotated[float, above(0)] = 3e-3
+    prompt_learning_rate: Annotated[float, above(0)] = 1e-2
     """The same for the context of the prompts."""
     weight_decay: Annotated[float, at_least(0)] = 1e-2
     """Of AdamW."""
@@ -221,7 +221,7 @@ class LossConfig(Settings):
     trust_teacher: bool = True
     """Whether zero-shot matching teaches a label the less, the worse it orders the photos in which the
     label is known."""
-    few_labels: Annotated[int, at_least(0)] = 2000
+    few_labels: Annotated[int, at_least(0)] = 6000
     """A label that is known in n photos is distilled min(max(few_labels / n − 1, 0), 30) times more, and
     in photos in which it is known as well; 0: never."""
     contrastive: Annotated[float, at_least(0)] = 0.0
