@@ -30,7 +30,6 @@ MATCHING_ALONE = {
     "pseudo_labels.enabled": False,
 }
 """Settings of the methods that TRM-ML is compared with: its further parts are not theirs."""
-MOST_DRAWS = 1000
 AS_PUBLISHED = {"matching.linear_probe": False, "loss.trust_teacher": False}
 """Settings without our parts beside the text; distillation and pseudo labels as the paper has them."""
 PROBES = {"linear-probe": Photos.pooled, "patch-probe": Photos.summaries}
@@ -42,7 +41,7 @@ class Run(NamedTuple):
 
     method: str
     setting: str
-    """A known share such as `10 %`, also of fewer photos as `300 photos, 10 %`, or `single positive`."""
+    """A known share such as `10 %`, or `single positive`."""
     seed: int
     changes: dict[str, Any]
     note: str
@@ -84,23 +83,10 @@ class Bench:
         self._photos: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def partial(self, setting: str, seed: int) -> MultiLabelDataset:
-        """Hide training labels as a setting says, of all photos or of so many drawn at random.
-
-        Photos are drawn until every label has a known positive.
-        """
+        """Hide training labels as a setting says."""
         if setting == "single positive":
             return self.train.keep_single_positive(seed)
-        count, _, share = setting.rpartition(" photos, ")
-        known = float(share.rstrip(" %")) / 100
-        if not count:
-            return self.train.hide_labels(known, seed)
-        generator = np.random.default_rng(seed)
-        for _ in range(MOST_DRAWS):
-            chosen = generator.choice(len(self.train), int(count), replace=False)
-            few = self.train.subset(np.sort(chosen)).hide_labels(known, seed)
-            if (few.states == POSITIVE).any(axis=0).all():
-                return few
-        raise SystemExit(f"{setting}: {MOST_DRAWS} draws left a label without a known positive.")
+        return self.train.hide_labels(float(setting.rstrip(" %")) / 100, seed)
 
     def run(self, run: Run) -> dict[str, Any]:
         """Do one run; return its figures, and its scores or logits of the test photos."""
@@ -143,20 +129,14 @@ class Bench:
         return np.concatenate(rows)
 
     def _seen(self, part: str, data: MultiLabelDataset) -> Photos:
-        """Return the features of photos of one of the three sets, which are all read once."""
+        """Return the features of one of the three sets, which are read once, beside its states."""
         if part not in self._photos:
             batches = list(self.features[part].in_order(256))
             self._photos[part] = (
                 torch.cat([batch.image_features for batch in batches]).to(own_device()),
                 torch.cat([batch.patch_features.half() for batch in batches]).to(own_device()),
             )
-        whole = {"train": self.train, "val": self.val, "test": self.test}[part]
-        features, rows = self._photos[part], slice(None)
-        if len(data) < len(whole):
-            places = {photo: row for row, photo in enumerate(whole.photos)}
-            rows = [places[photo] for photo in data.photos]
-        states = torch.from_numpy(data.states)
-        return Photos(*(feature[rows] for feature in features), states.to(features[0].device))
+        return Photos(*self._photos[part], torch.from_numpy(data.states).to(own_device()))
 
     def _baseline(self, run: Run) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
         """Fit a probe or a head; the validation photos choose the penalty, or the best epoch."""

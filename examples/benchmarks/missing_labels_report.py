@@ -17,10 +17,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 SETTINGS = ("10 %", "30 %", "50 %", "70 %", "90 %", "100 %", "single positive")
-FEW = "few: "
-"""Begins the note of runs on few photos."""
 TRIED = "tried: "
-"""Begins the note of runs that an earlier commit did, with code that was not kept."""
+"""Begins the note of runs of an earlier state, some with code that was not kept."""
 NAMES = {
     "zero-shot": "zero-shot",
     "linear-probe": "linear probe",
@@ -79,7 +77,7 @@ def grid_table(runs: list[dict[str, Any]], key: str = "mAP") -> str:
 
 
 def tried_table(runs: list[dict[str, Any]]) -> str:
-    """Return what was tried on the way and left, on validation photos."""
+    """Return what was tried on the way, on validation photos."""
     notes = dict.fromkeys(run["note"] for run in runs if run["note"].startswith(TRIED))
     rows = {"as it is": "grid", **{note.removeprefix(TRIED): note for note in notes}}
     kinds = {name: {"method": "text-region", "note": note} for name, note in rows.items()}
@@ -95,18 +93,6 @@ def cost_table(runs: list[dict[str, Any]]) -> str:
         if chosen:
             seconds, memory = (np.mean([r[k] for r in chosen]) for k in ("cpu_seconds", "peak_gb"))
             lines.append(f"| {name} | {seconds:.0f} | {memory:.1f} |")
-    return "\n".join(lines) + "\n"
-
-
-def longer_table(runs: list[dict[str, Any]]) -> str:
-    """Return what twice as many epochs change, on validation photos."""
-    longer = [run for run in runs if run["note"] == "longer"]
-    lines = ["| method | known | mAP on val | twice as many epochs |", "|:--|:--|--:|--:|"]
-    for run in longer:
-        same = {name: run[name] for name in ("method", "setting", "seed")}
-        before = mean_and_spread(values(runs, "val_mAP", **same, note="grid"))
-        after = mean_and_spread(values(runs, "val_mAP", **same, note="longer"))
-        lines.append(f"| {NAMES[run['method']]} | {run['setting']} | {before} | {after} |")
     return "\n".join(lines) + "\n"
 
 
@@ -164,15 +150,6 @@ def share_table(runs: list[dict[str, Any]]) -> str:
     lines = ["| method | mAP at 10 % as a share of mAP at 100 % |", "|:--|--:|"]
     lines += [f"| {NAMES[m]} | {mean_and_spread(found)} % |" for m, found in shares(runs).items()]
     return "\n".join(lines) + "\n"
-
-
-def few_table(runs: list[dict[str, Any]]) -> str:
-    """Return what comes of few photos, a column per number of them and share of known labels."""
-    few = [run for run in runs if run["note"].startswith(FEW)]
-    notes = dict.fromkeys(run["note"] for run in few)
-    rows = {note.removeprefix(FEW): {"note": note} for note in notes}
-    settings = tuple(dict.fromkeys(run["setting"] for run in few))
-    return by_setting(few, "photos, known labels", rows, "mAP", settings)
 
 
 def pseudo_label_table(runs: list[dict[str, Any]]) -> str:
@@ -280,11 +257,10 @@ def tables(results: dict[str, Any]) -> str:
     if any(note.startswith("ablation: ") for note in notes):
         chosen |= ABLATION_TABLES
     if any(note.startswith(TRIED) for note in notes):
-        chosen["What was tried and left: mAP on the validation photos"] = tried_table
-    if any(note.startswith(FEW) for note in notes):
-        chosen["Few photos: mAP on the test photos"] = few_table
-    if "longer" in notes:
-        chosen["Are six epochs enough?"] = longer_table
+        chosen[
+            "What was tried before the defaults changed: mAP on the validation photos. Each row changes "
+            "one thing of the second"
+        ] = tried_table
     parts = {title: make(runs) for title, make in chosen.items()}
     parts["Over the best simple method, with intervals over draws of photos and of seeds"] = (
         gain_table(results["gains"])

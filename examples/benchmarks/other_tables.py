@@ -297,7 +297,8 @@ def _markdown(head: Sequence[str], rows: dict[str, list[str]]) -> str:
 
 def _seeds_of(found: dict[str, Any]) -> str:
     counts = [len(facts["seeds"]) for facts in found.values()]
-    return f"\nMeans over {min(counts)} to {max(counts)} seeds.\n"
+    ends = sorted({min(counts), max(counts)})
+    return f"\nMeans over {' to '.join(map(str, ends))} seeds.\n"
 
 
 def _cell(found: list[float]) -> str:

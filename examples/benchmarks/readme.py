@@ -109,7 +109,6 @@ def figures() -> dict[str, str]:
     return {
         "missing_labels": "\n".join(shown),
         "short": other_tables.short_table(measured("other_tables")),
-        "few": report.few_table(runs),
         "other_tables": other_tables.table_of(measured("other_tables")),
         "guarantees": guarantees.table(measured("guarantees")),
         "speed": speed_report.summary_table(measured("speed")),
