@@ -206,8 +206,8 @@ def test_the_summary_says_the_lead_and_what_is_kept() -> None:
     }
     assert report.summary({"runs": runs, "gains": gains}) == (
         "Text–region matching is -0.4 to 5.0 mAP above the best simple method of each of the 2 "
-        "settings, 2.3 on average.\nWith a tenth of the labels it keeps 85.0 ± 7.1 % of its mAP with all of them "
-        "(linear probe 77.5 ± 3.5).\n"
+        "settings, 2.3 on average.\nWith a tenth of the labels it keeps 85.0 ± 7.1 % of its mAP with "
+        "all of them (linear probe 77.5 ± 3.5).\n"
     )
     assert report.gain_table(gains).splitlines()[2:] == [
         "| over the best simple one | +5.0 | -0.4 |",
@@ -285,7 +285,7 @@ def test_a_table_shows_the_mean_and_the_spread_of_the_seeds() -> None:
     table = report.ablation_table([*runs, pixel, *less])
     # Paired by seed: the differences are 0, -1 and -2.
     assert "| x | 29.0 ± 9.0 | -1.0 ± 1.0 |" in table
-    assert "| text–region as chosen | 30.0 ± 10.0 |  |" in table
+    assert "| text–region, all defaults | 30.0 ± 10.0 |  |" in table
     assert "| text–pixel, as in the grid | 10.0 | -10.0 |" in table
 
 
