@@ -165,6 +165,19 @@ def test_no_probe_was_chosen_at_an_end_of_its_grid() -> None:
         assert run["penalty"] not in (PENALTIES[0], PENALTIES[-1])
 
 
+def test_text_pixel_was_not_chosen_at_the_highest_rate() -> None:
+    bench = load_example("benchmarks/bench.py")
+    measured = Path(bench.__file__).parent / "measured" / "missing_labels.json"
+    found = json.loads(measured.read_text("utf-8"))
+    rates = [
+        run["changes"]["training.learning_rate"]
+        for run in found["runs"].values()
+        if run["method"] == "text-pixel" and run["note"].startswith("rate ")
+    ]
+    assert found["chosen"]["text-pixel"][0].startswith("rate 0.03,")
+    assert max(rates) > 0.03
+
+
 def test_the_probe_is_a_logistic_regression(data: Path, backbone_source: str) -> None:
     module = load_example("benchmarks/bench.py")
     bench = module.Bench(data, backbone_source, None)
