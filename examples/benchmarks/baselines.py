@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from trmml.evaluation.metrics import mean_average_precision
 from trmml.labels import POSITIVE, UNKNOWN
-from trmml.training.probing import fit_probes
+from trmml.training.probing import fit_linear_maps
 
 RATES, DECAYS = (3e-4, 1e-3, 3e-3), (0.01, 0.3)
 """Learning rates and weight decays of the heads."""
@@ -107,7 +107,7 @@ class Fit(NamedTuple):
     Attributes:
         logits: Of any photos.
         val_map: mAP on the photos that chose.
-        penalty: Of a probe; see `fit_probes`.
+        penalty: Of a probe; see `fit_linear_maps`.
     """
 
     logits: Callable[[Photos], Float[Tensor, "photo label"]]
@@ -120,7 +120,7 @@ def probe(train: Photos, chooser: Photos, sees: Callable[[Photos], Tensor]) -> F
     seen = sees(chooser)
     tried = [
         (_map(one.logits(seen), chooser.states), one)
-        for one in fit_probes(sees(train), train.states, ASSUMED_NEGATIVE)
+        for one in fit_linear_maps(sees(train), train.states, ASSUMED_NEGATIVE)
     ]
     value, best = max(tried, key=lambda pair: pair[0])
     return Fit(lambda photos: best.logits(sees(photos)), value, best.penalty)

@@ -179,7 +179,15 @@ class Bench:
         else:
             model, history = self._finetune(train, config)
         epochs = [{"val_mAP": e["val_mAP"], "pseudo_labels": e["pseudo_labels"]} for e in history]
-        return self.scores(model, "val"), self.scores(model, "test"), {"epochs": epochs}
+        details: dict[str, Any] = {"epochs": epochs}
+        val, test = self.scores(model, "val"), self.scores(model, "test")
+        if model.probe is not None:
+            model.probe.share.fill_(1)  # what is learned by steps has no say any more
+            details["probe_alone"] = {
+                "val_mAP": mean_average_precision(self.scores(model, "val"), self.val.states),
+                "mAP": mean_average_precision(self.scores(model, "test"), self.test.states),
+            }
+        return val, test, details
 
     def _finetune(
         self,

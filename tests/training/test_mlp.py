@@ -1,19 +1,17 @@
-"""The small MLP that stands beside text and linear probe."""
+"""The small MLP that corrects zero-shot beside the linear map."""
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from conftest import untrained
 
 import trmml
 from trmml.backbone.clip import FrozenCLIP
 from trmml.data.dataset import MultiLabelDataset
 from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
-from trmml.matcher.matching import CenteredFeatures
-from trmml.matcher.probe import MLPProbe, summary
 from trmml.training import mlp
 from trmml.training.mlp import MLP, fit_mlp, share_of_mlp
 from trmml.training.validation import Validation
@@ -37,56 +35,54 @@ def random_mlp(num_labels: int, dim: int) -> MLP:
 
 
 def test_it_learns_what_no_linear_map_can_from_known_states_alone() -> None:
-    seen, states = signs_that_differ(3000, 0)
-    states[1500:] = UNKNOWN
+    seen, states = signs_that_differ(12_000, 0)
+    states[6000:] = UNKNOWN
     others, wanted = signs_that_differ(500, 1)
     before = torch.get_rng_state()
-    found = fit_mlp(seen, states, assumed_negative=0.1, seed=0)
+    fit = partial(fit_mlp, seen, assumed_negative=0.1, zero_shot=torch.zeros(12_000, 1))
+    found = fit(states, seed=0)
     assert torch.equal(torch.get_rng_state(), before)
     right = (found.logits(others) > 0) == (wanted == POSITIVE)
     assert right.float().mean() > 0.9
-    again = fit_mlp(seen, states, assumed_negative=0.1, seed=0)
+    again = fit(states, seed=0)
     assert all(map(torch.equal, found, again))
-    other = fit_mlp(seen, states, assumed_negative=0.1, seed=1)
+    other = fit(states, seed=1)
     assert not torch.equal(found.weight, other.weight)
     # With the wrong states in the unknown cells it would learn something else.
     full = torch.where(states == UNKNOWN, NEGATIVE, states)
-    assert not torch.equal(found.weight, fit_mlp(seen, full, assumed_negative=0.1, seed=0).weight)
+    assert not torch.equal(found.weight, fit(full, seed=0).weight)
 
 
 def test_it_goes_on_from_what_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mlp, "LEARNING_RATE", 1e-12)
     seen, states = signs_that_differ(100, 0)
     start = random_mlp(1, 6)
-    found = fit_mlp(seen, states, assumed_negative=0.1, seed=0, start=start)
+    found = fit_mlp(
+        seen,
+        states,
+        assumed_negative=0.1,
+        seed=0,
+        zero_shot=torch.zeros(100, 1),
+        start=start,
+    )
     torch.testing.assert_close(found.logits(seen), start.logits(seen), atol=1e-3, rtol=1e-3)
 
 
 def test_the_share_grows_with_the_known_positives() -> None:
     states = torch.full((2000, 4), UNKNOWN, dtype=torch.int8)
-    for label, positives in enumerate((25, 26, 100, 1450)):
+    for label, positives in enumerate((10, 20, 50, 1570)):
         states[:positives, label] = POSITIVE
-    expected = torch.tensor([0, 1 / 152, 1 / 4, 0.475])
+    expected = torch.tensor([0, 0.16, 0.4, 0.78])
     torch.testing.assert_close(share_of_mlp(states), expected)
 
 
-def test_it_is_mixed_into_the_logits_label_by_label() -> None:
-    probe, one = MLPProbe(3, 4), random_mlp(3, 12)
-    features = CenteredFeatures(torch.randn(5, 9, 4), torch.randn(5, 4))
-    logits = torch.randn(5, 3)
-    assert torch.equal(probe(logits, features), logits)
-    for tensor, new in zip(
-        (probe.hidden_weight, probe.hidden_bias, probe.weight, probe.bias, probe.share),
-        (*one, torch.tensor([0.0, 0.25, 1.0])),
-        strict=True,
-    ):
-        tensor.copy_(new)
-    mixed, own = probe(logits, features), one.logits(summary(features))
-    expected = F.relu(summary(features) @ one.hidden_weight.T + one.hidden_bias) @ one.weight.T
-    torch.testing.assert_close(own, expected + one.bias)
-    torch.testing.assert_close(mixed[:, 0], logits[:, 0])
-    torch.testing.assert_close(mixed[:, 1], 0.75 * logits[:, 1] + 0.25 * own[:, 1])
-    torch.testing.assert_close(mixed[:, 2], own[:, 2])
+def test_it_learns_only_what_zero_shot_gets_wrong() -> None:
+    seen, states = signs_that_differ(400, 0)
+    right = 20 * states.float() - 10
+    found = fit_mlp(seen, states, assumed_negative=0.1, seed=0, zero_shot=right)
+    assert found.logits(seen).abs().max() < 1
+    found = fit_mlp(seen, states, assumed_negative=0.1, seed=0, zero_shot=-right / 5)
+    assert (found.logits(seen) * right).mean() > 1
 
 
 def test_a_training_mixes_it_in_where_enough_positives_are_known(
@@ -97,30 +93,34 @@ def test_a_training_mixes_it_in_where_enough_positives_are_known(
     monkeypatch.setattr(mlp, "FEWEST_POSITIVES", int(np.sort(positives)[1]))
     monkeypatch.setattr(mlp, "POSITIVES_AT_HALF", 60)
     model = trmml.finetune(data, val=make_dataset(20), backbone=backbone_source, config=QUICK)
-    assert model.mlp_probe is not None
+    assert model.probe is not None
+    assert model.probe.mlp is not None
     expected = share_of_mlp(torch.from_numpy(data.states))
     assert ((expected > 0) == (torch.from_numpy(positives) > int(np.sort(positives)[1]))).all()
-    torch.testing.assert_close(model.mlp_probe.share, expected)
-    assert model.mlp_probe.hidden_weight.any()
+    torch.testing.assert_close(model.probe.mlp.share, expected)
+    assert model.probe.mlp.hidden_weight.any()
 
     # Going on, it has at least the share that it had, and is put back where that did not help.
     for val_map, better in ((0.9, True), (0.1, False)):
         maps = iter([0.5, 0.6, 0.6, val_map, 0.6])
         monkeypatch.setattr(Validation, "map_of", lambda *_, maps=maps: next(maps, 0.6))
         again = trmml.finetune(data, val=data, model=model, config=QUICK)
-        assert again.mlp_probe is not None
-        torch.testing.assert_close(again.mlp_probe.share, expected)
-        changed = not torch.equal(again.mlp_probe.weight, model.mlp_probe.weight)
+        assert again.probe is not None
+        assert again.probe.mlp is not None
+        torch.testing.assert_close(again.probe.mlp.share, expected)
+        changed = not torch.equal(again.probe.mlp.weight, model.probe.mlp.weight)
         assert changed == better
 
 
 def test_a_new_label_has_no_share_in_it(backbone: FrozenCLIP) -> None:
     model = untrained(backbone, ("dog", "cat"))
-    assert model.mlp_probe is not None
-    model.mlp_probe.share.fill_(0.5)
-    model.mlp_probe.weight.fill_(2)
+    assert model.probe is not None
+    assert model.probe.mlp is not None
+    model.probe.mlp.share.fill_(0.5)
+    model.probe.mlp.weight.fill_(2)
     more = model.relabelled(["cow", "dog"])
-    assert more.mlp_probe is not None
-    assert more.mlp_probe.share.tolist() == [0, 0.5]
-    assert more.mlp_probe.weight[0].abs().max() == 0
-    assert torch.equal(more.mlp_probe.hidden_weight, model.mlp_probe.hidden_weight)
+    assert more.probe is not None
+    assert more.probe.mlp is not None
+    assert more.probe.mlp.share.tolist() == [0, 0.5]
+    assert more.probe.mlp.weight[0].abs().max() == 0
+    assert torch.equal(more.probe.mlp.hidden_weight, model.probe.mlp.hidden_weight)

@@ -47,10 +47,11 @@ class MatchingConfig(Settings):
     """Text–pixel: start of the learned sharpness of a label's weights over the patches; near 0 all
     patches weigh the same. DualCoOp has 20."""
     linear_probe: bool = True
-    """Whether a linear map of the frozen features stands beside the text, most where the CLIP knows
-    least of the labels' names (our choice; False for TRM-ML as published)."""
+    """Whether zero-shot matching and a linear map of the frozen features that corrects it stand beside
+    what is learned by steps, most where few positives are known, or where the CLIP knows least of the
+    labels' names (our choice; False for TRM-ML as published)."""
     mlp_probe: bool = True
-    """Whether a small MLP of the frozen features stands beside these, for labels with more than 25 known
+    """Whether a small MLP takes part of the linear map's place, for labels with more than 10 known
     positives (our choice); not without the linear probe."""
     logit_scale: Annotated[float, Interval(1, 100)] = 50.0
     """Start of the learned factor on the cosine difference; 50 is exp(3.91)."""

@@ -21,7 +21,7 @@ from trmml.matcher.decoding import PhotoScores, PredictsPhotos, stream_predictio
 from trmml.matcher.matching import WAYS, CenteredFeatures, MatcherOutput, TextFeatures
 from trmml.matcher.notebook import model_html
 from trmml.matcher.prediction import Prediction
-from trmml.matcher.probe import LinearProbe, MLPProbe
+from trmml.matcher.probe import FeatureProbe
 from trmml.matcher.prompts import HAND_WRITTEN, TEMPLATES, NewRow, random_context
 from trmml.matcher.sides import Side
 from trmml.matcher.thresholds import Calibration
@@ -71,9 +71,9 @@ class TextRegionMatcher(PredictsPhotos, nn.Module):
         self.register_buffer("image_center", torch.zeros(config.dim))
         self.register_buffer("patch_center", torch.zeros(config.dim))
         self.matching = WAYS[matching.way](num_labels, config.dim, matching)
-        size, has_probe = (num_labels, config.dim), matching.linear_probe and self.matching.learns
-        self.probe = LinearProbe(*size) if has_probe else None
-        self.mlp_probe = MLPProbe(*size) if has_probe and matching.mlp_probe else None
+        has_probe = matching.linear_probe and self.matching.learns
+        size = (num_labels, config.dim)
+        self.probe = FeatureProbe(*size, mlp=matching.mlp_probe) if has_probe else None
         self.log_scale = nn.Parameter(torch.tensor(math.log(matching.logit_scale)))
         self.logit_bias = nn.Parameter(torch.zeros(num_labels))
         self.eval()
@@ -254,14 +254,13 @@ class TextRegionMatcher(PredictsPhotos, nn.Module):
         """Match image features with text, label by label: logit = scale · similarity + bias.
 
         The similarity of text–region matching is cos(region, presence) − cos(region, absence). Where
-        linear probe and MLP have a share, they are mixed in.
+        the probe has a share, it is mixed in.
         """
         centered = self.centered(features)
         similarity, regions = self.matching(centered, text)
         logits = self.logit_scale * similarity + self.logit_bias
-        for probe in (self.probe, self.mlp_probe):
-            if probe is not None:
-                logits = probe(logits, centered)
+        if self.probe is not None:
+            logits = self.probe(logits, centered)
         return MatcherOutput(logits, regions)
 
     def evidence(

@@ -1,10 +1,11 @@
-"""The end of a training: linear probe and MLP mixed in, and the result compared with simple things.
+"""The end of a training: the probe mixed in, and the result compared with simple things.
 
 Our choice, so that a training never ends below what needs no training: see `mix_in_probe`.
 """
 
 import logging
 from collections.abc import Mapping
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -14,9 +15,16 @@ from torch import Tensor
 
 from trmml.evaluation.intervals import difference
 from trmml.matcher.model import TextRegionMatcher
-from trmml.matcher.probe import MLPProbe
+from trmml.matcher.probe import ProbeMLP, Seen
 from trmml.training.mlp import MLP, fit_mlp, share_of_mlp
-from trmml.training.probing import Probe, Survey, fit_probe, share_of_probe, text_probe
+from trmml.training.probing import (
+    LinearMap,
+    ZeroShot,
+    fit_linear,
+    fit_zero_shot,
+    share_of_probe,
+)
+from trmml.training.survey import Survey
 from trmml.training.validation import Validation
 
 logger = logging.getLogger(__name__)
@@ -33,14 +41,14 @@ class Mixed(NamedTuple):
 def mix_in_probe(
     model: TextRegionMatcher,
     states: Int8[Tensor, "image label"],
-    seen: Survey,
+    survey: Survey,
     validation: Validation,
     *,
     assumed_negative: float,
     seed: int,
     only_if_better: bool,
 ) -> Mixed:
-    """Mix a linear probe that starts from the text, and an MLP, into a model.
+    """Mix zero-shot, a linear map and an MLP that correct it, into a model.
 
     Where zero-shot or a plain linear probe is better than the mixture by more than chance (the
     interval of 95 % of the difference of their mAP lies above 0), that takes its place, with a warning.
@@ -48,44 +56,53 @@ def mix_in_probe(
     Args:
         model: With a probe, after its training.
         states: Of the training photos.
-        seen: Of the same photos.
-        validation: What chooses the strength of the probe.
+        survey: Of the same photos.
+        validation: What may choose the strength of the linear map.
         assumed_negative: Weight of unknown states of labels without a known negative.
         seed: Of the training of the MLP.
         only_if_better: Leave the model as it is where this does not raise validation mAP.
     """
-    assert model.probe is not None
-    before, val = validation.scores(), validation.summaries()
+    before, val = validation.scores(), validation.seen()
     unmixed = {name: tensor.clone() for name, tensor in model.learned_state().items()}
     states, val_states = states.to(model.device), torch.from_numpy(validation.data.states)
-    text = seen.trust[:, None] * model.zero_shot_text()
-    from_text, plain = (
-        fit_probe(
-            seen.summaries, states, val, val_states, assumed_negative=assumed_negative, text=start
-        )
-        for start in (text, None)
-    )
-    model.probe.mix_in(from_text.weight, from_text.bias, share_of_probe(states, seen.trust))
-    if model.mlp_probe is not None:
-        _learn_mlp(model.mlp_probe, states, seen, assumed_negative, seed)
-    after, alone = validation.scores(), plain.logits(val).cpu().numpy()
+    seen, trust = survey
+    zero_shot = fit_zero_shot(seen, states, trust, assumed_negative)
+    fit = partial(
+        fit_linear, seen.summaries, states, val.summaries, val_states,
+        assumed_negative=assumed_negative,
+    )  # fmt: skip
+    correction = fit(zero_shot=(zero_shot.logits(seen), zero_shot.logits(val)))
+    _mix(model, zero_shot, correction, share_of_probe(states, trust))
+    if model.probe is not None and model.probe.mlp is not None:
+        _learn_mlp(model.probe.mlp, states, survey, zero_shot, assumed_negative, seed)
+    plain = fit()
+    after, alone = validation.scores(), plain.logits(val.summaries).cpu().numpy()
     if only_if_better:
         if (validation.map_of(after) or 0) > (validation.map_of(before) or 0):
             return Mixed(after, alone)
         restore(model, unmixed)
         return Mixed(before, alone)
-    simple = {
-        ZERO_SHOT: text_probe(seen.summaries, states, assumed_negative, text),
-        LINEAR_PROBE: plain,
-    }
+    nothing = LinearMap(torch.zeros_like(plain.weight), torch.zeros_like(plain.bias), 0.0)
+    without_text = ZeroShot(torch.zeros_like(zero_shot.scales), torch.zeros_like(zero_shot.bias))
+    simple = {ZERO_SHOT: (zero_shot, nothing), LINEAR_PROBE: (without_text, plain)}
     return Mixed(_never_worse(model, after, simple, validation, val), alone)
+
+
+def _mix(model: TextRegionMatcher, zero_shot: ZeroShot, linear: LinearMap, share: Tensor) -> None:
+    """Mix zero-shot with its correction into the logits of a model."""
+    assert model.probe is not None
+    text = model.zero_shot_text()
+    image_text, patch_text = zero_shot.scales[:, :, None] * text
+    bias = zero_shot.bias + linear.bias
+    model.probe.mix_in(image_text, patch_text, linear.weight, bias, share)
 
 
 @torch.no_grad()
 def _learn_mlp(
-    mlp: MLPProbe,
+    mlp: ProbeMLP,
     states: Int8[Tensor, "image label"],
-    seen: Survey,
+    survey: Survey,
+    zero_shot: ZeroShot,
     assumed_negative: float,
     seed: int,
 ) -> None:
@@ -93,15 +110,21 @@ def _learn_mlp(
     share = torch.maximum(mlp.share, share_of_mlp(states))
     if not share.any():
         return
-    before = MLP(mlp.hidden_weight, mlp.hidden_bias, mlp.weight, mlp.bias)
+    before = MLP(mlp.hidden_weight, mlp.hidden_bias, mlp.weight, mlp.bias - zero_shot.bias)
     learned = fit_mlp(
-        seen.summaries,
+        survey.seen.summaries,
         states,
         assumed_negative=assumed_negative,
         seed=seed,
+        zero_shot=zero_shot.logits(survey.seen),
         start=before if mlp.share.any() else None,
     )
-    for tensor, new in zip((*before, mlp.share), (*learned, share), strict=True):
+    learned = learned._replace(bias=learned.bias + zero_shot.bias)
+    for tensor, new in zip(
+        (mlp.hidden_weight, mlp.hidden_bias, mlp.weight, mlp.bias, mlp.share),
+        (*learned, share),
+        strict=True,
+    ):
         tensor.copy_(new)
 
 
@@ -116,14 +139,15 @@ def restore(model: TextRegionMatcher, state: dict[str, Tensor]) -> None:
 def _never_worse(
     model: TextRegionMatcher,
     scores: Float32[np.ndarray, "image label"],
-    simple: dict[str, Probe],
+    simple: Mapping[str, tuple[ZeroShot, LinearMap]],
     validation: Validation,
-    val: Tensor,
+    val: Seen,
 ) -> Float32[np.ndarray, "image label"]:
     """Put what is better than the model in its place; return the validation scores of what is there."""
     assert model.probe is not None
-    for name, probe in simple.items():
-        gain = difference(probe.logits(val).cpu().numpy(), scores, validation.data.states)
+    for name, (zero_shot, linear) in simple.items():
+        logits = zero_shot.logits(val) + linear.logits(val.summaries)
+        gain = difference(logits.cpu().numpy(), scores, validation.data.states)
         if not gain.low > 0:
             continue
         logger.warning(
@@ -131,9 +155,9 @@ def _never_worse(
             "that takes its place. More known labels would help, or a CLIP that knows them.",
             name, *(100 * value for value in gain)
         )  # fmt: skip
-        model.probe.mix_in(probe.weight, probe.bias, torch.ones_like(model.probe.share))
-        if model.mlp_probe is not None:
-            model.mlp_probe.share.zero_()
+        _mix(model, zero_shot, linear, torch.ones_like(model.probe.share))
+        if model.probe.mlp is not None:
+            model.probe.mlp.share.zero_()
         scores = validation.scores()
     return scores
 

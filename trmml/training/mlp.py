@@ -1,8 +1,8 @@
-"""The small MLP beside the matching, trained at the end on what is known, for labels known well enough.
+"""The small MLP beside zero-shot, trained at the end on what is known, for labels known well enough.
 
-Our choice. On frozen features an MLP of the summary of a photo is worse than text and regions while few
-positives of a label are known, and about as good from some hundreds on. They err on different photos, so
-that their mean is better than either (validation photos of COCO-18).
+Our choice. Like the linear map it corrects zero-shot matching. With few known positives of a label it is
+worse than that map, with many it is better; they err on different photos, so that their mean is
+better than either (validation photos of COCO-18).
 """
 
 import math
@@ -17,18 +17,18 @@ from trmml.labels import POSITIVE
 from trmml.matcher.probe import HIDDEN_UNITS
 from trmml.training.probing import cell_weights
 
-LEARNING_RATE, WEIGHT_DECAY, BATCH_SIZE = 1e-3, 0.1, 64
+LEARNING_RATE, WEIGHT_DECAY, BATCH_SIZE = 1e-3, 1.0, 64
 INPUT_DROPOUT, DROPOUT = 0.1, 0.5
-MOST_VIEWS = 60_000
+MOST_VIEWS = 20_000
 """Photos seen in all epochs together, as far as these are between FEWEST_EPOCHS and MOST_EPOCHS."""
-FEWEST_EPOCHS, MOST_EPOCHS = 6, 40
-MOST_SHARE = 0.5
-FEWEST_POSITIVES, POSITIVES_AT_HALF = 25, 100
+FEWEST_EPOCHS, MOST_EPOCHS = 6, 15
+MOST_SHARE = 0.8
+FEWEST_POSITIVES, POSITIVES_AT_HALF = 10, 50
 """Known positives of a label at which the share leaves 0, and at which it is half of the most."""
 
 
 class MLP(NamedTuple):
-    """A linear map, ReLU and another linear map, from the summary of a photo to the logits."""
+    """A linear map, ReLU and another linear map, from summaries to what corrects the logits."""
 
     hidden_weight: Float[Tensor, "unit summary"]
     hidden_bias: Float[Tensor, " unit"]
@@ -36,18 +36,17 @@ class MLP(NamedTuple):
     bias: Float[Tensor, " label"]
 
     def logits(self, summaries: Float[Tensor, "image summary"]) -> Float[Tensor, "image label"]:
-        """Return the logits of some photos."""
+        """Return the correction for some photos."""
         hidden = F.linear(summaries.float(), self.hidden_weight, self.hidden_bias)
         return F.linear(hidden.relu(), self.weight, self.bias)
 
 
 def share_of_mlp(states: Int8[Tensor, "image label"]) -> Float[Tensor, " label"]:
-    """Return the MLP's share in the logit of each label: ½ (p − 25) / (p + 50) of p known positives.
+    """Return the MLP's share in the correction of each label.
 
-    Our choice, from tables of 4 to 1,800 positives a label.
+    0.8 (p − 10) / (p + 30) of p known positives; our choice, from tables of 4 to 1,800 of them.
     """
-    positives = (states == POSITIVE).sum(dim=0)
-    more = positives - FEWEST_POSITIVES
+    more = (states == POSITIVE).sum(dim=0) - FEWEST_POSITIVES
     return MOST_SHARE * more.clamp(min=0) / (more + POSITIVES_AT_HALF - FEWEST_POSITIVES)
 
 
@@ -57,15 +56,17 @@ def fit_mlp(
     *,
     assumed_negative: float,
     seed: int,
+    zero_shot: Float[Tensor, "image label"],
     start: MLP | None = None,
 ) -> MLP:
-    """Train an MLP on the known states.
+    """Train an MLP to correct zero-shot logits on the known states.
 
     Args:
         summaries: Of the training photos.
         states: Of the same photos; unknown ones do not count.
         assumed_negative: Weight of unknown states of labels without a known negative.
         seed: Of the start, the order and the dropout.
+        zero_shot: Logits of the same photos.
         start: One to go on from.
     """
     device, num_photos = summaries.device, len(summaries)
@@ -77,6 +78,9 @@ def fit_mlp(
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         first, last = nn.Linear(len(mean), HIDDEN_UNITS), nn.Linear(HIDDEN_UNITS, states.shape[1])
+        # At first it corrects nothing.
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
         if start is not None:
             tensors = _standardized(start, mean, deviation)
             for parameter, tensor in zip(
@@ -94,9 +98,12 @@ def fit_mlp(
         with torch.enable_grad():
             for _ in range(epochs):
                 for rows in torch.randperm(num_photos).to(device).split(BATCH_SIZE):
-                    logits = layers((summaries[rows].float() - mean) / deviation)
+                    correction = layers((summaries[rows].float() - mean) / deviation)
                     losses = F.binary_cross_entropy_with_logits(
-                        logits, targets[rows], weights[rows], reduction="sum"
+                        zero_shot[rows] + correction,
+                        targets[rows],
+                        weights[rows],
+                        reduction="sum",
                     )
                     optimizer.zero_grad()
                     (losses / weights[rows].sum().clamp(min=1)).backward()

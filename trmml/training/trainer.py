@@ -34,8 +34,8 @@ from trmml.training.optimization import (
     make_schedule,
 )
 from trmml.training.photos import TrainingPhotos, ValidationPhotos, can_choose_epoch
-from trmml.training.probing import survey
 from trmml.training.pseudo_labels import PseudoLabelCounts, RegionSums
+from trmml.training.survey import survey
 from trmml.training.teacher import Teacher
 from trmml.training.validation import Validation
 
@@ -104,14 +104,14 @@ class Trainer:
         self.best_state: dict[str, Tensor] = {}
 
     def _see_all_photos(self, learned: Collection[str]) -> None:
-        """Keep what a linear probe learns from, and how far the text is to be trusted."""
+        """Keep what the probe learns from, and how far the text is to be trusted."""
         model, loss, teacher = self.model, self.config.loss, self.objective.teacher
         if model.probe is None and (teacher is None or not loss.trust_teacher):
             return  # nobody asks, and a pass over photos that are not cached is as long as an epoch
         teacher = teacher or Teacher(model, loss.teacher, learned if loss.self_distillation else ())
-        self.seen = survey(model, self.train_features, self.states, teacher)
+        self.survey = survey(model, self.train_features, self.states, teacher)
         if loss.trust_teacher:
-            self.objective.teacher_trust = self.seen.trust
+            self.objective.teacher_trust = self.survey.trust
 
     def train(self, folder: Path | None, progress: bool, on_epoch_end: Callback = ignore) -> None:
         """Train the epochs that are left; with a folder, keep a checkpoint, a log and curves there.
@@ -159,7 +159,7 @@ class Trainer:
     def use_best(self) -> Float32[np.ndarray, "image label"]:
         """Put the best epoch's tensors into the model and return its validation scores.
 
-        Linear probe and MLP are mixed in; into a model that was trained before only if that helps.
+        The probe is mixed in; into a model that was trained before only if that helps.
         """
         restore(self.model, self.best_state)
         self.model.eval().requires_grad_(False)
@@ -168,7 +168,7 @@ class Trainer:
         mixed = mix_in_probe(
             self.model,
             self.states,
-            self.seen,
+            self.survey,
             self.validation,
             assumed_negative=self.config.loss.assumed_negative,
             seed=self.config.training.seed,

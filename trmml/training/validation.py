@@ -5,14 +5,14 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32
+from jaxtyping import Float32
 from torch import Tensor
 
 from trmml.backbone.clip import ImageFeatures
 from trmml.evaluation.metrics import mean_average_precision
 from trmml.matcher.matching import zero_shot_similarity
 from trmml.matcher.model import TextRegionMatcher
-from trmml.matcher.probe import summary
+from trmml.matcher.probe import Seen, see
 from trmml.training import distributed
 from trmml.training.photos import ValidationPhotos
 
@@ -33,23 +33,26 @@ class Validation:
     def scores(self) -> Float32[np.ndarray, "image label"]:
         """Return the scores of the model."""
         text = self.model.stored_text()
-        return self._all(lambda features: self.model.match(features, text).scores).cpu().numpy()
+        (scores,) = self._all(lambda features: (self.model.match(features, text).scores,))
+        return scores.cpu().numpy()
 
     def zero_shot_scores(self) -> Float32[np.ndarray, "image label"] | None:
         """Return the scores of the CLIP alone; None for one label, which it compares with no other."""
         if len(self.model.labels) < 2:
             return None
         text, model = self.model.zero_shot_text(), self.model
-        scores = self._all(lambda seen: zero_shot_similarity(model.centered(seen), text))
+        (scores,) = self._all(lambda seen: (zero_shot_similarity(model.centered(seen), text),))
         return scores.cpu().numpy()
 
-    def summaries(self) -> Float[Tensor, "image summary"]:
-        """Return what a linear probe sees of the photos."""
-        return self._all(lambda features: summary(self.model.centered(features)).half())
+    def seen(self) -> Seen:
+        """Return what the probe sees of the photos."""
+        text, model = self.model.zero_shot_text(), self.model
+        return Seen(*self._all(lambda features: see(model.centered(features), text)))
 
-    def _all(self, score: Callable[[ImageFeatures], Tensor]) -> Tensor:
+    def _all(self, score: Callable[[ImageFeatures], tuple[Tensor, ...]]) -> list[Tensor]:
         rows = []
         with torch.no_grad():
             for features in self.features.in_order(self.batch_size):
                 rows.append(score(ImageFeatures(*(f.to(self.model.device) for f in features))))
-            return distributed.gather(torch.cat(rows), len(self.data))
+            parts = zip(*rows, strict=True)
+            return [distributed.gather(torch.cat(part), len(self.data)) for part in parts]
