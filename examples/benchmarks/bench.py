@@ -169,7 +169,9 @@ class Bench:
         config |= {"training.features": "cached"} | self.settings | run.changes
         train = self.partial(run.setting, run.seed)
         if config.pop(PROMPTS_FIRST, False):
-            first, _ = self._finetune(train, config | {"matching.way": "text-image"})
+            # Without a probe, which would be so good that nothing more is learned.
+            alone = {"matching.way": "text-image", "matching.linear_probe": False}
+            first, _ = self._finetune(train, config | alone)
             start = self._on_prompts_of(first, FinetuneConfig().changed(config))
             model, history = self._finetune(
                 train,

@@ -76,6 +76,23 @@ def grid_table(runs: list[dict[str, Any]], key: str = "mAP") -> str:
     return by_setting(runs, "method", rows, key)
 
 
+def parts_table(runs: list[dict[str, Any]]) -> str:
+    """Return what trmml reaches without what is learned by steps, and without what is not."""
+    alone = [
+        run | {"method": "probe", "mAP": run["probe_alone"]["mAP"]}
+        for run in runs
+        if (run["method"], run["note"]) == ("text-region", "grid") and "probe_alone" in run
+    ]
+    rows = {
+        "zero-shot": {"method": "zero-shot"},
+        "text–region alone": {"method": "text-region-alone"},
+        "probe alone: zero-shot corrected by linear map and MLP": {"method": "probe"},
+        "both (trmml)": {"method": "text-region"},
+    }
+    grid = [run for run in runs if run["note"] == "grid"]
+    return by_setting([*grid, *alone], "parts of trmml", rows, "mAP")
+
+
 def tried_table(runs: list[dict[str, Any]]) -> str:
     """Return what was tried on the way, on validation photos."""
     notes = dict.fromkeys(run["note"] for run in runs if run["note"].startswith(TRIED))
@@ -232,6 +249,7 @@ def plot(runs: list[dict[str, Any]], path: Path) -> None:
 
 TABLES: dict[str, Callable[[list[dict[str, Any]]], str]] = {
     "mAP on the test photos, by share of known labels": grid_table,
+    "Where it comes from: mAP of the parts of trmml": parts_table,
     "mAP without `person`": partial(grid_table, key="mAP_without_person"),
     "mAP on photos with two or more labels": partial(grid_table, key="mAP_two_or_more"),
     "CF1 at a threshold of 0.5": partial(grid_table, key="CF1"),

@@ -108,6 +108,19 @@ def test_every_method_runs_once(measured: Measured) -> None:
     assert len(one["epochs"]) == 1
 
 
+def test_the_probe_alone_is_what_matching_adds_nothing_to(data: Path, backbone_source: str) -> None:
+    """With photos of which few are known the probe has nearly all of the say."""
+    module = load_example("benchmarks/bench.py")
+    bench = module.Bench(data, backbone_source, None)
+    found = bench.run(module.Run("text-region", "50 %", 0, QUICK, "grid"))
+    positives = (bench.partial("50 %", 0).states == 1).sum(axis=0)
+    assert positives.max() < 20
+    assert found["probe_alone"]["mAP"] == pytest.approx(found["mAP"], abs=0.05)
+    assert found["probe_alone"]["val_mAP"] == pytest.approx(found["val_mAP"], abs=0.05)
+    alone = bench.run(module.Run("text-region-alone", "50 %", 0, QUICK, "grid"))
+    assert "probe_alone" not in alone
+
+
 def test_what_was_measured_is_not_measured_again(measured: Measured) -> None:
     module, (facts, bench) = measured.module, measured.arguments
     before = measured.path.stat().st_mtime_ns
@@ -150,6 +163,8 @@ def test_runs_are_reported_as_a_table_and_a_picture(measured: Measured, tmp_path
     one = measured.results.content["runs"]["text-region | 50 % | seed 0 | grid"]
     table = (tmp_path / "report.md").read_text()
     assert f"| text–region (trmml) | {100 * one['mAP']:.1f} |" in table
+    probe = f"{100 * one['probe_alone']['mAP']:.1f}"
+    assert f"| probe alone: zero-shot corrected by linear map and MLP | {probe} |" in table
     with Image.open(tmp_path / "report.png") as drawn:
         assert drawn.width > 500
 
