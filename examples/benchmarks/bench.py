@@ -31,7 +31,8 @@ MATCHING_ALONE = {
 }
 """Settings of the methods that TRM-ML is compared with: its further parts are not theirs."""
 AS_PUBLISHED = {"matching.linear_probe": False, "loss.trust_teacher": False}
-"""Settings without our parts beside the text; distillation and pseudo labels as the paper has them."""
+"""Settings without our probe, and with a CLIP that is always trusted; distillation and pseudo labels
+are as the paper has them."""
 PROBES = {"linear-probe": Photos.pooled, "patch-probe": Photos.summaries}
 HEADS = {"mlp": MLP, "learned-queries": LearnedQueries}
 

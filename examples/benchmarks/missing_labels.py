@@ -51,10 +51,10 @@ SHARPNESS: dict[str, dict[str, Any]] = {
 NO_REGIONS = "text–pixel, all else the same"
 """The ablation that needs the settings chosen for text–pixel."""
 ABLATIONS: dict[str, dict[str, Any]] = {
-    "without linear probe and MLP": {"matching.linear_probe": False},
-    "without the MLP beside": {"matching.mlp_probe": False},
-    "text always trusted": {"loss.trust_teacher": False},
-    "without the MLP": {"matching.region_mlp": False},
+    "without the probe (zero-shot, linear map, MLP)": {"matching.linear_probe": False},
+    "without the MLP of the probe": {"matching.mlp_probe": False},
+    "CLIP always trusted as the teacher": {"loss.trust_teacher": False},
+    "without the MLP of the regions": {"matching.region_mlp": False},
     "one prompt": {"matching.negative_prompt": False},
     "own contexts": {"matching.label_specific_context": True},
     "hand-written prompts": {

@@ -1,7 +1,9 @@
 """The small MLP that corrects zero-shot beside the linear map."""
 
+import copy
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +15,8 @@ from trmml.backbone.clip import FrozenCLIP
 from trmml.data.dataset import MultiLabelDataset
 from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
 from trmml.training import mlp
+from trmml.training.batches import CachedFeatures
+from trmml.training.features import compute_features
 from trmml.training.mlp import MLP, fit_mlp, share_of_mlp
 from trmml.training.validation import Validation
 
@@ -100,6 +104,15 @@ def test_a_training_mixes_it_in_where_enough_positives_are_known(
     torch.testing.assert_close(model.probe.mlp.share, expected)
     assert model.probe.mlp.hidden_weight.any()
 
+    # It corrects zero-shot as that stands in the probe.
+    zero_shot = []
+
+    def watched(*arguments: Any, **named: Any) -> MLP:
+        zero_shot.append(named["zero_shot"])
+        return fit_mlp(*arguments, **named)
+
+    monkeypatch.setattr("trmml.training.mixing.fit_mlp", watched)
+
     # Going on, it has at least the share that it had, and is put back where that did not help.
     for val_map, better in ((0.9, True), (0.1, False)):
         maps = iter([0.5, 0.6, 0.6, val_map, 0.6])
@@ -110,6 +123,19 @@ def test_a_training_mixes_it_in_where_enough_positives_are_known(
         torch.testing.assert_close(again.probe.mlp.share, expected)
         changed = not torch.equal(again.probe.mlp.weight, model.probe.mlp.weight)
         assert changed == better
+        if better:
+            probe, features = (
+                copy.deepcopy(again.probe),
+                compute_features(data.photos, again.backbone),
+            )
+            batch = next(iter(CachedFeatures(features, np.arange(len(data))).in_order(len(data))))
+            for tensor in (probe.weight, probe.bias, probe.mlp.share):
+                tensor.zero_()
+            differences = zero_shot[0] - probe.logits(again.centered(batch))
+            # Up to the bias of each label, and half precision.
+            torch.testing.assert_close(
+                differences, differences[:1].expand_as(differences), atol=0.05, rtol=0
+            )
 
 
 def test_a_new_label_has_no_share_in_it(backbone: FrozenCLIP) -> None:

@@ -14,7 +14,7 @@ import trmml
 from trmml.data.dataset import MultiLabelDataset
 from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
 from trmml.matcher.matching import CenteredFeatures
-from trmml.matcher.probe import FeatureProbe, ProbeMLP, Seen, see, summary
+from trmml.matcher.probe import FeatureProbe, ProbeInputs, probe_inputs, summary
 from trmml.training.probing import (
     PENALTIES,
     USUAL_PENALTY,
@@ -118,12 +118,17 @@ def test_a_second_map_is_mixed_into_what_the_logits_are_by_then(features: Center
     torch.testing.assert_close(probe(matched, features), expected, atol=1e-5, rtol=1e-5)
 
 
-def test_a_label_that_was_never_learned_leaves_its_matching_alone(
-    features: CenteredFeatures,
+def test_in_training_a_probe_without_a_share_costs_nothing(
+    features: CenteredFeatures, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    starts = FeatureProbe(LABELS, DIM, mlp=True).tensors_per_label
-    assert set(starts.values()) == {"zero"}
-    assert set(ProbeMLP(LABELS, DIM).tensors_per_label.values()) == {"zero"}
+    probe, matched = FeatureProbe(LABELS, DIM, mlp=True).train(), torch.randn(PHOTOS, LABELS)
+    maps = Maps.random()
+    probe.mix_in(*maps, share=torch.tensor([0.0, 0.0, 0.5]))
+    expected = 0.5 * (matched + probed(features, maps))[:, 2]
+    torch.testing.assert_close(probe(matched, features)[:, 2], expected)
+    probe.share.zero_()
+    monkeypatch.delattr(FeatureProbe, "logits")
+    assert probe(matched, features) is matched
 
 
 def test_the_weights_are_those_of_a_logistic_regression_on_the_known_photos(
@@ -158,19 +163,30 @@ def test_the_penalty_is_the_usual_one_unless_validation_photos_say_otherwise(
     assert set(losses) == set(PENALTIES)
 
     def chosen(rows: slice) -> LinearMap:
-        given = states[rows].clone()
-        return fit_linear(seen, states, seen[rows], given, assumed_negative=0.1)
+        none = torch.zeros(PHOTOS, LABELS)
+        return fit_linear(
+            seen,
+            states,
+            seen[rows],
+            states[rows],
+            assumed_negative=0.1,
+            zero_shot=(none, none[rows]),
+        )
 
     # On the photos that it learned from, the weakest penalty is the best, and clearly so on all of them.
     assert min(losses, key=losses.__getitem__) == PENALTIES[-1]
     assert chosen(slice(None)).penalty == PENALTIES[-1]
-    assert chosen(slice(1)).penalty == USUAL_PENALTY  # one photo says nothing
+    # One photo says nothing of the penalty of a correction; a probe by itself has no usual one.
+    assert chosen(slice(1)).penalty == USUAL_PENALTY
+    alone = fit_linear(seen, states, seen[150:], states[150:], assumed_negative=0.1)
+    val_losses = {p: mean_loss(one.logits(seen[150:]), states[150:]) for p, one in found.items()}
+    assert alone.penalty == min(val_losses, key=val_losses.__getitem__)
 
 
 def test_the_scales_of_zero_shot_are_those_that_fit_the_known_photos_best(
     features: CenteredFeatures, states: torch.Tensor
 ) -> None:
-    seen, trusted = see(features, torch.eye(LABELS, DIM)), torch.tensor([1.0, 0.5, 1.0])
+    seen, trusted = probe_inputs(features, torch.eye(LABELS, DIM)), torch.tensor([1.0, 0.5, 1.0])
     found = fit_zero_shot(seen, states, trusted, 0.1)
     known = states != UNKNOWN
     # A column for each scale, and one for the bias of each label.
@@ -187,7 +203,7 @@ def test_what_is_seen_of_a_photo_is_its_summary_and_how_well_text_fits(
     features: CenteredFeatures,
 ) -> None:
     text = torch.randn(LABELS, DIM)
-    seen = see(features, text)
+    seen = probe_inputs(features, text)
     cosines = F.normalize(features.patches, dim=-1) @ text.T
     torch.testing.assert_close(seen.summaries.float(), summary(features), atol=3e-3, rtol=1e-3)
     similarity = torch.stack([features.image @ text.T, cosines.amax(dim=1)], dim=1)
@@ -198,7 +214,7 @@ def test_a_map_beside_zero_shot_corrects_it_the_less_the_stronger_the_penalty(
     features: CenteredFeatures, states: torch.Tensor
 ) -> None:
     """At any penalty the cost is lower with zero-shot than without: its start is worth something."""
-    seen = see(features, torch.eye(LABELS, DIM))
+    seen = probe_inputs(features, torch.eye(LABELS, DIM))
     zero_shot = fit_zero_shot(seen, states, torch.ones(LABELS), 0.1).logits(seen)
     beside = list(fit_linear_maps(seen.summaries, states, 0.1, zero_shot))
     plain = list(fit_linear_maps(seen.summaries, states, 0.1))
@@ -216,11 +232,11 @@ def test_text_against_what_is_known_is_not_taken() -> None:
     generator = torch.Generator().manual_seed(5)
     image, patches = (torch.randn(400, 2, generator=generator) for _ in range(2))
     states = (image < 0).to(torch.int8)
-    seen = Seen(torch.zeros(400, 6), torch.stack([image, patches], dim=1))
+    seen = ProbeInputs(torch.zeros(400, 6), torch.stack([image, patches], dim=1))
     scales = fit_zero_shot(seen, states, torch.ones(2), 0.1).scales
     assert scales[0].tolist() == [0, 0]
     # Photos speak for the label and patches against it; the scale is as without the patches.
-    seen = Seen(seen.summaries, torch.stack([patches - image, patches], dim=1))
+    seen = ProbeInputs(seen.summaries, torch.stack([patches - image, patches], dim=1))
     both = fit_zero_shot(seen, states, torch.ones(2), 0.1)
     alone = seen._replace(similarity=seen.similarity * torch.tensor([[1.0], [0.0]]))
     expected = fit_zero_shot(alone, states, torch.ones(2), 0.1)
@@ -228,10 +244,21 @@ def test_text_against_what_is_known_is_not_taken() -> None:
     torch.testing.assert_close(both.scales[0], expected.scales[0], atol=1e-3, rtol=1e-3)
 
 
+def test_text_that_parts_all_known_photos_is_not_taken_for_certain() -> None:
+    similarity = torch.linspace(-0.2, 0.2, 20)[:, None, None].expand(20, 2, 1)
+    inputs = ProbeInputs(torch.zeros(20, 6), similarity)
+    states = (similarity[:, 0] > 0).to(torch.int8)
+    found = fit_zero_shot(inputs, states, torch.ones(1), 0.1)
+    logits = found.logits(inputs)
+    assert ((logits > 0) == (states == POSITIVE)).all()
+    assert 10 < found.scales.max() < 1000
+    assert logits.abs().max() < 100
+
+
 def test_untrusted_text_has_no_part_in_zero_shot(
     features: CenteredFeatures, states: torch.Tensor
 ) -> None:
-    seen = see(features, torch.eye(LABELS, DIM))
+    seen = probe_inputs(features, torch.eye(LABELS, DIM))
     found = fit_zero_shot(seen, states, torch.tensor([0.0, 1.0, 1.0]), 0.1)
     assert found.scales[:, 0].tolist() == [0, 0]
     known = states[:, 0][states[:, 0] != UNKNOWN].float()
@@ -344,3 +371,20 @@ def test_a_probe_that_is_better_by_more_than_chance_takes_the_place_of_the_train
     assert gain["high"] >= 0
     measured = model.report["metrics"]["validation"]["mAP"]
     assert measured == pytest.approx(gain["mAP"] + gain["gain"], abs=1e-5)
+
+
+def test_new_photos_reach_the_probe_where_steps_teach_nothing(
+    backbone_source: str, make_dataset: Maker
+) -> None:
+    data = make_dataset(120)
+    few, many, val = (data.subset(np.arange(*rows)) for rows in ((0, 12), (0, 80), (80, 120)))
+    still = {"training.learning_rate": 1e-9, "training.prompt_learning_rate": 1e-9}
+    first = trmml.finetune(few, val=val, backbone=backbone_source, config=QUICK | still)
+    again = trmml.finetune(many, val=val, model=first, config=QUICK | still)
+    assert first.probe is not None
+    assert again.probe is not None
+    assert first.report is not None
+    assert again.report is not None
+    before, after = (m.report["metrics"]["validation"]["mAP"] for m in (first, again))
+    assert after > before
+    assert not torch.equal(first.probe.weight, again.probe.weight)

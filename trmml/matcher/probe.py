@@ -63,6 +63,8 @@ class FeatureProbe(nn.Module):
         self, matched: Float[Tensor, "batch label"], features: CenteredFeatures
     ) -> Float[Tensor, "batch label"]:
         """Return (1 − share) · matched logit + share · logit of the probe."""
+        if self.training and not self.share.any():
+            return matched  # from a bare CLIP on, its share is 0 in every step
         return matched + self.share * (self.logits(features) - matched)
 
     def logits(self, features: CenteredFeatures) -> Float[Tensor, "batch label"]:
@@ -86,8 +88,8 @@ class FeatureProbe(nn.Module):
     ) -> None:
         """Mix zero-shot and a linear map into the logits as they are now, which may hold such already.
 
-        Both texts of a label have to point where the ones before them do: the mean of two scales is that
-        of their logits, that of two directions is not.
+        Of the best patches this is exact where the text of a label points where the one before it does,
+        as for a model that keeps its labels; for other directions it is nearly so.
         """
         before = (1 - share) * self.share
         total = (before + share).clamp(min=1e-6)
@@ -141,8 +143,8 @@ class ProbeMLP(nn.Module):
         return linear + self.share * (hidden @ self.weight.T + self.bias - linear)
 
 
-class Seen(NamedTuple):
-    """What the probe makes its logits from.
+class ProbeInputs(NamedTuple):
+    """What the logits of the probe are made from, for many photos.
 
     Attributes:
         summaries: See `summary`.
@@ -153,13 +155,13 @@ class Seen(NamedTuple):
     similarity: Float[Tensor, "image 2 label"]
 
 
-def see(features: CenteredFeatures, text: Float[Tensor, "label dim"]) -> Seen:
-    """Return what the probe sees of photos; `text` is that of zero-shot matching."""
+def probe_inputs(features: CenteredFeatures, text: Float[Tensor, "label dim"]) -> ProbeInputs:
+    """Return the inputs of the probe; `text` is that of zero-shot matching."""
     similarity = (
         features.image @ text.T,
         best_patches(patch_similarity(features.patches, text)),
     )
-    return Seen(summary(features).half(), torch.stack(similarity, dim=1).half())
+    return ProbeInputs(summary(features).half(), torch.stack(similarity, dim=1).half())
 
 
 def summary(features: CenteredFeatures) -> Float[Tensor, "batch summary"]:

@@ -182,8 +182,9 @@ def _train(trainer: Trainer, run: RunFolder | None, callbacks: _Callbacks) -> No
     if trainer.best_epoch is None:
         logger.warning(
             "No epoch was better on the validation photos than the model that training started "
-            "from; it is kept, with new thresholds. More photos may help, or lower rates "
-            "(training.learning_rate, training.prompt_learning_rate)."
+            "from; it is kept, with new thresholds and, where that is better, with a probe of the new "
+            "photos. More photos may help, or lower rates (training.learning_rate, "
+            "training.prompt_learning_rate)."
         )
 
 

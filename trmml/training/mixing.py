@@ -10,12 +10,12 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int8
+from jaxtyping import Float, Float32, Int8
 from torch import Tensor
 
 from trmml.evaluation.intervals import difference
 from trmml.matcher.model import TextRegionMatcher
-from trmml.matcher.probe import ProbeMLP, Seen
+from trmml.matcher.probe import ProbeInputs
 from trmml.training.mlp import MLP, fit_mlp, share_of_mlp
 from trmml.training.probing import (
     LinearMap,
@@ -62,19 +62,18 @@ def mix_in_probe(
         seed: Of the training of the MLP.
         only_if_better: Leave the model as it is where this does not raise validation mAP.
     """
-    before, val = validation.scores(), validation.seen()
+    before, val = validation.scores(), validation.probe_inputs()
     unmixed = {name: tensor.clone() for name, tensor in model.learned_state().items()}
     states, val_states = states.to(model.device), torch.from_numpy(validation.data.states)
-    seen, trust = survey
-    zero_shot = fit_zero_shot(seen, states, trust, assumed_negative)
+    inputs, text_trust = survey.inputs, survey.text_trust
+    zero_shot = fit_zero_shot(inputs, states, text_trust, assumed_negative)
     fit = partial(
-        fit_linear, seen.summaries, states, val.summaries, val_states,
+        fit_linear, inputs.summaries, states, val.summaries, val_states,
         assumed_negative=assumed_negative,
     )  # fmt: skip
-    correction = fit(zero_shot=(zero_shot.logits(seen), zero_shot.logits(val)))
-    _mix(model, zero_shot, correction, share_of_probe(states, trust))
-    if model.probe is not None and model.probe.mlp is not None:
-        _learn_mlp(model.probe.mlp, states, survey, zero_shot, assumed_negative, seed)
+    correction = fit(zero_shot=(zero_shot.logits(inputs), zero_shot.logits(val)))
+    _mix(model, zero_shot, correction, share_of_probe(states, text_trust))
+    _learn_mlp(model, zero_shot.bias, states, inputs, assumed_negative, seed)
     plain = fit()
     after, alone = validation.scores(), plain.logits(val.summaries).cpu().numpy()
     if only_if_better:
@@ -91,35 +90,45 @@ def mix_in_probe(
 def _mix(model: TextRegionMatcher, zero_shot: ZeroShot, linear: LinearMap, share: Tensor) -> None:
     """Mix zero-shot with its correction into the logits of a model."""
     assert model.probe is not None
-    text = model.zero_shot_text()
-    image_text, patch_text = zero_shot.scales[:, :, None] * text
+    image_text, patch_text = zero_shot.scales[:, :, None] * model.zero_shot_text()
     bias = zero_shot.bias + linear.bias
     model.probe.mix_in(image_text, patch_text, linear.weight, bias, share)
 
 
 @torch.no_grad()
 def _learn_mlp(
-    mlp: ProbeMLP,
+    model: TextRegionMatcher,
+    bias: Float[Tensor, " label"],
     states: Int8[Tensor, "image label"],
-    survey: Survey,
-    zero_shot: ZeroShot,
+    inputs: ProbeInputs,
     assumed_negative: float,
     seed: int,
 ) -> None:
-    """Train the MLP for labels with enough positives, going on from what it has learned before."""
+    """Train the MLP for labels with enough positives, going on from what it has learned before.
+
+    It corrects zero-shot as it stands in the probe by now; `bias` is that of zero-shot.
+    """
+    assert model.probe is not None
+    mlp = model.probe.mlp
+    if mlp is None:
+        return
     share = torch.maximum(mlp.share, share_of_mlp(states))
     if not share.any():
         return
-    before = MLP(mlp.hidden_weight, mlp.hidden_bias, mlp.weight, mlp.bias - zero_shot.bias)
+    text = model.zero_shot_text()
+    length = text.square().sum(dim=1).clamp(min=1e-12)
+    texts = torch.stack([model.probe.image_text, model.probe.patch_text])
+    zero_shot = ZeroShot((texts * text).sum(dim=2) / length, bias)
+    before = MLP(mlp.hidden_weight, mlp.hidden_bias, mlp.weight, mlp.bias - bias)
     learned = fit_mlp(
-        survey.seen.summaries,
+        inputs.summaries,
         states,
         assumed_negative=assumed_negative,
         seed=seed,
-        zero_shot=zero_shot.logits(survey.seen),
+        zero_shot=zero_shot.logits(inputs),
         start=before if mlp.share.any() else None,
     )
-    learned = learned._replace(bias=learned.bias + zero_shot.bias)
+    learned = learned._replace(bias=learned.bias + bias)
     for tensor, new in zip(
         (mlp.hidden_weight, mlp.hidden_bias, mlp.weight, mlp.bias, mlp.share),
         (*learned, share),
@@ -141,7 +150,7 @@ def _never_worse(
     scores: Float32[np.ndarray, "image label"],
     simple: Mapping[str, tuple[ZeroShot, LinearMap]],
     validation: Validation,
-    val: Seen,
+    val: ProbeInputs,
 ) -> Float32[np.ndarray, "image label"]:
     """Put what is better than the model in its place; return the validation scores of what is there."""
     assert model.probe is not None

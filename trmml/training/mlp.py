@@ -36,7 +36,7 @@ class MLP(NamedTuple):
     bias: Float[Tensor, " label"]
 
     def logits(self, summaries: Float[Tensor, "image summary"]) -> Float[Tensor, "image label"]:
-        """Return the correction for some photos."""
+        """Return what is added to the zero-shot logits of some photos."""
         hidden = F.linear(summaries.float(), self.hidden_weight, self.hidden_bias)
         return F.linear(hidden.relu(), self.weight, self.bias)
 

@@ -15,13 +15,15 @@ from jaxtyping import Float, Int8
 from torch import Tensor
 
 from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
-from trmml.matcher.probe import Seen
+from trmml.matcher.probe import ProbeInputs
 
 PENALTIES = (30000.0, 10000.0, 3000.0, 1000.0, 300.0, 100.0, 30.0, 10.0)
 """Of the squared weights, from strong to weak; each solution starts from the one before it."""
 USUAL_PENALTY = 1000.0
 """Taken unless validation photos say otherwise. Beside zero-shot the best or nearly so on COCO-18 with
 100 to 22,500 photos, and on words of captions (validation photos)."""
+HIGHEST_SCALE = 100.0
+"""Of the order of the highest scale of zero-shot logits, as in CLIP; about 10 on COCO-18."""
 MOST_ITERATIONS = 60
 MOST_CELLS = 2**25
 """Of photos × labels solved for at a time, to bound memory."""
@@ -41,9 +43,9 @@ class ZeroShot(NamedTuple):
     scales: Float[Tensor, "2 label"]
     bias: Float[Tensor, " label"]
 
-    def logits(self, seen: Seen) -> Float[Tensor, "image label"]:
+    def logits(self, inputs: ProbeInputs) -> Float[Tensor, "image label"]:
         """Return the logits of some photos."""
-        return (self.scales * seen.similarity).sum(dim=1) + self.bias
+        return _scaled(self.scales, inputs.similarity) + self.bias
 
 
 class LinearMap(NamedTuple):
@@ -58,12 +60,12 @@ class LinearMap(NamedTuple):
     penalty: float
 
     def logits(self, summaries: Float[Tensor, "image summary"]) -> Float[Tensor, "image label"]:
-        """Return the logits of some photos."""
+        """Return the logits of some photos, or what is added to those of zero-shot."""
         return summaries.float() @ self.weight.T + self.bias
 
 
 def share_of_probe(
-    states: Int8[Tensor, "image label"], trusted: Float[Tensor, " label"]
+    states: Int8[Tensor, "image label"], trust: Float[Tensor, " label"]
 ) -> Float[Tensor, " label"]:
     """Return the probe's share in the logit of each label.
 
@@ -71,8 +73,8 @@ def share_of_probe(
     of what was learned by steps is noise. Where it is not, up to all. Our choice, from tables of 4 to
     1,800 known positives a label.
     """
-    positives = (states == POSITIVE).sum(dim=0).to(trusted.device)
-    most = trusted * (1 - LEAST_SHARE)
+    positives = (states == POSITIVE).sum(dim=0).to(trust.device)
+    most = trust * (1 - LEAST_SHARE)
     return 1 - most * positives / (positives + POSITIVES_AT_HALF)
 
 
@@ -86,39 +88,48 @@ def cell_weights(
 
 
 def fit_zero_shot(
-    seen: Seen,
+    inputs: ProbeInputs,
     states: Int8[Tensor, "image label"],
-    trusted: Float[Tensor, " label"],
+    trust: Float[Tensor, " label"],
     assumed_negative: float,
 ) -> ZeroShot:
-    """Return scales and biases of the lowest cross-entropy on the known states.
+    """Return scales, of at least 0, and biases of the lowest cross-entropy on the known states.
 
     The two scales are the same for all labels, times how far the text of each is trusted. Where nothing
     is trusted, or the text orders photos the wrong way round, the logit is that of the label's known
     frequency.
 
     Args:
-        seen: The training photos.
+        inputs: Of the training photos.
         states: Of the same photos; unknown ones do not count.
-        trusted: See `trmml.training.survey.trust`.
+        trust: See `trmml.training.survey.trust`.
         assumed_negative: Weight of unknown states of labels without a known negative.
     """
     targets, weights = (states == POSITIVE).float(), cell_weights(states, assumed_negative)
     positives, cells = (targets * weights).sum(dim=0) + 1, weights.sum(dim=0) + 2
     bias = (positives / (cells - positives)).log().requires_grad_()
-    similarity = seen.similarity.float() * trusted
-    scales = similarity.new_zeros(2, 1, requires_grad=True)
+    scales = bias.new_zeros(2, 1, requires_grad=True)
+    kept = torch.ones_like(scales)
 
     def cost() -> Tensor:
-        logits = (scales * similarity).sum(dim=1) + bias
-        return F.binary_cross_entropy_with_logits(logits, targets, weights)
+        logits = _scaled(kept * scales * trust, inputs.similarity) + bias
+        losses = F.binary_cross_entropy_with_logits(logits, targets, weights, reduction="sum")
+        # Where text parts all known states, nothing else would bound the scales.
+        return (losses + (scales / HIGHEST_SCALE).square().sum() / 2) / weights.sum()
 
     _minimize([scales, bias], cost)
     while (scales < 0).any():  # which would believe the opposite of the text
-        similarity = similarity * (scales.detach() >= 0)
+        kept = kept * (scales.detach() >= 0)
         scales = torch.zeros_like(scales, requires_grad=True)
         _minimize([scales, bias], cost)
-    return ZeroShot(scales.detach() * trusted, bias.detach())
+    return ZeroShot(scales.detach() * trust, bias.detach())
+
+
+def _scaled(
+    scales: Float[Tensor, "2 label"], similarity: Float[Tensor, "image 2 label"]
+) -> Float[Tensor, "image label"]:
+    """Return the scaled similarities of photo and of patches, added."""
+    return torch.einsum("sl,nsl->nl", scales, similarity.float())
 
 
 def fit_linear(
@@ -130,9 +141,10 @@ def fit_linear(
     assumed_negative: float,
     zero_shot: tuple[Float[Tensor, "image label"], Float[Tensor, "val_image label"]] | None = None,
 ) -> LinearMap:
-    """Fit a linear map with the usual penalty, or with one that is better by more than chance.
+    """Fit a linear map, to correct zero-shot or by itself.
 
-    Better is a lower cross-entropy on `val`, by more than two standard errors of the difference.
+    Its penalty is that of the lowest cross-entropy on `val`. Where it corrects zero-shot, it is the
+    usual one, unless that other is better by more than two standard errors of the difference.
 
     Args:
         summaries: Of the training photos.
@@ -143,15 +155,17 @@ def fit_linear(
         zero_shot: Logits of training and validation photos for the map to correct.
     """
     device = summaries.device
-    beside, val_beside = (None, 0.0) if zero_shot is None else zero_shot
+    offset, val_offset = (None, 0.0) if zero_shot is None else zero_shot
     tried: list[tuple[LinearMap, Tensor]] = []
-    for found in fit_linear_maps(summaries, states.to(device), assumed_negative, beside):
-        tried.append((found, _losses(found.logits(val) + val_beside, val_states.to(device))))
+    for found in fit_linear_maps(summaries, states.to(device), assumed_negative, offset):
+        tried.append((found, _losses(found.logits(val) + val_offset, val_states.to(device))))
         means = [losses.mean() for _, losses in tried]
         if found.penalty <= USUAL_PENALTY and means[-1] > min(means):
             break  # it will rise further
-    usual = next(pair for pair in tried if pair[0].penalty == USUAL_PENALTY)
     best = min(tried, key=lambda pair: pair[1].mean().item())
+    if zero_shot is None:
+        return best[0]
+    usual = next(pair for pair in tried if pair[0].penalty == USUAL_PENALTY)
     gain = usual[1] - best[1]
     is_better = len(gain) > 1 and gain.mean() > 2 * gain.std() / len(gain) ** 0.5
     return (best if is_better else usual)[0]
@@ -178,10 +192,10 @@ def fit_linear_maps(
     mean, deviation = features.mean(dim=0), features.std(dim=0, correction=0) + 1e-6
     features = (features - mean) / deviation
     weights, targets = cell_weights(states, assumed_negative), (states == POSITIVE).float()
-    beside = torch.zeros_like(targets) if zero_shot is None else zero_shot
+    offset = torch.zeros_like(targets) if zero_shot is None else zero_shot
     parts = torch.arange(states.shape[1]).split(max(MOST_CELLS // len(states), 1))
     solved = [
-        _solve(features, targets[:, part], weights[:, part], beside[:, part]) for part in parts
+        _solve(features, targets[:, part], weights[:, part], offset[:, part]) for part in parts
     ]
     for penalty, *of_parts in zip(PENALTIES, *solved, strict=True):
         scaled = torch.cat([weight for weight, _ in of_parts]) / deviation
@@ -208,7 +222,7 @@ def _solve(
     features: Float[Tensor, "image summary"],
     targets: Float[Tensor, "image label"],
     weights: Float[Tensor, "image label"],
-    beside: Float[Tensor, "image label"],
+    offset: Float[Tensor, "image label"],
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield weight and bias of some labels for each penalty."""
     weight = features.new_zeros(targets.shape[1], features.shape[1])
@@ -219,7 +233,7 @@ def _solve(
         scaled = (weight / unit).requires_grad_()
 
         def cost(penalty: float = penalty, unit: float = unit, scaled: Tensor = scaled) -> Tensor:
-            logits = beside + features @ (unit * scaled).T + bias
+            logits = offset + features @ (unit * scaled).T + bias
             losses = F.binary_cross_entropy_with_logits(logits, targets, weights, reduction="sum")
             return (losses + penalty / 2 * (unit * scaled).square().sum()) / len(features)
 

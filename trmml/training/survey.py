@@ -15,7 +15,7 @@ from torch import Tensor
 from trmml.backbone.clip import ImageFeatures
 from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
 from trmml.matcher.model import TextRegionMatcher
-from trmml.matcher.probe import Seen, see
+from trmml.matcher.probe import ProbeInputs, probe_inputs
 from trmml.training import distributed
 from trmml.training.batches import AugmentedPhotos, CachedFeatures
 from trmml.training.teacher import Teacher
@@ -30,12 +30,14 @@ class Survey(NamedTuple):
     """What one pass over all training photos gives.
 
     Attributes:
-        seen: By the probe.
-        trust: How far the text of each label is to be trusted; see `trust`.
+        inputs: Of the probe.
+        text_trust: How far zero-shot matching is to be trusted for each label; see `trust`.
+        teacher_trust: The same of the teacher, which for labels learned before is another.
     """
 
-    seen: Seen
-    trust: Float[Tensor, " label"]
+    inputs: ProbeInputs
+    text_trust: Float[Tensor, " label"]
+    teacher_trust: Float[Tensor, " label"]
 
 
 def survey(
@@ -48,15 +50,16 @@ def survey(
     rows: list[tuple[Tensor, ...]] = []
     text = model.zero_shot_text()
     for batch in _batches(model, features):
-        rows.append((*see(model.centered(batch), text), teacher(batch)))
+        rows.append((*probe_inputs(model.centered(batch), text), teacher(batch)))
     summaries, similarity, scores = (
         distributed.gather(torch.cat(part), len(states)) for part in zip(*rows, strict=True)
     )
-    # The zero-shot scores of a single label say nothing: they are relative to those of the others.
-    trusted = states.new_ones(1, dtype=torch.float32).to(model.device)
-    if len(model.labels) > 1:
-        trusted = trust(scores, states.to(model.device))
-    return Survey(Seen(summaries, similarity), trusted)
+    inputs, states = ProbeInputs(summaries, similarity), states.to(model.device)
+    if len(model.labels) == 1:
+        # The zero-shot scores of a single label say nothing: they are relative to those of the others.
+        one = states.new_ones(1, dtype=torch.float32)
+        return Survey(inputs, one, one)
+    return Survey(inputs, trust(similarity, states), trust(scores, states))
 
 
 @torch.no_grad()

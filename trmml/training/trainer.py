@@ -111,7 +111,7 @@ class Trainer:
         teacher = teacher or Teacher(model, loss.teacher, learned if loss.self_distillation else ())
         self.survey = survey(model, self.train_features, self.states, teacher)
         if loss.trust_teacher:
-            self.objective.teacher_trust = self.survey.trust
+            self.objective.teacher_trust = self.survey.teacher_trust
 
     def train(self, folder: Path | None, progress: bool, on_epoch_end: Callback = ignore) -> None:
         """Train the epochs that are left; with a folder, keep a checkpoint, a log and curves there.
@@ -163,7 +163,7 @@ class Trainer:
         """
         restore(self.model, self.best_state)
         self.model.eval().requires_grad_(False)
-        if self.model.probe is None or self.best_epoch is None:
+        if self.model.probe is None:
             return self.validation.scores()
         mixed = mix_in_probe(
             self.model,

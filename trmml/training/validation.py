@@ -12,7 +12,7 @@ from trmml.backbone.clip import ImageFeatures
 from trmml.evaluation.metrics import mean_average_precision
 from trmml.matcher.matching import zero_shot_similarity
 from trmml.matcher.model import TextRegionMatcher
-from trmml.matcher.probe import Seen, see
+from trmml.matcher.probe import ProbeInputs, probe_inputs
 from trmml.training import distributed
 from trmml.training.photos import ValidationPhotos
 
@@ -44,10 +44,12 @@ class Validation:
         (scores,) = self._all(lambda seen: (zero_shot_similarity(model.centered(seen), text),))
         return scores.cpu().numpy()
 
-    def seen(self) -> Seen:
-        """Return what the probe sees of the photos."""
+    def probe_inputs(self) -> ProbeInputs:
+        """Return the inputs of the probe."""
         text, model = self.model.zero_shot_text(), self.model
-        return Seen(*self._all(lambda features: see(model.centered(features), text)))
+        return ProbeInputs(
+            *self._all(lambda features: probe_inputs(model.centered(features), text))
+        )
 
     def _all(self, score: Callable[[ImageFeatures], tuple[Tensor, ...]]) -> list[Tensor]:
         rows = []
