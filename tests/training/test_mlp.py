@@ -43,7 +43,13 @@ def test_it_learns_what_no_linear_map_can_from_known_states_alone() -> None:
     states[6000:] = UNKNOWN
     others, wanted = signs_that_differ(500, 1)
     before = torch.get_rng_state()
-    fit = partial(fit_mlp, seen, assumed_negative=0.1, zero_shot=torch.zeros(12_000, 1))
+    fit = partial(
+        fit_mlp,
+        seen,
+        assumed_negative=0.1,
+        zero_shot=torch.zeros(12_000, 1),
+        trust=torch.ones(1),
+    )
     found = fit(states, seed=0)
     assert torch.equal(torch.get_rng_state(), before)
     right = (found.logits(others) > 0) == (wanted == POSITIVE)
@@ -57,6 +63,25 @@ def test_it_learns_what_no_linear_map_can_from_known_states_alone() -> None:
     assert not torch.equal(found.weight, fit(full, seed=0).weight)
 
 
+def test_it_starts_without_a_correction_where_zero_shot_is_trusted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(mlp, "LEARNING_RATE", 1e-12)
+    seen, states = signs_that_differ(100, 0)
+    found = fit_mlp(
+        seen,
+        states.expand(100, 3),
+        assumed_negative=0.1,
+        seed=0,
+        zero_shot=torch.zeros(100, 3),
+        trust=torch.tensor([1.0, 0.5, 0.0]),
+    )
+    sizes = found.weight.abs().amax(dim=1)
+    assert sizes[0] < 1e-6
+    # Uniform up to 1 / √256, as PyTorch starts a linear map.
+    torch.testing.assert_close(sizes[1:], torch.tensor([1 / 32, 1 / 16]), atol=0, rtol=0.1)
+
+
 def test_it_goes_on_from_what_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mlp, "LEARNING_RATE", 1e-12)
     seen, states = signs_that_differ(100, 0)
@@ -67,6 +92,7 @@ def test_it_goes_on_from_what_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
         assumed_negative=0.1,
         seed=0,
         zero_shot=torch.zeros(100, 1),
+        trust=torch.zeros(1),
         start=start,
     )
     torch.testing.assert_close(found.logits(seen), start.logits(seen), atol=1e-3, rtol=1e-3)
@@ -77,15 +103,18 @@ def test_the_share_grows_with_the_known_positives() -> None:
     for label, positives in enumerate((10, 20, 50, 1570)):
         states[:positives, label] = POSITIVE
     expected = torch.tensor([0, 0.16, 0.4, 0.78])
-    torch.testing.assert_close(share_of_mlp(states), expected)
+    torch.testing.assert_close(share_of_mlp(states, torch.ones(4)), expected)
+    untrusted = torch.tensor([0.16, 0.8 / 3, 0.8 * 5 / 9, 0.8 * 157 / 161])
+    torch.testing.assert_close(share_of_mlp(states, torch.zeros(4)), untrusted)
 
 
 def test_it_learns_only_what_zero_shot_gets_wrong() -> None:
     seen, states = signs_that_differ(400, 0)
     right = 20 * states.float() - 10
-    found = fit_mlp(seen, states, assumed_negative=0.1, seed=0, zero_shot=right)
+    fit = partial(fit_mlp, seen, states, assumed_negative=0.1, seed=0, trust=torch.ones(1))
+    found = fit(zero_shot=right)
     assert found.logits(seen).abs().max() < 1
-    found = fit_mlp(seen, states, assumed_negative=0.1, seed=0, zero_shot=-right / 5)
+    found = fit(zero_shot=-right / 5)
     assert (found.logits(seen) * right).mean() > 1
 
 
@@ -96,12 +125,13 @@ def test_a_training_mixes_it_in_where_enough_positives_are_known(
     positives = (data.states == POSITIVE).sum(axis=0)
     monkeypatch.setattr(mlp, "FEWEST_POSITIVES", int(np.sort(positives)[1]))
     monkeypatch.setattr(mlp, "POSITIVES_AT_HALF", 60)
+    monkeypatch.setattr("trmml.training.survey.trust", lambda *_: torch.ones(3))
     model = trmml.finetune(data, val=make_dataset(20), backbone=backbone_source, config=QUICK)
     assert model.probe is not None
     assert model.probe.mlp is not None
-    expected = share_of_mlp(torch.from_numpy(data.states))
-    assert ((expected > 0) == (torch.from_numpy(positives) > int(np.sort(positives)[1]))).all()
+    expected = share_of_mlp(torch.from_numpy(data.states), torch.ones(3))
     torch.testing.assert_close(model.probe.mlp.share, expected)
+    assert ((expected > 0) == (torch.from_numpy(positives) > int(np.sort(positives)[1]))).all()
     assert model.probe.mlp.hidden_weight.any()
 
     # It corrects zero-shot as that stands in the probe.

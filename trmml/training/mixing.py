@@ -73,7 +73,7 @@ def mix_in_probe(
     )  # fmt: skip
     correction = fit(zero_shot=(zero_shot.logits(inputs), zero_shot.logits(val)))
     _mix(model, zero_shot, correction, share_of_probe(states, text_trust))
-    _learn_mlp(model, zero_shot.bias, states, inputs, assumed_negative, seed)
+    _learn_mlp(model, zero_shot.bias, states, survey, assumed_negative, seed)
     plain = fit()
     after, alone = validation.scores(), plain.logits(val.summaries).cpu().numpy()
     if only_if_better:
@@ -100,7 +100,7 @@ def _learn_mlp(
     model: TextRegionMatcher,
     bias: Float[Tensor, " label"],
     states: Int8[Tensor, "image label"],
-    inputs: ProbeInputs,
+    survey: Survey,
     assumed_negative: float,
     seed: int,
 ) -> None:
@@ -112,7 +112,7 @@ def _learn_mlp(
     mlp = model.probe.mlp
     if mlp is None:
         return
-    share = torch.maximum(mlp.share, share_of_mlp(states))
+    share = torch.maximum(mlp.share, share_of_mlp(states, survey.text_trust))
     if not share.any():
         return
     text = model.zero_shot_text()
@@ -121,11 +121,12 @@ def _learn_mlp(
     zero_shot = ZeroShot((texts * text).sum(dim=2) / length, bias)
     before = MLP(mlp.hidden_weight, mlp.hidden_bias, mlp.weight, mlp.bias - bias)
     learned = fit_mlp(
-        inputs.summaries,
+        survey.inputs.summaries,
         states,
         assumed_negative=assumed_negative,
         seed=seed,
-        zero_shot=zero_shot.logits(inputs),
+        zero_shot=zero_shot.logits(survey.inputs),
+        trust=survey.text_trust,
         start=before if mlp.share.any() else None,
     )
     learned = learned._replace(bias=learned.bias + bias)

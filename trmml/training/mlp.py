@@ -24,7 +24,7 @@ MOST_VIEWS = 20_000
 FEWEST_EPOCHS, MOST_EPOCHS = 6, 15
 MOST_SHARE = 0.8
 FEWEST_POSITIVES, POSITIVES_AT_HALF = 10, 50
-"""Known positives of a label at which the share leaves 0, and at which it is half of the most."""
+"""Known positives of a trusted label at which the share leaves 0, and is half of the most."""
 
 
 class MLP(NamedTuple):
@@ -41,13 +41,17 @@ class MLP(NamedTuple):
         return F.linear(hidden.relu(), self.weight, self.bias)
 
 
-def share_of_mlp(states: Int8[Tensor, "image label"]) -> Float[Tensor, " label"]:
-    """Return the MLP's share in the correction of each label.
+def share_of_mlp(
+    states: Int8[Tensor, "image label"], trust: Float[Tensor, " label"]
+) -> Float[Tensor, " label"]:
+    """Return the MLP's share in the correction of each label: 0.8 q / (q + 40).
 
-    0.8 (p − 10) / (p + 30) of p known positives; our choice, from tables of 4 to 1,800 of them.
+    q is the number of known positives, less 10 where the text is trusted, which few photos correct
+    badly. Our choice, from tables of 4 to 1,800 positives a label.
     """
-    more = (states == POSITIVE).sum(dim=0) - FEWEST_POSITIVES
-    return MOST_SHARE * more.clamp(min=0) / (more + POSITIVES_AT_HALF - FEWEST_POSITIVES)
+    more = (states == POSITIVE).sum(dim=0).to(trust.device) - FEWEST_POSITIVES * trust
+    more = more.clamp(min=0)
+    return MOST_SHARE * more / (more + POSITIVES_AT_HALF - FEWEST_POSITIVES)
 
 
 def fit_mlp(
@@ -57,6 +61,7 @@ def fit_mlp(
     assumed_negative: float,
     seed: int,
     zero_shot: Float[Tensor, "image label"],
+    trust: Float[Tensor, " label"],
     start: MLP | None = None,
 ) -> MLP:
     """Train an MLP to correct zero-shot logits on the known states.
@@ -67,6 +72,8 @@ def fit_mlp(
         assumed_negative: Weight of unknown states of labels without a known negative.
         seed: Of the start, the order and the dropout.
         zero_shot: Logits of the same photos.
+        trust: How far these are to be trusted for each label: the more, the smaller the corrections
+            that training starts from.
         start: One to go on from.
     """
     device, num_photos = summaries.device, len(summaries)
@@ -78,8 +85,7 @@ def fit_mlp(
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         first, last = nn.Linear(len(mean), HIDDEN_UNITS), nn.Linear(HIDDEN_UNITS, states.shape[1])
-        # At first it corrects nothing.
-        nn.init.zeros_(last.weight)
+        last.weight.data.mul_(1 - trust.cpu()[:, None])
         nn.init.zeros_(last.bias)
         if start is not None:
             tensors = _standardized(start, mean, deviation)
