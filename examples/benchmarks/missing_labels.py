@@ -147,21 +147,30 @@ class Results:
         """Write how far text–region is above the best simple method, of the settings that are done."""
         gains: dict[str, Any] = {}
         for setting in SETTINGS:
-            maps: dict[str, list[np.ndarray]] = {method: [] for method in (*SIMPLE, "text-region")}
-            for seed in SEEDS:
-                keys = [Run(method, setting, seed, {}, "grid").key for method in maps]
-                if not all(key in self.content["runs"] for key in keys):
-                    continue
-                scores = [np.load(self._scores_of(key)) for key in keys]
-                drawn = resampled_maps(scores, self.bench.test.states, seed=0)
-                for method, row in zip(maps, drawn, strict=True):
-                    maps[method].append(row)
-            ours = maps.pop("text-region")
-            if ours:
-                best = max(maps, key=lambda method: np.mean([row[0] for row in maps[method]]))
-                gains[setting] = {"best_simple": best, **gain_over_seeds(ours, maps[best])}
+            seeds = [seed for seed in SEEDS if self._done((*SIMPLE, "text-region"), setting, seed)]
+            if not seeds:
+                continue
+            maps = {
+                method: [self.content["runs"][_grid_key(method, setting, s)]["mAP"] for s in seeds]
+                for method in SIMPLE
+            }
+            best = max(SIMPLE, key=lambda method: np.mean(maps[method]))
+            pair = ("text-region", best)
+            drawn = [
+                resampled_maps(
+                    [np.load(self._scores_of(_grid_key(m, setting, seed))) for m in pair],
+                    self.bench.test.states,
+                    seed=0,
+                )
+                for seed in seeds
+            ]
+            found = gain_over_seeds(*zip(*drawn, strict=True))
+            gains[setting] = {"best_simple": best, **found}
         self.content["gains"] = gains
         write_json(self.path, self.content)
+
+    def _done(self, methods: Iterable[str], setting: str, seed: int) -> bool:
+        return all(_grid_key(m, setting, seed) in self.content["runs"] for m in methods)
 
     def choose(self, methods: Iterable[str]) -> None:
         """Choose the settings of each matching method on val, at 10 and 50 % known labels."""
@@ -269,6 +278,10 @@ def main() -> None:
             for method in methods
         )
     results.compare()
+
+
+def _grid_key(method: str, setting: str, seed: int) -> str:
+    return Run(method, setting, seed, {}, "grid").key
 
 
 def _save(path: Path, scores: np.ndarray) -> None:
