@@ -2,12 +2,15 @@
 
     python examples/benchmarks/other_tables.py --data coco18 --output runs/other_tables
     python examples/benchmarks/other_tables.py --data coco18 --output runs/other_tables --report
+    python examples/benchmarks/other_tables.py --data coco18 --output runs/other_tables \
+        --methods zero-shot probe "probe with patches" trmml
 
 Labels are the 18 of COCO-18, or words of the captions: colours, clothes, doings, places; the same with
 made-up names, of which text can say nothing; and things with 3 to 11 captions each. Training photos are
 drawn from the training photos; a tenth of them is held out, on which every method chooses. All are
 measured on the 2,500 validation photos, as the test photos have no captions. trmml runs with its
 defaults. What is done stays in `--output`; `--report` prints the table and writes `other_tables.json`.
+With `--methods` the others keep what an `other_tables.json` in `--output` says of them.
 """
 
 import argparse
@@ -24,6 +27,7 @@ import torch
 from baselines import MLP, Fit, LearnedQueries, Photos, head, probe
 from bench import AS_PUBLISHED
 from gains import gain_over_seeds
+from other_tables_report import table_of
 from provenance import provenance
 
 import trmml
@@ -54,8 +58,6 @@ RARE = (3, 11)
 MOST_DRAWS = 1000
 SIMPLE = ("zero-shot", "probe", "probe with patches", "MLP", "learned queries")
 METHODS = (*SIMPLE, "text–region alone", "trmml")
-SHORT = ("zero-shot", "probe", "MLP", "learned queries", "trmml")
-"""Methods of the table in README."""
 SEEDS = (0, 1, 2)
 
 
@@ -213,7 +215,7 @@ def run(args: argparse.Namespace) -> None:
     tables = Tables(args.data, args.backbone, args.precision)
     for name in args.tables:
         for seed in args.seeds:
-            left = [m for m in METHODS if not _place(args.output, name, m, seed).is_file()]
+            left = [m for m in args.methods if not _place(args.output, name, m, seed).is_file()]
             if not left:
                 continue
             train, chooser = tables.drawn(TABLES[name], seed)
@@ -241,75 +243,58 @@ def _save(path: Path, scores: np.ndarray, states: np.ndarray, facts: dict[str, A
     write_atomically(path, write)
 
 
-def summary(output: Path) -> dict[str, Any]:
+def summary(output: Path, methods: Sequence[str] = METHODS) -> dict[str, Any]:
     """Return mean and spread of every method, and trmml against the best of the simple ones.
 
     The interval of 95 % is of the same draws of photos for both, and of draws of seeds.
+
+    Args:
+        output: Folder of the scores.
+        methods: Of which there are scores; the others keep what the JSON there says of them.
     """
-    found: dict[str, Any] = {}
+    place, found = output / "other_tables.json", {}
+    before = json.loads(place.read_text("utf-8")) if place.is_file() else {}
     for table in TABLES:
-        seeds = [s for s in SEEDS if all(_place(output, table, m, s).is_file() for m in METHODS)]
+        seeds = [s for s in SEEDS if all(_place(output, table, m, s).is_file() for m in methods)]
         if not seeds:
             continue
-        maps: dict[str, list[np.ndarray]] = {method: [] for method in METHODS}
-        facts: dict[str, Any] = {}
-        for seed in seeds:
-            files = [np.load(_place(output, table, method, seed)) for method in METHODS]
-            drawn = resampled_maps([file["scores"] for file in files], files[0]["states"], seed=0)
-            for method, row in zip(METHODS, drawn, strict=True):
-                maps[method].append(row)
-            facts = json.loads(str(files[-1]["facts"]))
-        values = {method: [row[0] for row in rows] for method, rows in maps.items()}
+        files = {m: [np.load(_place(output, table, m, s)) for s in seeds] for m in methods}
+        facts = {m: json.loads(str(of_seeds[-1]["facts"])) for m, of_seeds in files.items()}
+        values = {
+            m: [mean_average_precision(file["scores"], file["states"]) for file in of_seeds]
+            for m, of_seeds in files.items()
+        }
+        commits = {method: facts[method]["commit"] for method in methods}
+        for method in set(METHODS) - set(methods):
+            values[method] = _kept(before.get(table, {}), method, seeds, facts["trmml"])
+            commits[method] = before[table].get("commits", {}).get(method, before[table]["commit"])
         best = max(SIMPLE, key=lambda method: np.mean(values[method]))
+        if best not in methods:
+            raise SystemExit(f"{table}: the best simple method is {best}; add it to --methods.")
+        pairs = zip(files["trmml"], files[best], strict=True)
+        drawn = [
+            resampled_maps([ours["scores"], other["scores"]], ours["states"], seed=0)
+            for ours, other in pairs
+        ]
         found[table] = {
-            "mAP": {method: [round(float(v), 5) for v in rows] for method, rows in values.items()},
+            "mAP": {method: [round(float(v), 5) for v in values[method]] for method in METHODS},
             "best_simple": best,
-            **gain_over_seeds(maps["trmml"], maps[best]),
+            **gain_over_seeds(*zip(*drawn, strict=True)),
             "seeds": seeds,
-            **facts,
+            **facts["trmml"],
+            "commits": {method: commits[method] for method in METHODS},
         }
     return found
 
 
-def table_of(found: dict[str, Any]) -> str:
-    """Return the summary in Markdown, in per cent."""
-    rows = {
-        table: [*(_cell(facts["mAP"][method]) for method in METHODS), _gain(facts)]
-        for table, facts in found.items()
-    }
-    return _markdown([*METHODS, "trmml over the best simple one"], rows) + _seeds_of(found)
-
-
-def short_table(found: dict[str, Any]) -> str:
-    """Return means of the methods that README shows."""
-    rows = {
-        table: [f"{100 * np.mean(facts['mAP'][method]):.1f}" for method in SHORT]
-        for table, facts in found.items()
-    }
-    return _markdown(SHORT, rows) + _seeds_of(found)
-
-
-def _markdown(head: Sequence[str], rows: dict[str, list[str]]) -> str:
-    lines = [f"| table | {' | '.join(head)} |", "|:--|" + "--:|" * len(head)]
-    lines += [f"| {name} | {' | '.join(cells)} |" for name, cells in rows.items()]
-    return "\n".join(lines) + "\n"
-
-
-def _seeds_of(found: dict[str, Any]) -> str:
-    counts = [len(facts["seeds"]) for facts in found.values()]
-    ends = sorted({min(counts), max(counts)})
-    return f"\nMeans over {' to '.join(map(str, ends))} seeds.\n"
-
-
-def _cell(found: list[float]) -> str:
-    values = 100 * np.array(found)
-    spread = f" ± {values.std(ddof=1):.1f}" if len(values) > 1 else ""
-    return f"{values.mean():.1f}{spread}"
-
-
-def _gain(facts: dict[str, Any]) -> str:
-    gain, low, high = (100 * facts[key] for key in ("gain", "low", "high"))
-    return f"{gain:+.1f} ({low:+.1f} to {high:+.1f}; {facts['best_simple']})"
+def _kept(
+    before: dict[str, Any], method: str, seeds: list[int], facts: dict[str, Any]
+) -> list[float]:
+    """Return what was measured of a method before, on the same CLIP with the same seeds."""
+    same = ("sha256", "precision")
+    if before.get("seeds") != seeds or any(before.get(key) != facts[key] for key in same):
+        raise SystemExit(f"There is nothing measured of {method} to keep; add it to --methods.")
+    return before["mAP"][method]
 
 
 def main() -> None:
@@ -321,12 +306,13 @@ def main() -> None:
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--tables", nargs="*", default=list(TABLES), choices=TABLES)
     parser.add_argument("--seeds", nargs="*", type=int, default=SEEDS, choices=SEEDS)
+    parser.add_argument("--methods", nargs="*", default=METHODS, choices=METHODS)
     parser.add_argument("--report", action="store_true")
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
     if not args.report:
         run(args)
-    found = summary(args.output)
+    found = summary(args.output, args.methods)
     write_json(args.output / "other_tables.json", found)
     print(table_of(found))
 

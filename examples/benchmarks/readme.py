@@ -15,7 +15,7 @@ from typing import Any
 import guarantees
 import label_tables_report
 import missing_labels_report
-import other_tables
+import other_tables_report
 import questions_report
 import settings_table
 import speed_report
@@ -108,8 +108,8 @@ def figures() -> dict[str, str]:
     shown = (report.summary(missing), report.grid_table(runs), report.gain_table(missing["gains"]))
     return {
         "missing_labels": "\n".join(shown),
-        "short": other_tables.short_table(measured("other_tables")),
-        "other_tables": other_tables.table_of(measured("other_tables")),
+        "short": other_tables_report.short_table(measured("other_tables")),
+        "other_tables": other_tables_report.table_of(measured("other_tables")),
         "guarantees": guarantees.table(measured("guarantees")),
         "speed": speed_report.summary_table(measured("speed")),
         "thresholds": label_tables_report.thresholds_table(tables),

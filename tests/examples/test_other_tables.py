@@ -140,3 +140,13 @@ def test_every_method_runs_on_a_table_and_what_is_done_stays(
     assert facts["gain"] == pytest.approx(gain, abs=2e-5)
     assert facts["low"] <= facts["gain"] <= facts["high"]
     assert f"{100 * facts['gain']:+.1f} (" in again
+
+    # Methods that are not done again keep their figures.
+    again = bench.summary(output, ["trmml", *{facts["best_simple"] for facts in found.values()}])
+    assert again == found
+    with pytest.raises(SystemExit, match=r"few photos: the best simple method is .* to --methods"):
+        bench.summary(output, ["trmml"])
+    found["few photos"]["sha256"] = "another CLIP"
+    (output / "other_tables.json").write_text(json.dumps(found))
+    with pytest.raises(SystemExit, match=r"nothing measured of .* to keep; add it to --methods"):
+        bench.summary(output, bench.METHODS[1:])

@@ -1,0 +1,51 @@
+"""Tables of `other_tables.py`, from its JSON alone."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+SHORT = ("zero-shot", "probe", "MLP", "learned queries", "trmml")
+"""Methods of the table in README."""
+
+
+def table_of(found: dict[str, Any]) -> str:
+    """Return the summary in Markdown, in per cent."""
+    methods = list(next(iter(found.values()))["mAP"])
+    rows = {
+        table: [*(_cell(facts["mAP"][method]) for method in methods), _gain(facts)]
+        for table, facts in found.items()
+    }
+    return _markdown([*methods, "trmml over the best simple one"], rows) + _seeds_of(found)
+
+
+def short_table(found: dict[str, Any]) -> str:
+    """Return means of the methods that README shows."""
+    rows = {
+        table: [f"{100 * np.mean(facts['mAP'][method]):.1f}" for method in SHORT]
+        for table, facts in found.items()
+    }
+    return _markdown(SHORT, rows) + _seeds_of(found)
+
+
+def _markdown(head: Sequence[str], rows: dict[str, list[str]]) -> str:
+    lines = [f"| table | {' | '.join(head)} |", "|:--|" + "--:|" * len(head)]
+    lines += [f"| {name} | {' | '.join(cells)} |" for name, cells in rows.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _seeds_of(found: dict[str, Any]) -> str:
+    counts = [len(facts["seeds"]) for facts in found.values()]
+    ends = sorted({min(counts), max(counts)})
+    return f"\nMeans over {' to '.join(map(str, ends))} seeds.\n"
+
+
+def _cell(found: list[float]) -> str:
+    values = 100 * np.array(found)
+    spread = f" ± {values.std(ddof=1):.1f}" if len(values) > 1 else ""
+    return f"{values.mean():.1f}{spread}"
+
+
+def _gain(facts: dict[str, Any]) -> str:
+    gain, low, high = (100 * facts[key] for key in ("gain", "low", "high"))
+    return f"{gain:+.1f} ({low:+.1f} to {high:+.1f}; {facts['best_simple']})"
