@@ -15,9 +15,9 @@ from typing import Any
 import guarantees
 import label_tables_report
 import missing_labels_report
-import other_tables_report
 import questions_report
 import settings_table
+import small_tables_report
 import speed_report
 
 from trmml.backbone.listing import list_backbones
@@ -108,8 +108,8 @@ def figures() -> dict[str, str]:
     shown = (report.summary(missing), report.grid_table(runs), report.gain_table(missing["gains"]))
     return {
         "missing_labels": "\n".join(shown),
-        "short": other_tables_report.short_table(measured("other_tables")),
-        "other_tables": other_tables_report.table_of(measured("other_tables")),
+        "short": small_tables_report.short_table(measured("other_tables")),
+        "other_tables": small_tables_report.table_of(measured("other_tables")),
         "guarantees": guarantees.table(measured("guarantees")),
         "speed": speed_report.summary_table(measured("speed")),
         "thresholds": label_tables_report.thresholds_table(tables),

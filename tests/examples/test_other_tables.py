@@ -82,6 +82,7 @@ def test_every_method_runs_on_a_table_and_what_is_done_stays(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     bench = load_example("benchmarks/other_tables.py")
+    shared = load_example("benchmarks/small_tables.py")
     data = make_dataset(60)
     folder = data.photos[0].parent
     words = ["red", "green", "blue"]
@@ -103,7 +104,7 @@ def test_every_method_runs_on_a_table_and_what_is_done_stays(
         "words": bench.Kind("made-up", 30, 0.5),
     }
     monkeypatch.setattr(bench, "TABLES", kinds)
-    few_choices(monkeypatch, bench.head, epochs=1)
+    few_choices(monkeypatch, shared.head, epochs=1)
     models = []
     finetune = bench.trmml.finetune
 
@@ -119,7 +120,7 @@ def test_every_method_runs_on_a_table_and_what_is_done_stays(
     monkeypatch.setattr("sys.argv", arguments)
     bench.main()
     first = capsys.readouterr().out
-    assert first.count("seed 1") == 2 * len(bench.METHODS)
+    assert first.count("seed 1") == 2 * len(shared.METHODS)
     bench.main()
     again = capsys.readouterr().out
     assert "seed" not in again.split("|", 1)[0]  # nothing is run twice
@@ -134,7 +135,7 @@ def test_every_method_runs_on_a_table_and_what_is_done_stays(
     predicted = [one.scores.tolist() for one in models[-1].predict_many(data.photos[44:])]
     logits = torch.from_numpy(scores["scores"])
     torch.testing.assert_close(torch.tensor(predicted), logits.sigmoid(), atol=2e-3, rtol=0)
-    best = max(bench.SIMPLE, key=lambda method: np.mean(facts["mAP"][method]))
+    best = max(shared.SIMPLE, key=lambda method: np.mean(facts["mAP"][method]))
     assert facts["best_simple"] == best
     gain = np.mean(facts["mAP"]["trmml"]) - np.mean(facts["mAP"][best])
     assert facts["gain"] == pytest.approx(gain, abs=2e-5)
@@ -142,11 +143,56 @@ def test_every_method_runs_on_a_table_and_what_is_done_stays(
     assert f"{100 * facts['gain']:+.1f} (" in again
 
     # Methods that are not done again keep their figures.
-    again = bench.summary(output, ["trmml", *{facts["best_simple"] for facts in found.values()}])
-    assert again == found
+    place, best = output / "other_tables.json", {facts["best_simple"] for facts in found.values()}
+    assert shared.summary(place, kinds, ["trmml", *best]) == found
     with pytest.raises(SystemExit, match=r"few photos: the best simple method is .* to --methods"):
-        bench.summary(output, ["trmml"])
+        shared.summary(place, kinds, ["trmml"])
     found["few photos"]["sha256"] = "another CLIP"
-    (output / "other_tables.json").write_text(json.dumps(found))
-    with pytest.raises(SystemExit, match=r"nothing measured of .* to keep; add it to --methods"):
-        bench.summary(output, bench.METHODS[1:])
+    place.write_text(json.dumps(found))
+    with pytest.raises(SystemExit, match=r"^zero-shot cannot be kept: .* Add them to --methods"):
+        shared.summary(place, kinds, shared.METHODS[1:])
+
+
+def test_classes_are_drawn_with_their_photos(
+    clip_folders: dict[str, Path],
+    make_dataset: Maker,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    bench = load_example("benchmarks/tiny_imagenet.py")
+    photos = make_dataset(150).photos
+    folder, names = photos[0].parent, ["goldfish", "crane", "crane", "barn", "acorn"]
+    with (folder / "labels.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image", "wnid", "name"])
+        writer.writerows([p.name, f"n{i % 5}", names[i % 5]] for i, p in enumerate(photos))
+    for name, value in (("NUM_CLASSES", 2), ("NUM_TRAIN", 36), ("NUM_MEASURED", 24)):
+        monkeypatch.setattr(bench, name, value)
+
+    drawn = [bench.draw_photos(folder, seed) for seed in range(6)]
+    for data in drawn:
+        assert len(data) == 60 == len(set(data.photos))
+        assert ((data.states == POSITIVE).sum(axis=1) == 1).all()
+        for photo, state in zip(data.photos, data.states, strict=True):
+            assert data.labels[int(state.argmax())] == names[photos.index(photo) % 5]
+    # Two classes have one name: which of them is meant nobody can know.
+    assert {name for data in drawn for name in data.labels} == {"goldfish", "barn", "acorn"}
+
+    train, chooser, measured = bench.drawn(drawn[0], bench.Kind(False, 0.5), 0)
+    assert train.labels == measured.labels == ("label 0", "label 1")
+    assert len(train) + len(chooser) == 36
+    assert not {*train.photos, *chooser.photos} & set(measured.photos)
+    unknown = np.concatenate([train.states, chooser.states]) == UNKNOWN
+    assert 0.3 < unknown.mean() < 0.7
+    assert not (measured.states == UNKNOWN).any()
+
+    output = tmp_path / "out"
+    arguments = ["tiny_imagenet.py", "--data", str(folder), "--output", str(output)]
+    arguments += ["--backbone", f"local-dir:{next(iter(clip_folders.values()))}", "--seeds", "0"]
+    monkeypatch.setattr("sys.argv", [*arguments, "--methods", "zero-shot", "probe", "trmml"])
+    bench.main()
+    assert "| classes, 20 % known |" in capsys.readouterr().out
+    found = json.loads((output / "tiny_imagenet.json").read_text())
+    assert set(found) == set(bench.TABLES)
+    assert list(found["classes, 20 % known"]["mAP"]) == ["zero-shot", "probe", "trmml"]

@@ -1,4 +1,4 @@
-"""Tables of `other_tables.py`, from its JSON alone."""
+"""Tables of `other_tables.py` and `tiny_imagenet.py`, from their JSON alone."""
 
 from collections.abc import Sequence
 from typing import Any
