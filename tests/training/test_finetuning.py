@@ -21,6 +21,7 @@ from trmml.backbone.clip import FrozenCLIP, ImageFeatures
 from trmml.config.groups import FinetuneConfig
 from trmml.data.checks import Rule
 from trmml.data.dataset import MultiLabelDataset
+from trmml.data.splits import split_dataset
 from trmml.data.writing import write_dataset
 from trmml.errors import ArtifactError, ConfigError, DataError, OutputError
 from trmml.evaluation.metrics import mean_average_precision
@@ -172,6 +173,28 @@ def test_the_clip_alone_is_measured_on_the_same_photos(
     own = json.loads((out / "metrics.json").read_text())["validation"]["mAP"]
     assert found["gain"] == pytest.approx(own - found["mAP"], abs=1e-4)
     assert found["low"] <= found["gain"] <= found["high"]
+
+
+def test_figures_of_the_photos_learned_from_are_called_too_good(
+    backbone_source: str, make_dataset: Maker, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data, other = make_dataset(30).hide_labels(0.7), make_dataset(30, seed=1).hide_labels(0.7)
+    trmml.finetune(data, backbone=backbone_source, config=QUICK, output=tmp_path / "run")
+    model = trmml.load_model(tmp_path / "run")
+
+    def warns(table: MultiLabelDataset) -> bool:
+        caplog.clear()
+        trmml.evaluate(model, table)
+        return "If it is the same table, these figures are too good" in caplog.text
+
+    assert warns(data)
+    assert warns(data.with_labels(data.labels[:2]))
+    assert warns(split_dataset(data, 0.3, 0)[0])
+    assert not warns(other)
+    assert not warns(data.subset(np.arange(29)))
+    for report in (None, {}, {"finetune": {"data": []}}, {"finetune": {"data": {"labels": 3}}}):
+        model.report = report
+        assert not warns(data)
 
 
 def test_zero_shot_is_not_trained(backbone_source: str, make_dataset: Maker) -> None:

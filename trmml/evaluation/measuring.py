@@ -15,7 +15,7 @@ from trmml.data.dataset import MultiLabelDataset
 from trmml.data.writing import relative_name
 from trmml.errors import DataError
 from trmml.evaluation.metrics import F1, average_precisions, f1, top_k_mask
-from trmml.evaluation.requirements import require_loaded, shared_labels
+from trmml.evaluation.requirements import require_loaded, shared_labels, warn_if_learned_from
 from trmml.files import write_text, writing_to
 from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN, known_mask
 from trmml.matcher.model import TextRegionMatcher
@@ -185,6 +185,8 @@ def evaluate(
 ) -> Evaluation:
     """Score every photo of a data set and measure against its known labels.
 
+    It warns where these seem to be the photos that the model has learned from.
+
     Args:
         model: The model.
         dataset: Labels that it shares with the model are measured, and the result names the others.
@@ -208,6 +210,7 @@ def evaluate(
     dataset = shared.dataset
     if not known_mask(dataset.states).any():
         raise DataError(f"{dataset.source} has no known label to evaluate against.")
+    warn_if_learned_from(model, dataset)
     columns = [model.labels.index(name) for name in dataset.labels]
     rows, readable, skipped = [], [], []
     predictions = model.predict_many(dataset.photos, batch_size=batch_size)

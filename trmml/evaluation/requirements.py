@@ -1,11 +1,14 @@
-"""Which labels of a table a model can be measured by, and that it is a model at all."""
+"""Whether a table can measure a model: which labels they share, and whether it is new to the model."""
 
-from typing import NamedTuple
+import logging
+from collections import Counter
+from typing import Any, NamedTuple
 
 from trmml.data.dataset import MultiLabelDataset
 from trmml.errors import ConfigError, DataError, close_name, nearest
 from trmml.matcher.model import TextRegionMatcher
 
+logger = logging.getLogger(__name__)
 MOST_NAMED = 8
 """Labels that a message names; it counts the others."""
 
@@ -71,6 +74,41 @@ def shared_labels(dataset: MultiLabelDataset, labels: tuple[str, ...]) -> Shared
     named = [name for name in dataset.labels if name in labels]
     missing = tuple(name for name in labels if name not in dataset.labels)
     return Shared(dataset.with_labels(named) if unknown else dataset, unknown, missing)
+
+
+def warn_if_learned_from(model: TextRegionMatcher, dataset: MultiLabelDataset) -> None:
+    """Warn where a data set seems to be that from which a model has learned.
+
+    A model keeps no list of its photos, so their number and those of the known labels are compared, of
+    the training photos alone and together with the validation photos.
+    """
+    facts = (model.report or {}).get("finetune", {})
+    learned, held_out = (_numbers(facts.get(part)) for part in ("data", "validation"))
+    here = _numbers(dataset.summary().to_dict())
+    for numbers in (learned, learned + held_out):
+        if all(numbers[key] == count for key, count in here.items()):
+            logger.warning(
+                "%s has just as many photos and known labels as what the model has learned from. If it "
+                "is the same table, these figures are too good: measure on other photos.",
+                dataset.source,
+            )
+            return
+
+
+def _numbers(summary: Any) -> Counter[tuple[str, ...]]:
+    """Return what is counted in the summary of a data set, as far as it is one."""
+    summary = summary if isinstance(summary, dict) else {}
+    labels = summary.get("labels")
+    counted = {(): {"images": summary.get("images")}}
+    counted |= {(name,): of for name, of in (labels if isinstance(labels, dict) else {}).items()}
+    return Counter(
+        {
+            (*name, what): count
+            for name, counts in counted.items()
+            for what, count in (counts if isinstance(counts, dict) else {}).items()
+            if isinstance(count, int)
+        }
+    )
 
 
 def _with_hint(name: str, known: tuple[str, ...]) -> str:
