@@ -154,9 +154,10 @@ class Backend:
         settings = {"training.val_fraction": 0.2}
         start = trmml.load_model(self.model, labels=labels)
         model = trmml.finetune(data, model=start, labels=labels, config=settings)
-        if model.report["finetune"]["best_epoch"] is None:
+        facts = model.report["finetune"]
+        if facts["best_epoch"] is None and not facts["has_new_probe"]:
             raise trmml.DataError(
-                "no epoch was better on the answers held out than the first model; give more answers."
+                "nothing was better on the answers held out than the first model; give more answers."
             )
         model.calibration = _thresholds(start, model)
         numbers = [int(path.name[8:]) for path in self.runs.glob("answers-[0-9]*[0-9]")]

@@ -1,20 +1,25 @@
 """Zero-shot and the linear map that corrects it, and how far the text is trusted."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import untrained
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 import trmml
+from trmml.backbone.clip import FrozenCLIP, ImageFeatures
 from trmml.data.dataset import MultiLabelDataset
 from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
 from trmml.matcher.matching import CenteredFeatures
 from trmml.matcher.probe import FeatureProbe, ProbeInputs, probe_inputs, summary
+from trmml.training.batches import CachedFeatures
+from trmml.training.features import compute_features
 from trmml.training.probing import (
     PENALTIES,
     USUAL_PENALTY,
@@ -24,8 +29,11 @@ from trmml.training.probing import (
     fit_zero_shot,
     share_of_probe,
 )
-from trmml.training.survey import trust
+from trmml.training.survey import survey, trust
+from trmml.training.teacher import Teacher
+from trmml.zoo.loading import zero_shot_model
 
+LABEL_NAMES = ("red", "green", "blue")
 PHOTOS, LABELS, PATCHES, DIM = 211, 3, 5, 7
 QUICK = {"training.epochs": 1, "matching.num_context_tokens": 2, "matching.num_heads": 2}
 Maker = Callable[..., MultiLabelDataset]
@@ -332,6 +340,28 @@ def test_how_far_text_is_trusted_does_not_hang_on_who_teaches(
     assert (shares[0] > 0.85).all()  # few photos
 
 
+class Contrary(Teacher):
+    """Orders photos the other way round."""
+
+    def __call__(self, features: ImageFeatures) -> torch.Tensor:
+        return -super().__call__(features)
+
+
+def test_text_and_teacher_are_trusted_by_themselves(
+    backbone: FrozenCLIP, make_dataset: Maker
+) -> None:
+    data, model = make_dataset(24), untrained(backbone, LABEL_NAMES)
+    features = CachedFeatures(compute_features(data.photos, backbone), np.arange(24))
+    similarity = survey(
+        model, features, torch.from_numpy(data.states), Teacher(model)
+    ).inputs.similarity
+    states = (similarity.mean(dim=1) > similarity.mean(dim=1).median(dim=0).values).to(torch.int8)
+    agreeing = survey(model, features, states, Teacher(model))
+    contrary = survey(model, features, states, Contrary(model))
+    assert agreeing.text_trust.tolist() == contrary.text_trust.tolist() == [1, 1, 1]
+    assert (agreeing.teacher_trust.tolist(), contrary.teacher_trust.tolist()) == ([1] * 3, [0] * 3)
+
+
 def test_photos_are_not_gone_through_for_nothing(
     backbone_source: str, make_dataset: Maker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -373,9 +403,41 @@ def test_a_probe_that_is_better_by_more_than_chance_takes_the_place_of_the_train
     assert measured == pytest.approx(gain["mAP"] + gain["gain"], abs=1e-5)
 
 
-def test_new_photos_reach_the_probe_where_steps_teach_nothing(
-    backbone_source: str, make_dataset: Maker
+def test_zero_shot_that_is_better_by_more_than_chance_takes_the_place_of_the_training(
+    backbone: FrozenCLIP,
+    make_dataset: Maker,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    """Labels are what zero-shot says, and neither steps nor maps learn anything."""
+    shares = lambda states, *_: torch.zeros(states.shape[1])  # noqa: E731
+    monkeypatch.setattr("trmml.training.mixing.share_of_probe", shares)
+    monkeypatch.setattr(
+        "trmml.training.mixing.fit_linear",
+        lambda summaries, states, *_, **__: LinearMap(
+            torch.randn(states.shape[1], summaries.shape[1]), torch.zeros(states.shape[1]), 1.0
+        ),
+    )
+    data = make_dataset(90)
+    said = zero_shot_model(backbone, data.labels).predict_many(data.photos)
+    scores = np.stack([prediction.scores for prediction in said])
+    data = replace(data, states=(scores > np.median(scores, axis=0)).astype(np.int8))
+    train, val = data.subset(np.arange(60)), data.subset(np.arange(60, 90))
+    still = {"training.learning_rate": 1e-9, "training.prompt_learning_rate": 1e-9}
+    model = trmml.finetune(train, val=val, backbone=backbone, config=QUICK | still)
+    assert "the training is worse than zero-shot by" in caplog.text
+    assert model.probe is not None
+    assert model.report is not None
+    assert (model.probe.share == 1).all()
+    assert (model.probe.weight == 0).all()
+    assert (model.probe.image_text != 0).any()
+    assert model.report["metrics"]["validation"]["mAP"] > 0.8
+
+
+def test_new_photos_reach_the_probe_where_steps_teach_nothing(
+    backbone_source: str, make_dataset: Maker, caplog: pytest.LogCaptureFixture
+) -> None:
+    """If it helps, and enough is known to tell: of a handful of photos it is not."""
     data = make_dataset(120)
     few, many, val = (data.subset(np.arange(*rows)) for rows in ((0, 12), (0, 80), (80, 120)))
     still = {"training.learning_rate": 1e-9, "training.prompt_learning_rate": 1e-9}
@@ -388,3 +450,10 @@ def test_new_photos_reach_the_probe_where_steps_teach_nothing(
     before, after = (m.report["metrics"]["validation"]["mAP"] for m in (first, again))
     assert after > before
     assert not torch.equal(first.probe.weight, again.probe.weight)
+    assert "it is kept, with new thresholds and a probe of the new photos" in caplog.text
+    handful = data.subset(np.arange(90, 95))
+    before, after = (trmml.evaluate(m, handful).mean_average_precision for m in (first, again))
+    assert after > before
+    kept = trmml.finetune(many, val=handful, model=first, config=QUICK | still)
+    assert kept.probe is not None
+    assert torch.equal(first.probe.weight, kept.probe.weight)

@@ -62,8 +62,9 @@ def finetune(
         data: A data set, or a label table as `read_dataset` takes it; one that needs more to be read
             (which split, what an absent label means) goes through that first.
         images: Folder that photo paths of a table are relative to.
-        model: A trained matcher to start from: a folder, a name or the model itself. It stays as it
-            is where no epoch is better on the validation photos.
+        model: A trained matcher to start from: a folder, a name or the model itself. Where no epoch is
+            better on the validation photos, the result is this model with new thresholds and, where that
+            is better and enough is known to tell, with a probe of the new photos.
         backbone: Or a bare CLIP to start from: `<open_clip name>/<pretrained tag>`,
             `<open_clip name>/file:<path>` or `local-dir:<folder>`; by default the small CLIP that
             comes with the package. A larger one gives better results. Beside `model`: where its
@@ -179,13 +180,6 @@ def _train(trainer: Trainer, run: RunFolder | None, callbacks: _Callbacks) -> No
         trainer.train(None if run is None else run.working, callbacks.show, callbacks)
     finally:
         callbacks.close()
-    if trainer.best_epoch is None:
-        logger.warning(
-            "No epoch was better on the validation photos than the model that training started "
-            "from; it is kept, with new thresholds and, where that is better, with a probe of the new "
-            "photos. More photos may help, or lower rates (training.learning_rate, "
-            "training.prompt_learning_rate)."
-        )
 
 
 def _say_start(trainer: Trainer, run: RunFolder | None) -> None:
@@ -207,6 +201,14 @@ def _finished(trainer: Trainer, run: RunFolder | None, started: float) -> TextRe
     """Return the best epoch's model with its thresholds and its report, written if there is a run."""
     model, val = trainer.model, trainer.validation.data
     scores = trainer.use_best()
+    if trainer.best_epoch is None:
+        new = "thresholds and a probe of the new photos" if trainer.has_new_probe else "thresholds"
+        logger.warning(
+            "No epoch was better on the validation photos than the model that training started "
+            "from; it is kept, with new %s. More photos may help, or lower rates "
+            "(training.learning_rate, training.prompt_learning_rate).",
+            new,
+        )
     # The thresholds are new; rules of the model that training started from stay.
     rules = model.calibration.rules
     model.calibration = replace(calibrate(scores, val.states, model.labels), rules=rules)

@@ -17,6 +17,7 @@ from trmml.evaluation.intervals import difference
 from trmml.matcher.model import TextRegionMatcher
 from trmml.matcher.probe import ProbeInputs
 from trmml.training.mlp import MLP, fit_mlp, share_of_mlp
+from trmml.training.photos import can_choose_epoch
 from trmml.training.probing import (
     LinearMap,
     ZeroShot,
@@ -32,10 +33,17 @@ ZERO_SHOT, LINEAR_PROBE = "zero-shot", "linear probe"
 
 
 class Mixed(NamedTuple):
-    """Validation scores of the model, and the logits of a plain linear probe on the same photos."""
+    """What came of mixing.
+
+    Attributes:
+        scores: Of the model on the validation photos.
+        linear_probe: Logits of a plain linear probe on the same photos.
+        is_mixed_in: Whether the model has the new probe now.
+    """
 
     scores: Float32[np.ndarray, "image label"]
     linear_probe: Float32[np.ndarray, "image label"]
+    is_mixed_in: bool
 
 
 def mix_in_probe(
@@ -60,7 +68,9 @@ def mix_in_probe(
         validation: What may choose the strength of the linear map.
         assumed_negative: Weight of unknown states of labels without a known negative.
         seed: Of the training of the MLP.
-        only_if_better: Leave the model as it is where this does not raise validation mAP.
+        only_if_better: Leave the model as it is unless this raises validation mAP, and enough is
+            known to choose by that. For a model that was trained before: it may know more than these
+            photos say.
     """
     before, val = validation.scores(), validation.probe_inputs()
     unmixed = {name: tensor.clone() for name, tensor in model.learned_state().items()}
@@ -77,14 +87,15 @@ def mix_in_probe(
     plain = fit()
     after, alone = validation.scores(), plain.logits(val.summaries).cpu().numpy()
     if only_if_better:
-        if (validation.map_of(after) or 0) > (validation.map_of(before) or 0):
-            return Mixed(after, alone)
+        is_better = (validation.map_of(after) or 0) > (validation.map_of(before) or 0)
+        if is_better and can_choose_epoch(validation.data):
+            return Mixed(after, alone, True)
         restore(model, unmixed)
-        return Mixed(before, alone)
+        return Mixed(before, alone, False)
     nothing = LinearMap(torch.zeros_like(plain.weight), torch.zeros_like(plain.bias), 0.0)
     without_text = ZeroShot(torch.zeros_like(zero_shot.scales), torch.zeros_like(zero_shot.bias))
     simple = {ZERO_SHOT: (zero_shot, nothing), LINEAR_PROBE: (without_text, plain)}
-    return Mixed(_never_worse(model, after, simple, validation, val), alone)
+    return Mixed(_never_worse(model, after, simple, validation, val), alone, True)
 
 
 def _mix(model: TextRegionMatcher, zero_shot: ZeroShot, linear: LinearMap, share: Tensor) -> None:
@@ -106,7 +117,8 @@ def _learn_mlp(
 ) -> None:
     """Train the MLP for labels with enough positives, going on from what it has learned before.
 
-    It corrects zero-shot as it stands in the probe by now; `bias` is that of zero-shot.
+    It corrects zero-shot as it stands in the probe by now, exactly where the labels are those of before
+    and nearly so for others; `bias` is that of zero-shot.
     """
     assert model.probe is not None
     mlp = model.probe.mlp

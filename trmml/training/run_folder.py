@@ -168,6 +168,7 @@ def facts_of(
             "validation": val.summary().to_dict(),
             "effective_batch_size": trainer.batch_size,
             "best_epoch": trainer.best_epoch,
+            "has_new_probe": trainer.has_new_probe,
             "start_validation_mAP": trainer.start_map,
             "compared_with": trainer.compared(scores),
             "history": trainer.history,

@@ -1,8 +1,8 @@
 """What is seen of all training photos before any step, and how far the labels' text is to be trusted.
 
 Our choice. Text is better than known photos where the CLIP knows the labels, and worse than nothing
-where it does not. Which of the two holds can be seen before any training: by how well the teacher's
-scores order the photos in which a label is known.
+where it does not. Which of the two holds can be seen before any training: by how well zero-shot
+matching orders the photos in which a label is known. The same is asked of the teacher.
 """
 
 from collections.abc import Iterator
@@ -71,15 +71,15 @@ def _batches(
 
 
 def trust(
-    teacher_scores: Float[Tensor, "image teacher label"], states: Int8[Tensor, "image label"]
+    scores: Float[Tensor, "image teacher label"], states: Int8[Tensor, "image label"]
 ) -> Float[Tensor, " label"]:
-    """Return how far a teacher is to be trusted of each label, in [0, 1].
+    """Return how far scores of one or several teachers are to be trusted of each label, in [0, 1].
 
     From the area under the ROC curve on the known states (unknown ones stand for negatives where none
     is known): 0 up to 0.6, 1 from 0.7 on. Few known states say little, so the area of a label is drawn
     towards the mean of all labels, by its variance (Mann and Whitney) and that between labels.
     """
-    areas = torch.stack([_areas(scores, states) for scores in teacher_scores.unbind(dim=1)])
+    areas = torch.stack([_areas(of_one, states) for of_one in scores.unbind(dim=1)])
     positives = (states == POSITIVE).sum(dim=0).double()
     negatives = _negatives(states).sum(dim=0).double()
     measured = (positives > 0) & (negatives > 0)

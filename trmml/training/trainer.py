@@ -52,6 +52,7 @@ class Trainer:
         history: One record per finished epoch, as in the log.
         validation: The photos that choose the best epoch.
         probe_scores: Of a linear probe alone on these, once it was solved for.
+        has_new_probe: Whether the best epoch's model has a probe of these photos, once it is there.
         start_map: Validation mAP of the model that training starts from, if it was trained before.
         best_epoch: The epoch with the highest validation mAP (known labels only), or the last one where
             too few are known to choose; None where no epoch was better than that model.
@@ -76,7 +77,7 @@ class Trainer:
             val: What chooses the best epoch.
             fingerprint: What makes this run this run; a checkpoint of another one is refused.
             learned: Labels of the trained model that training starts from, if it does: it teaches what
-                it knows of them, and stays if no epoch is better.
+                it knows of them, and its tensors stay if no epoch is better.
         """
         self.model, self.config = model, config
         self.train_data, self.train_features = train
@@ -100,6 +101,7 @@ class Trainer:
         self.start_map: float | None = None
         self.best_map: float | None = None
         self.probe_scores: Float32[np.ndarray, "image label"] | None = None
+        self.has_new_probe = False
         self.best_epoch: int | None = None
         self.best_state: dict[str, Tensor] = {}
 
@@ -159,7 +161,8 @@ class Trainer:
     def use_best(self) -> Float32[np.ndarray, "image label"]:
         """Put the best epoch's tensors into the model and return its validation scores.
 
-        The probe is mixed in; into a model that was trained before only if that helps.
+        The probe is mixed in; into a model that was trained before only if that helps as
+        far as is known.
         """
         restore(self.model, self.best_state)
         self.model.eval().requires_grad_(False)
@@ -174,7 +177,7 @@ class Trainer:
             seed=self.config.training.seed,
             only_if_better=self.is_trained,
         )
-        self.probe_scores = mixed.linear_probe
+        self.probe_scores, self.has_new_probe = mixed.linear_probe, mixed.is_mixed_in
         return mixed.scores
 
     def compared(
