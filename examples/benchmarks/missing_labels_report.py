@@ -249,7 +249,6 @@ def plot(runs: list[dict[str, Any]], path: Path) -> None:
 
 TABLES: dict[str, Callable[[list[dict[str, Any]]], str]] = {
     "mAP on the test photos, by share of known labels": grid_table,
-    "Where it comes from: mAP of the parts of trmml": parts_table,
     "mAP without `person`": partial(grid_table, key="mAP_without_person"),
     "mAP on photos with two or more labels": partial(grid_table, key="mAP_two_or_more"),
     "CF1 at a threshold of 0.5": partial(grid_table, key="CF1"),
@@ -273,6 +272,8 @@ def tables(results: dict[str, Any]) -> str:
     runs = list(results["runs"].values())
     notes = {run["note"] for run in runs}
     chosen = dict(TABLES)
+    if any("probe_alone" in run for run in runs):
+        chosen["Where it comes from: mAP of the parts of trmml"] = parts_table
     if any(note.startswith("ablation: ") for note in notes):
         chosen |= ABLATION_TABLES
     if any(note.startswith(TRIED) for note in notes):

@@ -77,6 +77,8 @@ def arguments(doc: str | None, tables: Iterable[str]) -> argparse.Namespace:
     parser.add_argument("--methods", nargs="*", default=METHODS, choices=METHODS)
     parser.add_argument("--report", action="store_true")
     args = parser.parse_args()
+    if "trmml" not in args.methods:
+        parser.error("--methods needs trmml, which is compared with the others.")
     args.output.mkdir(parents=True, exist_ok=True)
     return args
 
@@ -167,6 +169,8 @@ def summary(place: Path, tables: Iterable[str], methods: Sequence[str]) -> dict[
     for table in tables:
         seeds = [s for s in SEEDS if all(_place(output, table, m, s).is_file() for m in methods)]
         if not seeds:
+            if table in before:
+                found[table] = before[table]
             continue
         files = {m: [np.load(_place(output, table, m, s)) for s in seeds] for m in methods}
         facts = {m: json.loads(str(of_seeds[-1]["facts"])) for m, of_seeds in files.items()}

@@ -11,9 +11,9 @@ SHORT = ("zero-shot", "probe", "MLP", "learned queries", "trmml")
 
 def table_of(found: dict[str, Any]) -> str:
     """Return the summary in Markdown, in per cent."""
-    methods = list(next(iter(found.values()))["mAP"])
+    methods = list(dict.fromkeys(method for facts in found.values() for method in facts["mAP"]))
     rows = {
-        table: [*(_cell(facts["mAP"][method]) for method in methods), _gain(facts)]
+        table: [*(_cell(facts["mAP"].get(method)) for method in methods), _gain(facts)]
         for table, facts in found.items()
     }
     return _markdown([*methods, "trmml over the best simple one"], rows) + _seeds_of(found)
@@ -35,12 +35,14 @@ def _markdown(head: Sequence[str], rows: dict[str, list[str]]) -> str:
 
 
 def _seeds_of(found: dict[str, Any]) -> str:
-    counts = [len(facts["seeds"]) for facts in found.values()]
-    ends = sorted({min(counts), max(counts)})
-    return f"\nMeans over {' to '.join(map(str, ends))} seeds.\n"
+    counts = sorted(len(facts["seeds"]) for facts in found.values())
+    ends = dict.fromkeys(str(count) for count in (*counts[:1], *counts[-1:]))
+    return f"\nMeans over {' to '.join(ends) or 'no'} seeds.\n"
 
 
-def _cell(found: list[float]) -> str:
+def _cell(found: list[float] | None) -> str:
+    if found is None:
+        return "–"
     values = 100 * np.array(found)
     spread = f" ± {values.std(ddof=1):.1f}" if len(values) > 1 else ""
     return f"{values.mean():.1f}{spread}"

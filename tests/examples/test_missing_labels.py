@@ -108,17 +108,28 @@ def test_every_method_runs_once(measured: Measured) -> None:
     assert len(one["epochs"]) == 1
 
 
-def test_the_probe_alone_is_what_matching_adds_nothing_to(data: Path, backbone_source: str) -> None:
-    """With photos of which few are known the probe has nearly all of the say."""
+def test_the_probe_alone_is_measured_beside_the_whole_model(
+    data: Path, backbone_source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "trmml.training.mixing.share_of_probe",
+        lambda states, *_: torch.full((states.shape[1],), 0.9),
+    )
     module = load_example("benchmarks/bench.py")
     bench = module.Bench(data, backbone_source, None)
+    models = []
+    learn = bench._finetune
+    monkeypatch.setattr(bench, "_finetune", lambda *a: models.append(learn(*a)) or models[-1])
     found = bench.run(module.Run("text-region", "50 %", 0, QUICK, "grid"))
-    positives = (bench.partial("50 %", 0).states == 1).sum(axis=0)
-    assert positives.max() < 20
-    assert found["probe_alone"]["mAP"] == pytest.approx(found["mAP"], abs=0.05)
-    assert found["probe_alone"]["val_mAP"] == pytest.approx(found["val_mAP"], abs=0.05)
-    alone = bench.run(module.Run("text-region-alone", "50 %", 0, QUICK, "grid"))
-    assert "probe_alone" not in alone
+    model = models[0][0]
+    features = next(iter(bench.features["test"].in_order(256)))
+    alone = model.probe.logits(model.centered(features)).numpy()
+    expected = mean_average_precision(alone, bench.test.states)
+    assert found["probe_alone"]["mAP"] == pytest.approx(expected, abs=1e-6)
+    # The whole model has logits of its own.
+    assert np.abs(found["test_scores"] - 1 / (1 + np.exp(-alone))).max() > 0.01
+    without = bench.run(module.Run("text-region-alone", "50 %", 0, QUICK, "grid"))
+    assert "probe_alone" not in without
 
 
 def test_what_was_measured_is_not_measured_again(measured: Measured) -> None:

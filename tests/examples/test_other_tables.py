@@ -147,6 +147,15 @@ def test_every_method_runs_on_a_table_and_what_is_done_stays(
     assert shared.summary(place, kinds, ["trmml", *best]) == found
     with pytest.raises(SystemExit, match=r"few photos: the best simple method is .* to --methods"):
         shared.summary(place, kinds, ["trmml"])
+    # A table without scores keeps what is said of it.
+    empty = tmp_path / "empty" / "other_tables.json"
+    empty.parent.mkdir()
+    empty.write_text(json.dumps(found))
+    assert shared.summary(empty, kinds, shared.METHODS) == found
+    monkeypatch.setattr("sys.argv", [*arguments, "--methods", "zero-shot", "probe"])
+    with pytest.raises(SystemExit):
+        bench.main()
+    assert "--methods needs trmml" in capsys.readouterr().err
     found["few photos"]["sha256"] = "another CLIP"
     place.write_text(json.dumps(found))
     with pytest.raises(SystemExit, match=r"^zero-shot cannot be kept: .* Add them to --methods"):
