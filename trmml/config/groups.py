@@ -52,7 +52,7 @@ class MatchingConfig(Settings):
     labels' names (our choice; False for TRM-ML as published)."""
     mlp_probe: bool = True
     """Whether a small MLP takes part of the linear map's place, for labels with more than 10 known
-    positives (our choice); not without that map."""
+    positives, or with any where the CLIP does not know the name (our choice); not without that map."""
     logit_scale: Annotated[float, Interval(1, 100)] = 50.0
     """Start of the learned factor on the cosine difference; 50 is exp(3.91)."""
 
