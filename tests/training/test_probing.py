@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from conftest import untrained
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
+from sklearn.preprocessing import StandardScaler
 
 import trmml
 from trmml.backbone.clip import FrozenCLIP, ImageFeatures
@@ -18,6 +19,7 @@ from trmml.data.dataset import MultiLabelDataset
 from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
 from trmml.matcher.matching import CenteredFeatures
 from trmml.matcher.probe import FeatureProbe, ProbeInputs, probe_inputs, summary
+from trmml.training import probing
 from trmml.training.batches import CachedFeatures
 from trmml.training.features import compute_features
 from trmml.training.probing import (
@@ -163,8 +165,9 @@ def mean_loss(logits: torch.Tensor, states: torch.Tensor) -> float:
 
 
 def test_the_penalty_is_the_usual_one_unless_validation_photos_say_otherwise(
-    features: CenteredFeatures, states: torch.Tensor
+    features: CenteredFeatures, states: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(probing, "ENOUGH_POSITIVES", 0)
     seen = summary(features)
     found = {one.penalty: one for one in fit_linear_maps(seen, states, 0.1)}
     losses = {penalty: mean_loss(one.logits(seen), states) for penalty, one in found.items()}
@@ -189,6 +192,38 @@ def test_the_penalty_is_the_usual_one_unless_validation_photos_say_otherwise(
     alone = fit_linear(seen, states, seen[150:], states[150:], assumed_negative=0.1)
     val_losses = {p: mean_loss(one.logits(seen[150:]), states[150:]) for p, one in found.items()}
     assert alone.penalty == min(val_losses, key=val_losses.__getitem__)
+
+
+@pytest.mark.parametrize(("most_folded", "num_folds"), [(10_000, 3), (2 * PHOTOS, 2), (1, 1)])
+def test_where_few_positives_validate_the_training_photos_choose_the_penalty_in_folds(
+    features: CenteredFeatures,
+    monkeypatch: pytest.MonkeyPatch,
+    most_folded: int,
+    num_folds: int,
+) -> None:
+    monkeypatch.setattr(probing, "MOST_FOLDED", most_folded)
+    noise = torch.randn(PHOTOS, LABELS, generator=torch.Generator().manual_seed(2))
+    states = (features.image[:, :LABELS] + 2 * noise > 0).to(torch.int8)
+    states[::3] = UNKNOWN
+    seen = summary(features)
+    fold = torch.randperm(PHOTOS, generator=torch.Generator().manual_seed(0)) % 3
+    losses = {}
+    for penalty in PENALTIES:
+        logits = torch.zeros(PHOTOS, LABELS)
+        for held_out in (fold == i for i in range(num_folds)):
+            scaler = StandardScaler().fit(seen[~held_out])
+            for label in range(LABELS):
+                known = ~held_out & (states[:, label] != UNKNOWN)
+                fit = LogisticRegression(C=1 / penalty, tol=1e-8, max_iter=1000)
+                fit.fit(scaler.transform(seen[known]), states[known, label])
+                found = fit.decision_function(scaler.transform(seen[held_out]))
+                logits[held_out, label] = torch.from_numpy(found).float()
+        judged = fold < num_folds
+        losses[penalty] = mean_loss(logits[judged], states[judged])
+    best = min(losses, key=losses.__getitem__)
+    assert best != PENALTIES[-1]
+    # The validation photos, which are those learned from, would take the weakest.
+    assert fit_linear(seen, states, seen, states, assumed_negative=0.1).penalty == best
 
 
 def test_the_scales_of_zero_shot_are_those_that_fit_the_known_photos_best(
@@ -439,7 +474,7 @@ def test_new_photos_reach_the_probe_where_steps_teach_nothing(
 ) -> None:
     """If it helps, and enough is known to tell: of a handful of photos it is not."""
     data = make_dataset(120)
-    few, many, val = (data.subset(np.arange(*rows)) for rows in ((0, 12), (0, 80), (80, 120)))
+    few, many, val = (data.subset(np.arange(*rows)) for rows in ((0, 8), (0, 80), (80, 120)))
     still = {"training.learning_rate": 1e-9, "training.prompt_learning_rate": 1e-9}
     first = trmml.finetune(few, val=val, backbone=backbone_source, config=QUICK | still)
     again = trmml.finetune(many, val=val, model=first, config=QUICK | still)
