@@ -22,7 +22,7 @@ def table_of(found: dict[str, Any]) -> str:
 def short_table(found: dict[str, Any]) -> str:
     """Return means of the methods that README shows."""
     rows = {
-        table: [f"{100 * np.mean(facts['mAP'][method]):.1f}" for method in SHORT]
+        table: [_mean(facts["mAP"].get(method)) for method in SHORT]
         for table, facts in found.items()
     }
     return _markdown(SHORT, rows) + _seeds_of(found)
@@ -40,12 +40,13 @@ def _seeds_of(found: dict[str, Any]) -> str:
     return f"\nMeans over {' to '.join(ends) or 'no'} seeds.\n"
 
 
+def _mean(found: list[float] | None) -> str:
+    return "–" if found is None else f"{100 * np.mean(found):.1f}"
+
+
 def _cell(found: list[float] | None) -> str:
-    if found is None:
-        return "–"
-    values = 100 * np.array(found)
-    spread = f" ± {values.std(ddof=1):.1f}" if len(values) > 1 else ""
-    return f"{values.mean():.1f}{spread}"
+    is_several = found is not None and len(found) > 1
+    return _mean(found) + (f" ± {100 * np.std(found, ddof=1):.1f}" if is_several else "")
 
 
 def _gain(facts: dict[str, Any]) -> str:

@@ -1,10 +1,10 @@
-"""Is it ever worse than something simple on photos of another kind, on which nothing was chosen?
+"""Is it ever worse than something simple on photos of another kind than those of the other tables?
 
     python examples/benchmarks/tiny_imagenet.py --data tiny-imagenet --output runs/tiny_imagenet \
-        --methods zero-shot probe "probe with patches" trmml
+        --methods zero-shot probe "probe with patches" MLP trmml
 
 Classes of Tiny-ImageNet-200, 64 × 64 photos of one thing each; every seed draws other classes and other
-photos. No setting was chosen on them. The tower of `small-clip` has learned from ImageNet, so that its
+photos. The tower of `small-clip` has learned from ImageNet, so that its
 features tell these classes well, while its text has seen captions of COCO alone. The folder has a
 `labels.csv` (`image,wnid,name`). `small_tables.py` says what is done with each table.
 """
