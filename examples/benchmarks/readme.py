@@ -114,6 +114,7 @@ def figures() -> dict[str, str]:
     shown = (report.summary(missing), report.grid_table(runs), report.gain_table(missing["gains"]))
     return {
         "missing_labels": "\n".join(shown),
+        "parts": report.parts_table(runs),
         "short": small_tables_report.short_table(small_tables()),
         "other_tables": small_tables_report.table_of(measured("other_tables")),
         "tiny_imagenet": small_tables_report.table_of(measured("tiny_imagenet")),
