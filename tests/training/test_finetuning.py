@@ -265,6 +265,7 @@ def test_a_trained_model_is_taught_by_itself(
 ) -> None:
     data = make_dataset(12)
     learned = QUICK | {"training.epochs": 20, "training.learning_rate": 1e-2}
+    learned |= {"matching.linear_probe": False}  # which steps do not change
     start = trmml.finetune(data, backbone=backbone_source, config=learned)
     losses = {}
     for own in (True, False):
