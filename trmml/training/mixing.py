@@ -38,12 +38,12 @@ class Mixed(NamedTuple):
     Attributes:
         scores: Of the model on the validation photos.
         linear_probe: Logits of a plain linear probe on the same photos.
-        is_mixed_in: Whether the model has the new probe now.
+        has_new_probe: Whether the model has the new probe now.
     """
 
     scores: Float32[np.ndarray, "image label"]
     linear_probe: Float32[np.ndarray, "image label"]
-    is_mixed_in: bool
+    has_new_probe: bool
 
 
 def mix_in_probe(

@@ -177,7 +177,7 @@ class Trainer:
             seed=self.config.training.seed,
             only_if_better=self.is_trained,
         )
-        self.probe_scores, self.has_new_probe = mixed.linear_probe, mixed.is_mixed_in
+        self.probe_scores, self.has_new_probe = mixed.linear_probe, mixed.has_new_probe
         return mixed.scores
 
     def compared(
