@@ -14,6 +14,7 @@ from sklearn.metrics import average_precision_score
 
 import trmml
 from trmml.backbone.clip import FrozenCLIP
+from trmml.cli.calibrate import _rounded
 from trmml.config.groups import MatchingConfig
 from trmml.data.dataset import MultiLabelDataset
 from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
@@ -333,6 +334,16 @@ def test_a_goal_out_of_reach_changes_nothing(
     assert run("calibrate", model, table, *options) == code
     assert reason in capsys.readouterr().err
     assert (model / "calibration.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("threshold", "shown"),
+    [(0.99999, "> 0.999"), (0.9994, "0.999"), (0.5, "0.500"), (1e-7, "< 0.001"), (0.0005, "0.001")],
+)
+def test_a_threshold_that_is_not_quite_one_or_zero_is_not_said_to_be(
+    threshold: float, shown: str
+) -> None:
+    assert _rounded(threshold) == shown
 
 
 def test_a_precision_can_be_promised(

@@ -523,7 +523,15 @@ def test_a_checkpoint_of_another_run_is_refused(
         with pytest.raises(SystemExit):
             trmml.finetune(data, backbone=backbone_source, config=QUICK, output=out)
     checkpoint = tmp_path / "out.run" / CHECKPOINT
-    assert checkpoint.is_file()
+    kept = checkpoint.read_bytes()
+    state = torch.load(checkpoint, weights_only=True)
+    renamed = {f"old_{name}": tensor for name, tensor in state["learned"].items()}
+    less = {name: value for name, value in state.items() if name != "schedule"}
+    for changed in (state | {"learned": renamed}, state | {"learned": []}, less):
+        torch.save(changed, checkpoint)
+        with pytest.raises(ArtifactError, match="of another version of trmml; resume with it"):
+            trmml.finetune(data, backbone=backbone_source, config=QUICK, output=out, resume=True)
+    checkpoint.write_bytes(kept)
     other = QUICK | {"training.learning_rate": 5e-4}
     with pytest.raises(ConfigError, match="of a run with other data or settings"):
         trmml.finetune(data, backbone=backbone_source, config=other, output=out, resume=True)

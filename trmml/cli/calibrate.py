@@ -193,9 +193,16 @@ def _print_thresholds(made: "Calibration", labels: tuple[str, ...]) -> None:
     for label, name, threshold, count in zip(
         labels, names, made.thresholds, made.known_positives, strict=True
     ):
-        limit = "never" if label in never else f"{threshold:.3f}"
+        limit = "never" if label in never else _rounded(threshold)
         precision, recall = (_interval(made.evidence[label][of]) for of in ("precision", "recall"))
         typer.echo(f"{name}  {limit:>9}  {precision:<20}  {recall:<20}  {count:>15}")
+
+
+def _rounded(threshold: float) -> str:
+    """Return a threshold between 0 and 1, of which neither is said to be one."""
+    if threshold < 0.0005:
+        return "< 0.001"
+    return "> 0.999" if threshold >= 0.9995 else f"{threshold:.3f}"
 
 
 def _print_exceptions(made: "Calibration", never: list[str], num_kept: int) -> None:

@@ -300,7 +300,7 @@ class Trainer:
 
         Raises:
             ConfigError: If the checkpoint is of a run with other data or settings.
-            ArtifactError: If it cannot be read.
+            ArtifactError: If it cannot be read, or is of another version of trmml.
         """
         try:
             state = torch.load(io.BytesIO(path.read_bytes()), "cpu", weights_only=True)
@@ -315,6 +315,11 @@ class Trainer:
                 f"{path} is of a run with other data or settings; resume with the same ones, or "
                 "choose another output."
             )
+        if _form(state) != _form(self.state()):
+            raise ArtifactError(
+                f"{path} is of another version of trmml; resume with it, or remove {path.name} to "
+                "start anew."
+            )
         restore(self.model, state["learned"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
@@ -322,3 +327,10 @@ class Trainer:
         self.history = state["history"]
         self.start_map, self.best_map = state["start_map"], state["best_map"]
         self.best_epoch, self.best_state = state["best_epoch"], state["best_state"]
+
+
+def _form(state: dict[str, Any]) -> tuple[set[str], dict[str, torch.Size]]:
+    """Return what a checkpoint holds, and the shapes of the learned tensors in it."""
+    learned = state.get("learned")
+    tensors = learned if isinstance(learned, dict) else {}
+    return set(state), {name: tensor.shape for name, tensor in tensors.items()}
