@@ -214,7 +214,7 @@ def grids(method: str) -> tuple[dict[str, dict[str, Any]], ...]:
     # What knows less of text likes higher rates; a grid ends where they are worse.
     return {
         "text-region-alone": (matching_grid(9e-5, 3e-4, 9e-4),),
-        "text-image": (matching_grid(9e-4, 3e-3, 9e-3, 3e-2),),
+        "text-image": (matching_grid(9e-4, 3e-3, 9e-3, 3e-2, 0.1),),
         "text-pixel": (matching_grid(3e-3, 9e-3, 3e-2, 0.1), SHARPNESS),
     }[method]
 
