@@ -1,7 +1,6 @@
 """Zero-shot and the linear map that corrects it, and how far the text is trusted."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +16,7 @@ import trmml
 from trmml.backbone.clip import FrozenCLIP, ImageFeatures
 from trmml.data.dataset import MultiLabelDataset
 from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
-from trmml.matcher.matching import CenteredFeatures
+from trmml.matcher.matching import CenteredFeatures, scores_of
 from trmml.matcher.probe import FeatureProbe, ProbeInputs, probe_inputs, summary
 from trmml.training import probing
 from trmml.training.batches import CachedFeatures
@@ -33,7 +32,6 @@ from trmml.training.probing import (
 )
 from trmml.training.survey import survey, trust
 from trmml.training.teacher import Teacher
-from trmml.zoo.loading import zero_shot_model
 
 LABEL_NAMES = ("red", "green", "blue")
 PHOTOS, LABELS, PATCHES, DIM = 211, 3, 5, 7
@@ -308,6 +306,26 @@ def test_untrusted_text_has_no_part_in_zero_shot(
     assert found.bias[0].item() == pytest.approx(torch.logit(known.mean()).item(), abs=1e-2)
 
 
+@pytest.mark.parametrize("state", [POSITIVE, NEGATIVE])
+def test_a_label_known_one_way_alone_leaves_the_photos_in_their_order(state: int) -> None:
+    """Its bias has a finite best value, at which float32 still tells the photos apart."""
+    generator = torch.Generator().manual_seed(0)
+    similarity = 0.1 * torch.randn(300, 2, 2, generator=generator)
+    noise = 0.1 * torch.randn(300, 2, generator=generator)
+    states = (similarity.mean(dim=1) + noise > 0).to(torch.int8)
+    states[:, 0] = state
+    inputs = ProbeInputs(torch.randn(300, 6, generator=generator), similarity)
+    zero_shot = fit_zero_shot(inputs, states, torch.ones(2), 0.1)
+    *_, free = fit_linear_maps(inputs.summaries, states, 0.1, zero_shot.logits(inputs))
+    logits = zero_shot.logits(inputs)
+    for some in (logits, logits + free.logits(inputs.summaries)):
+        assert len(scores_of(some)[:, 0].unique()) > 250
+    alone = fit_zero_shot(inputs, states, torch.tensor([0.0, 1.0]), 0.1)
+    # Of 300 photos and the two that are added, one is on the other side.
+    expected = np.log(301) if state == POSITIVE else -np.log(301)
+    assert alone.bias[0].item() == pytest.approx(expected, abs=0.02)
+
+
 def test_the_fewer_positives_are_known_the_more_the_probe_has_to_say() -> None:
     states = torch.full((300, 3), UNKNOWN, dtype=torch.int8)
     states[:150, 0] = states[:75, 1] = POSITIVE
@@ -408,87 +426,3 @@ def test_photos_are_not_gone_through_for_nothing(
     for change in ({"loss.distillation": 0.0}, {"loss.trust_teacher": False}):
         config = QUICK | change | {"matching.linear_probe": False}
         assert trmml.finetune(data, val=data, backbone=backbone_source, config=config).probe is None
-
-
-@pytest.mark.parametrize(("share", "replaced"), [(0.0, True), (1.0, False)])
-def test_a_probe_that_is_better_by_more_than_chance_takes_the_place_of_the_training(
-    backbone_source: str,
-    make_dataset: Maker,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    share: float,
-    replaced: bool,
-) -> None:
-    """Nothing is learned by steps here, so without a share of the probe the model knows nothing."""
-    monkeypatch.setattr(
-        "trmml.training.mixing.share_of_probe",
-        lambda states, *_: torch.full((states.shape[1],), share),
-    )
-    data = make_dataset(90)
-    train, val = data.subset(np.arange(60)), data.subset(np.arange(60, 90))
-    still = {"training.learning_rate": 1e-9, "training.prompt_learning_rate": 1e-9}
-    model = trmml.finetune(train, val=val, backbone=backbone_source, config=QUICK | still)
-    assert model.probe is not None
-    assert model.report is not None
-    assert (model.probe.share == 1).all()
-    assert ("the training is worse than linear probe by" in caplog.text) == replaced
-    gain = model.report["finetune"]["compared_with"]["linear probe"]
-    assert gain["high"] >= 0
-    measured = model.report["metrics"]["validation"]["mAP"]
-    assert measured == pytest.approx(gain["mAP"] + gain["gain"], abs=1e-5)
-
-
-def test_zero_shot_that_is_better_by_more_than_chance_takes_the_place_of_the_training(
-    backbone: FrozenCLIP,
-    make_dataset: Maker,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    """Labels are what zero-shot says, and neither steps nor maps learn anything."""
-    shares = lambda states, *_: torch.zeros(states.shape[1])  # noqa: E731
-    monkeypatch.setattr("trmml.training.mixing.share_of_probe", shares)
-    monkeypatch.setattr(
-        "trmml.training.mixing.fit_linear",
-        lambda summaries, states, *_, **__: LinearMap(
-            torch.randn(states.shape[1], summaries.shape[1]), torch.zeros(states.shape[1]), 1.0
-        ),
-    )
-    data = make_dataset(90)
-    said = zero_shot_model(backbone, data.labels).predict_many(data.photos)
-    scores = np.stack([prediction.scores for prediction in said])
-    data = replace(data, states=(scores > np.median(scores, axis=0)).astype(np.int8))
-    train, val = data.subset(np.arange(60)), data.subset(np.arange(60, 90))
-    still = {"training.learning_rate": 1e-9, "training.prompt_learning_rate": 1e-9}
-    model = trmml.finetune(train, val=val, backbone=backbone, config=QUICK | still)
-    assert "the training is worse than zero-shot by" in caplog.text
-    assert model.probe is not None
-    assert model.report is not None
-    assert (model.probe.share == 1).all()
-    assert (model.probe.weight == 0).all()
-    assert (model.probe.image_text != 0).any()
-    assert model.report["metrics"]["validation"]["mAP"] > 0.8
-
-
-def test_new_photos_reach_the_probe_where_steps_teach_nothing(
-    backbone_source: str, make_dataset: Maker, caplog: pytest.LogCaptureFixture
-) -> None:
-    """If it helps, and enough is known to tell: of a handful of photos it is not."""
-    data = make_dataset(120)
-    few, many, val = (data.subset(np.arange(*rows)) for rows in ((0, 8), (0, 80), (80, 120)))
-    still = {"training.learning_rate": 1e-9, "training.prompt_learning_rate": 1e-9}
-    first = trmml.finetune(few, val=val, backbone=backbone_source, config=QUICK | still)
-    again = trmml.finetune(many, val=val, model=first, config=QUICK | still)
-    assert first.probe is not None
-    assert again.probe is not None
-    assert first.report is not None
-    assert again.report is not None
-    before, after = (m.report["metrics"]["validation"]["mAP"] for m in (first, again))
-    assert after > before
-    assert not torch.equal(first.probe.weight, again.probe.weight)
-    assert "it is kept, with new thresholds and a probe of the new photos" in caplog.text
-    handful = data.subset(np.arange(90, 95))
-    before, after = (trmml.evaluate(m, handful).mean_average_precision for m in (first, again))
-    assert after > before
-    kept = trmml.finetune(many, val=handful, model=first, config=QUICK | still)
-    assert kept.probe is not None
-    assert torch.equal(first.probe.weight, kept.probe.weight)

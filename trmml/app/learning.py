@@ -136,7 +136,7 @@ def learn(
     trainer.history = _Watched(config.training.epochs, on_epoch)
     trainer.train(None, progress=False)
     trainer.history = list(trainer.history)
-    scores = trainer.use_best()
+    scores, matcher.unlearned = trainer.use_best(), frozenset()
     matcher.calibration = calibrate(scores, val.states, labels)
     matcher.report = facts_of(trainer, scores, matcher.calibration.thresholds)
     measured = np.where(measures[val_rows][:, columns], val.states, np.int8(UNKNOWN))
@@ -248,13 +248,13 @@ def _prepared(
 ) -> tuple[TextRegionMatcher, FinetuneConfig, tuple[str, ...] | None]:
     """Return the model to train, the settings, and the labels that it has learned before."""
     config = FinetuneConfig().changed({"training.features": "cached", **settings})
-    learned = start.labels if start.matching.learns else None
-    if learned is None:  # zero-shot: a bare CLIP
+    if not start.matching.learns:  # zero-shot: a bare CLIP
         matcher = TextRegionMatcher(
             make_config(start.backbone, labels, config.matching), start.backbone
         )
         matcher.start_from_text(config.training.seed)
         return matcher.to(start.device), config, None
+    learned = tuple(label for label in start.labels if label not in start.unlearned)
     matcher = load_for_training(start)
     if matcher.labels != labels:
         matcher = matcher.relabelled(labels)

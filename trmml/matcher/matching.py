@@ -77,7 +77,12 @@ class MatcherOutput(NamedTuple):
     @property
     def scores(self) -> Float[Tensor, "batch label"]:
         """The sigmoid of the logits, below 1: a threshold of 1 means never."""
-        return self.logits.float().sigmoid().clamp(max=HIGHEST_SCORE)
+        return scores_of(self.logits)
+
+
+def scores_of(logits: Float[Tensor, "batch label"]) -> Float[Tensor, "batch label"]:
+    """Return the sigmoid of logits, as float32 below 1."""
+    return logits.float().sigmoid().clamp(max=HIGHEST_SCORE)
 
 
 class WayOfMatching(nn.Module):

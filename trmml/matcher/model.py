@@ -38,8 +38,8 @@ class TextRegionMatcher(PredictsPhotos, nn.Module):
         absent: Those of its absence; None without negative prompts.
         calibration: The thresholds of its labels.
         source: Where it was loaded from; None for a model made in this process.
-        report: What was measured of it and how it was made: `metrics` and `finetune`, as in the files
-            of these names; None where nothing is known of that.
+        report: What `metrics.json` and `finetune.json` say of it; None where nothing is known of that.
+        unlearned: Labels that `relabelled` added, which are scored by their names alone.
     """
 
     image_center: Float[Tensor, " dim"]
@@ -62,6 +62,7 @@ class TextRegionMatcher(PredictsPhotos, nn.Module):
         self.calibration = Calibration.uncalibrated(num_labels)
         self.source: str | None = None
         self.report: dict[str, dict[str, Any]] | None = None
+        self.unlearned: frozenset[str] = frozenset()
         text_features = torch.zeros(num_labels, config.dim)
         context = torch.zeros(matching.num_context_tokens, config.text_width)
         if matching.label_specific_context:
@@ -71,9 +72,9 @@ class TextRegionMatcher(PredictsPhotos, nn.Module):
         self.register_buffer("image_center", torch.zeros(config.dim))
         self.register_buffer("patch_center", torch.zeros(config.dim))
         self.matching = WAYS[matching.way](num_labels, config.dim, matching)
-        has_probe = matching.linear_probe and self.matching.learns
-        size = (num_labels, config.dim)
-        self.probe = FeatureProbe(*size, mlp=matching.mlp_probe) if has_probe else None
+        self.probe: FeatureProbe | None = None
+        if matching.linear_probe and self.matching.learns:
+            self.probe = FeatureProbe(num_labels, config.dim, mlp=matching.mlp_probe)
         self.log_scale = nn.Parameter(torch.tensor(math.log(matching.logit_scale)))
         self.logit_bias = nn.Parameter(torch.zeros(num_labels))
         self.eval()
@@ -95,7 +96,7 @@ class TextRegionMatcher(PredictsPhotos, nn.Module):
 
     @property
     def tensors_per_label(self) -> dict[str, NewRow]:
-        """The bias; see `NewRow`. That of a new label is what the learned ones are in the mean."""
+        """The bias; see `NewRow`."""
         return {"logit_bias": "mean"}
 
     @torch.no_grad()
@@ -126,12 +127,11 @@ class TextRegionMatcher(PredictsPhotos, nn.Module):
         """Set what the training photos say before any step.
 
         Image and text features of a CLIP lie in two narrow cones, so cosines hardly differ between
-        photos; features are therefore taken relative to their mean (our choice). The bias starts at
-        how common a label is.
+        photos; features are therefore taken relative to their mean (our choice).
 
         Args:
             sample: Features of a sample of the training photos; their means become the centers.
-            log_odds: Of a positive among the known states.
+            log_odds: Of a positive among the known states, at which the biases start.
         """
         self.patch_center.copy_(sample.patch_features.mean(dim=(0, 1)))
         self.image_center.copy_(sample.image_features.mean(dim=0))
@@ -172,6 +172,7 @@ class TextRegionMatcher(PredictsPhotos, nn.Module):
             for side, features in fresh._by_side(fresh.encode_text()):
                 side.set_from_text(features, new)
         fresh.calibration = self.calibration.relabelled(self.labels, labels)
+        fresh.unlearned = frozenset(labels) - (frozenset(self.labels) - self.unlearned)
         return fresh.eval().requires_grad_(False)
 
     def _starts_per_label(self) -> dict[str, NewRow]:

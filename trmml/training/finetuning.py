@@ -200,7 +200,7 @@ def _say_start(trainer: Trainer, run: RunFolder | None) -> None:
 def _finished(trainer: Trainer, run: RunFolder | None, started: float) -> TextRegionMatcher:
     """Return the best epoch's model with its thresholds and its report, written if there is a run."""
     model, val = trainer.model, trainer.validation.data
-    scores = trainer.use_best()
+    scores, model.unlearned = trainer.use_best(), frozenset()
     if trainer.best_epoch is None:
         new = "thresholds and a probe of the new photos" if trainer.has_new_probe else "thresholds"
         logger.warning(
@@ -232,7 +232,7 @@ def _resolved(config: FinetuneConfig | Mapping[str, Any] | str | Path | None) ->
 
 
 class _Start(NamedTuple):
-    """What training starts from: labels and digest of a trained model, or nothing."""
+    """What training starts from: learned labels and digest of a trained model, or nothing."""
 
     labels: tuple[str, ...] | None
     digest: str
@@ -249,7 +249,8 @@ def _starting_model(
         matcher = load_for_training(model, backbone if isinstance(backbone, str) else None)
         _require_size(settings, matcher.config.photo.image_size, "the model to start from sees")
         # Before the labels change: what that computes differs in its last bits between machines.
-        start = _Start(matcher.labels, digest_of(matcher))
+        learned = tuple(label for label in matcher.labels if label not in matcher.unlearned)
+        start = _Start(learned, digest_of(matcher))
         if matcher.labels != labels:
             _name_left(matcher.labels, labels)
             matcher = matcher.relabelled(labels)

@@ -1,6 +1,6 @@
 """The end of a training: the probe mixed in, and the result compared with simple things.
 
-Our choice, so that a training never ends below what needs no training: see `mix_in_probe`.
+Our choice, so that a training does not end clearly below what needs none; see `mix_in_probe`.
 """
 
 import logging
@@ -10,17 +10,18 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int8
+from jaxtyping import Bool, Float, Float32, Int8
 from torch import Tensor
 
 from trmml.evaluation.intervals import difference
+from trmml.matcher.matching import scores_of
 from trmml.matcher.model import TextRegionMatcher
-from trmml.matcher.probe import ProbeInputs
+from trmml.matcher.probe import FeatureProbe, ProbeInputs, ProbeMLP
 from trmml.training.mlp import MLP, fit_mlp, share_of_mlp
 from trmml.training.photos import can_choose_epoch
 from trmml.training.probing import (
+    FittedText,
     LinearMap,
-    ZeroShot,
     fit_linear,
     fit_zero_shot,
     share_of_probe,
@@ -37,8 +38,8 @@ class Mixed(NamedTuple):
 
     Attributes:
         scores: Of the model on the validation photos.
-        linear_probe: Logits of a plain linear probe on the same photos.
-        has_new_probe: Whether the model has the new probe now.
+        linear_probe: Scores of a plain linear probe on the same photos.
+        has_new_probe: Whether the new probe has a say in any label of the model.
     """
 
     scores: Float32[np.ndarray, "image label"]
@@ -54,12 +55,13 @@ def mix_in_probe(
     *,
     assumed_negative: float,
     seed: int,
-    only_if_better: bool,
+    is_learned: Bool[Tensor, " label"],
 ) -> Mixed:
     """Mix zero-shot, a linear map and an MLP that correct it, into a model.
 
-    Where zero-shot or a plain linear probe is better than the mixture by more than chance (the
-    interval of 95 % of the difference of their mAP lies above 0), that takes its place, with a warning.
+    Where no label was learned before, and zero-shot (with scales and biases fitted to the photos) or a
+    plain linear probe is better than the mixture by more than chance (the interval of 95 % of the
+    difference of their mAP lies above 0), that takes its place, with a warning.
 
     Args:
         model: With a probe, after its training.
@@ -68,12 +70,11 @@ def mix_in_probe(
         validation: What may choose the strength of the linear map.
         assumed_negative: Weight of unknown states of labels without a known negative.
         seed: Of the training of the MLP.
-        only_if_better: Leave the model as it is unless this raises validation mAP, and enough is
-            known to choose by that. For a model that was trained before: it may know more than these
-            photos say.
+        is_learned: Labels that were trained before, of which the model may know more than these photos
+            say: they take the new probe only where that raises validation mAP, and enough is known to
+            choose by that.
     """
-    before, val = validation.scores(), validation.probe_inputs()
-    unmixed = {name: tensor.clone() for name, tensor in model.learned_state().items()}
+    val, before = validation.probe_inputs(), _learned_tensors(model)
     states, val_states = states.to(model.device), torch.from_numpy(validation.data.states)
     inputs, text_trust = survey.inputs, survey.text_trust
     zero_shot = fit_zero_shot(inputs, states, text_trust, assumed_negative)
@@ -84,21 +85,53 @@ def mix_in_probe(
     correction = fit(zero_shot=(zero_shot.logits(inputs), zero_shot.logits(val)))
     _mix(model, zero_shot, correction, share_of_probe(states, text_trust))
     _learn_mlp(model, zero_shot.bias, states, survey, assumed_negative, seed)
-    plain = fit()
-    after, alone = validation.scores(), plain.logits(val.summaries).cpu().numpy()
-    if only_if_better:
-        is_better = (validation.map_of(after) or 0) > (validation.map_of(before) or 0)
-        if is_better and can_choose_epoch(validation.data):
-            return Mixed(after, alone, True)
-        restore(model, unmixed)
-        return Mixed(before, alone, False)
+    plain, scores = fit(), validation.scores()
+    alone = scores_of(plain.logits(val.summaries)).cpu().numpy()
+    if is_learned.any():
+        mixed = _learned_tensors(model)
+        _put_back(model, before, is_learned)
+        kept = validation.scores()
+        is_better = (validation.map_of(scores) or 0) > (validation.map_of(kept) or 0)
+        if not (is_better and can_choose_epoch(validation.data)):
+            return Mixed(kept, alone, not bool(is_learned.all()))
+        restore(model, mixed)
+        return Mixed(scores, alone, True)
     nothing = LinearMap(torch.zeros_like(plain.weight), torch.zeros_like(plain.bias), 0.0)
-    without_text = ZeroShot(torch.zeros_like(zero_shot.scales), torch.zeros_like(zero_shot.bias))
-    simple = {ZERO_SHOT: (zero_shot, nothing), LINEAR_PROBE: (without_text, plain)}
-    return Mixed(_never_worse(model, after, simple, validation, val), alone, True)
+    without_text = FittedText(torch.zeros_like(zero_shot.scales), torch.zeros_like(zero_shot.bias))
+    trusted = fit_zero_shot(inputs, states, torch.ones_like(text_trust), assumed_negative)
+    simple = {ZERO_SHOT: (trusted, nothing), LINEAR_PROBE: (without_text, plain)}
+    return Mixed(_never_worse(model, scores, simple, validation, val), alone, True)
 
 
-def _mix(model: TextRegionMatcher, zero_shot: ZeroShot, linear: LinearMap, share: Tensor) -> None:
+def _learned_tensors(model: TextRegionMatcher) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in model.learned_state().items()}
+
+
+@torch.no_grad()
+def _put_back(
+    model: TextRegionMatcher, before: Mapping[str, Tensor], is_learned: Bool[Tensor, " label"]
+) -> None:
+    """Give the labels that were learned before the probe that they had; the others keep the new one.
+
+    All labels share the hidden units of the MLP. Where a label that was learned needs the old ones, the
+    others go by the linear map alone.
+    """
+    probe, rows = model.probe, is_learned.to(model.device)
+    assert probe is not None
+    parts: list[tuple[str, FeatureProbe | ProbeMLP]] = [("probe", probe)]
+    if probe.mlp is not None:
+        parts.append(("probe.mlp", probe.mlp))
+    for prefix, module in parts:
+        for name in module.tensors_per_label:
+            tensor = getattr(module, name)
+            tensor[rows] = before[f"{prefix}.{name}"][rows]
+    if probe.mlp is not None and before["probe.mlp.share"].any():
+        probe.mlp.hidden_weight.copy_(before["probe.mlp.hidden_weight"])
+        probe.mlp.hidden_bias.copy_(before["probe.mlp.hidden_bias"])
+        probe.mlp.share[~rows] = 0.0
+
+
+def _mix(model: TextRegionMatcher, zero_shot: FittedText, linear: LinearMap, share: Tensor) -> None:
     """Mix zero-shot with its correction into the logits of a model."""
     assert model.probe is not None
     image_text, patch_text = zero_shot.scales[:, :, None] * model.zero_shot_text()
@@ -130,7 +163,7 @@ def _learn_mlp(
     text = model.zero_shot_text()
     length = text.square().sum(dim=1).clamp(min=1e-12)
     texts = torch.stack([model.probe.image_text, model.probe.patch_text])
-    zero_shot = ZeroShot((texts * text).sum(dim=2) / length, bias)
+    zero_shot = FittedText((texts * text).sum(dim=2) / length, bias)
     before = MLP(mlp.hidden_weight, mlp.hidden_bias, mlp.weight, mlp.bias - bias)
     learned = fit_mlp(
         survey.inputs.summaries,
@@ -161,15 +194,15 @@ def restore(model: TextRegionMatcher, state: dict[str, Tensor]) -> None:
 def _never_worse(
     model: TextRegionMatcher,
     scores: Float32[np.ndarray, "image label"],
-    simple: Mapping[str, tuple[ZeroShot, LinearMap]],
+    simple: Mapping[str, tuple[FittedText, LinearMap]],
     validation: Validation,
     val: ProbeInputs,
 ) -> Float32[np.ndarray, "image label"]:
     """Put what is better than the model in its place; return the validation scores of what is there."""
     assert model.probe is not None
     for name, (zero_shot, linear) in simple.items():
-        logits = zero_shot.logits(val) + linear.logits(val.summaries)
-        gain = difference(logits.cpu().numpy(), scores, validation.data.states)
+        other = scores_of(zero_shot.logits(val) + linear.logits(val.summaries)).cpu().numpy()
+        gain = difference(other, scores, validation.data.states)
         if not gain.low > 0:
             continue
         logger.warning(

@@ -36,8 +36,8 @@ LEAST_SHARE, POSITIVES_AT_HALF = 0.4, 150
 at which it is halfway from 1 to that."""
 
 
-class ZeroShot(NamedTuple):
-    """Zero-shot matching on the scale of logits.
+class FittedText(NamedTuple):
+    """Zero-shot matching with fitted scales and biases, on the scale of logits.
 
     Attributes:
         scales: On the similarity of text to the whole photo, and to its best patches.
@@ -96,7 +96,7 @@ def fit_zero_shot(
     states: Int8[Tensor, "image label"],
     trust: Float[Tensor, " label"],
     assumed_negative: float,
-) -> ZeroShot:
+) -> FittedText:
     """Return scales, of at least 0, and biases of the lowest cross-entropy on the known states.
 
     The two scales are the same for all labels, times how far the text of each is trusted. Where nothing
@@ -115,18 +115,43 @@ def fit_zero_shot(
     scales = bias.new_zeros(2, 1, requires_grad=True)
     kept = torch.ones_like(scales)
 
+    mean, one_sided = (
+        inputs.similarity.float().mean(dim=0, keepdim=True),
+        _one_sided(targets, weights),
+    )
+
     def cost() -> Tensor:
-        logits = _scaled(kept * scales * trust, inputs.similarity) + bias
+        scaled = kept * scales * trust
+        logits = _scaled(scaled, inputs.similarity) + bias
         losses = F.binary_cross_entropy_with_logits(logits, targets, weights, reduction="sum")
         # Where text parts all known states, nothing else would bound the scales.
-        return (losses + (scales / HIGHEST_SCALE).square().sum() / 2) / weights.sum()
+        bounds = (scales / HIGHEST_SCALE).square().sum() / 2
+        bounds = bounds + (one_sided * _both_ways(_scaled(scaled, mean)[0] + bias)).sum()
+        return (losses + bounds) / weights.sum()
 
     _minimize([scales, bias], cost)
     while (scales < 0).any():  # which would believe the opposite of the text
         kept = kept * (scales.detach() >= 0)
         scales = torch.zeros_like(scales, requires_grad=True)
         _minimize([scales, bias], cost)
-    return ZeroShot(scales.detach() * trust, bias.detach())
+    return FittedText(scales.detach() * trust, bias.detach())
+
+
+def _one_sided(
+    targets: Float[Tensor, "image label"], weights: Float[Tensor, "image label"]
+) -> Float[Tensor, " label"]:
+    """Return 1 for labels all of whose known photos are positive, or all negative, and 0 for others.
+
+    Nothing bounds the bias of such a label, and float32 gives all photos the same score of 1 in the end.
+    So one positive and one negative photo of mean features are added to its own (our choice).
+    """
+    positives, cells = (targets * weights).sum(dim=0), weights.sum(dim=0)
+    return ((positives == 0) | (positives == cells)).float()
+
+
+def _both_ways(logits: Float[Tensor, " label"]) -> Float[Tensor, " label"]:
+    """Return the cross-entropy of a positive and a negative photo with the same logit."""
+    return F.softplus(logits) + F.softplus(-logits)
 
 
 def _scaled(
@@ -274,6 +299,7 @@ def _solve(
     """Yield weight and bias of some labels for each penalty."""
     weight = features.new_zeros(targets.shape[1], features.shape[1])
     bias = features.new_zeros(targets.shape[1], requires_grad=True)
+    mean_offset, one_sided = offset.mean(dim=0), _one_sided(targets, weights)
     for penalty in PENALTIES:
         # In this unit the penalty curves the loss about as much as the photos do, which L-BFGS likes.
         unit = (1 + 4 * penalty / len(features)) ** -0.5
@@ -282,6 +308,7 @@ def _solve(
         def cost(penalty: float = penalty, unit: float = unit, scaled: Tensor = scaled) -> Tensor:
             logits = offset + features @ (unit * scaled).T + bias
             losses = F.binary_cross_entropy_with_logits(logits, targets, weights, reduction="sum")
+            losses = losses + (one_sided * _both_ways(mean_offset + bias)).sum()
             return (losses + penalty / 2 * (unit * scaled).square().sum()) / len(features)
 
         _minimize([scaled, bias], cost)

@@ -84,9 +84,9 @@ class Trainer:
         self.validation = Validation(model, val, config.training.batch_size)
         self.can_choose = can_choose_epoch(val.dataset)
         self.fingerprint = fingerprint
-        self.is_trained = learned is not None
+        self.is_trained, self.learned = learned is not None, frozenset(learned or ())
         self.states = torch.from_numpy(self.train_data.states)
-        self.objective = Objective(model, config, self.states, learned or ())
+        self.objective = Objective(model, config, self.states, self.learned)
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(not name.startswith("backbone."))
         training = config.training
@@ -96,7 +96,7 @@ class Trainer:
         self.steps_per_epoch = math.ceil(num_photos / self.batch_size)
         self.schedule = make_schedule(self.optimizer, self.steps_per_epoch * training.epochs)
         self.average = AveragedWeights(model, training.ema_decay)
-        self._see_all_photos(learned or ())
+        self._see_all_photos()
         self.history: list[dict[str, Any]] = []
         self.start_map: float | None = None
         self.best_map: float | None = None
@@ -105,12 +105,14 @@ class Trainer:
         self.best_epoch: int | None = None
         self.best_state: dict[str, Tensor] = {}
 
-    def _see_all_photos(self, learned: Collection[str]) -> None:
+    def _see_all_photos(self) -> None:
         """Keep what the probe learns from, and how far the text is to be trusted."""
         model, loss, teacher = self.model, self.config.loss, self.objective.teacher
         if model.probe is None and (teacher is None or not loss.trust_teacher):
             return  # nobody asks, and a pass over photos that are not cached is as long as an epoch
-        teacher = teacher or Teacher(model, loss.teacher, learned if loss.self_distillation else ())
+        teacher = teacher or Teacher(
+            model, loss.teacher, self.learned if loss.self_distillation else ()
+        )
         self.survey = survey(model, self.train_features, self.states, teacher)
         if loss.trust_teacher:
             self.objective.teacher_trust = self.survey.teacher_trust
@@ -161,8 +163,7 @@ class Trainer:
     def use_best(self) -> Float32[np.ndarray, "image label"]:
         """Put the best epoch's tensors into the model and return its validation scores.
 
-        The probe is mixed in; into a model that was trained before only if that helps as
-        far as is known.
+        The probe is mixed in; of labels that were learned before, only if that helps as far as is known.
         """
         restore(self.model, self.best_state)
         self.model.eval().requires_grad_(False)
@@ -175,7 +176,7 @@ class Trainer:
             self.validation,
             assumed_negative=self.config.loss.assumed_negative,
             seed=self.config.training.seed,
-            only_if_better=self.is_trained,
+            is_learned=torch.tensor([label in self.learned for label in self.model.labels]),
         )
         self.probe_scores, self.has_new_probe = mixed.linear_probe, mixed.has_new_probe
         return mixed.scores
