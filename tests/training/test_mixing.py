@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 import trmml
 from trmml.backbone.clip import FrozenCLIP
 from trmml.data.dataset import MultiLabelDataset
+from trmml.errors import ConfigError
 from trmml.training.probing import LinearMap
 from trmml.zoo.loading import zero_shot_model
 
@@ -143,3 +145,40 @@ def test_labels_of_a_loaded_model_that_it_never_learned_are_new_ones(
     for name, tensor in within.learned_state().items():
         torch.testing.assert_close(before.learned_state()[name], tensor, msg=name)
     assert before.unlearned == frozenset()
+
+
+def test_settings_of_the_matching_that_a_trained_model_does_not_have_are_refused(
+    backbone: FrozenCLIP, make_dataset: Maker
+) -> None:
+    data = make_dataset(24)
+    start = trmml.finetune(data, val=data, backbone=backbone, config=QUICK)
+    for name, value, there in (
+        ("way", "text-pixel", "text-region"),
+        ("linear_probe", False, True),
+        ("num_context_tokens", 4, 2),
+    ):
+        wrong = rf"matching\.{name} is {value!r}, but .* was made with {there!r}; leave it out"
+        with pytest.raises(ConfigError, match=wrong):
+            trmml.finetune(data, val=data, model=start, config=QUICK | {f"matching.{name}": value})
+
+
+def test_of_a_model_that_goes_by_its_probe_alone_nobody_is_told_to_lower_rates(
+    backbone: FrozenCLIP, make_dataset: Maker, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = make_dataset(60)
+    start = trmml.finetune(data, backbone=backbone, config=QUICK)
+    assert start.probe is not None
+    start.probe.share.fill_(1.0)
+    trmml.finetune(data, val=data.subset(np.arange(4)), model=start, config=QUICK)
+    assert "Its logits are those of its probe alone, which no epoch changes" in caplog.text
+    assert "lower rates" not in caplog.text
+
+
+def test_copies_of_one_photo_give_a_model_that_loads(
+    backbone: FrozenCLIP, make_dataset: Maker, tmp_path: Path
+) -> None:
+    data = make_dataset(24)
+    copies = replace(data, photos=data.photos[:1] * 24)
+    trmml.finetune(copies, val=data, backbone=backbone, config=QUICK, output=tmp_path / "out")
+    loaded = trmml.load_model(tmp_path / "out")
+    assert all(tensor.abs().max() < 1e5 for tensor in loaded.learned_state().values())

@@ -3,18 +3,16 @@
 Under torchrun all processes train one model, and the first one writes; see `trmml.training.distributed`.
 """
 
-import copy
 import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from trmml.backbone.clip import FrozenCLIP
-from trmml.backbone.loading import SMALL_CLIP
 from trmml.config.groups import FinetuneConfig
 from trmml.data.dataset import MultiLabelDataset
 from trmml.errors import ConfigError
@@ -34,10 +32,10 @@ from trmml.training.photos import (
     known_log_odds,
     train_and_val,
 )
-from trmml.training.run_folder import RunFolder, check_together, digest_of, facts_of, fingerprint_of
+from trmml.training.run_folder import RunFolder, check_together, facts_of, fingerprint_of
+from trmml.training.starting import starting_model
 from trmml.training.trainer import CHECKPOINT, LOG, Trainer
 from trmml.zoo.folder import read_facts
-from trmml.zoo.loading import load_for_training, make_config
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +104,7 @@ def finetune(
         distributed.wait()  # all have looked before the first one writes
         everything = as_dataset(data, images, labels)
         held_out = None if val is None else as_dataset(val, images, labels, may_lack_labels=True)
-        matcher, start = _starting_model(model, backbone, everything.labels, settings)
+        matcher, start = starting_model(model, backbone, everything.labels, settings)
         train, held_out = train_and_val(everything, held_out, settings)
         # In the order of the table, so that another split finds the same features.
         photos = list(dict.fromkeys((*everything.photos, *held_out.photos)))
@@ -203,12 +201,17 @@ def _finished(trainer: Trainer, run: RunFolder | None, started: float) -> TextRe
     scores, model.unlearned = trainer.use_best(), frozenset()
     if trainer.best_epoch is None:
         new = "thresholds and a probe of the new photos" if trainer.has_new_probe else "thresholds"
+        advice = (
+            "Its logits are those of its probe alone, which no epoch changes; more photos may help, or "
+            "to start from its CLIP (backbone) instead."
+            if model.probe is not None and bool((model.probe.share == 1).all())
+            else "More photos may help, or lower rates (training.learning_rate, "
+            "training.prompt_learning_rate)."
+        )
         logger.warning(
             "No epoch was better on the validation photos than the model that training started "
-            "from; it is kept, with new %s. More photos may help, or lower rates "
-            "(training.learning_rate, training.prompt_learning_rate).",
-            new,
-        )
+            "from; it is kept, with new %s. %s", new, advice,
+        )  # fmt: skip
     # The thresholds are new; rules of the model that training started from stay.
     rules = model.calibration.rules
     model.calibration = replace(calibrate(scores, val.states, model.labels), rules=rules)
@@ -231,72 +234,11 @@ def _resolved(config: FinetuneConfig | Mapping[str, Any] | str | Path | None) ->
     return FinetuneConfig().changed(config)
 
 
-class _Start(NamedTuple):
-    """What training starts from: learned labels and digest of a trained model, or nothing."""
-
-    labels: tuple[str, ...] | None
-    digest: str
-
-
-def _starting_model(
-    model: str | Path | TextRegionMatcher | None,
-    backbone: str | FrozenCLIP | None,
-    labels: tuple[str, ...],
-    settings: FinetuneConfig,
-) -> tuple[TextRegionMatcher, _Start]:
-    """Return the model to train, on its device, and what it was before."""
-    if model is not None:
-        matcher = load_for_training(model, backbone if isinstance(backbone, str) else None)
-        _require_size(settings, matcher.config.photo.image_size, "the model to start from sees")
-        # Before the labels change: what that computes differs in its last bits between machines.
-        learned = tuple(label for label in matcher.labels if label not in matcher.unlearned)
-        start = _Start(learned, digest_of(matcher))
-        if matcher.labels != labels:
-            _name_left(matcher.labels, labels)
-            matcher = matcher.relabelled(labels)
-    else:
-        if isinstance(backbone, FrozenCLIP):
-            _require_size(settings, backbone.photo.image_size, "the CLIP was loaded for")
-        else:
-            backbone = FrozenCLIP.load(backbone or SMALL_CLIP, image_size=settings.image_size)
-        matcher = TextRegionMatcher(make_config(backbone, labels, settings.matching), backbone)
-        matcher.to(backbone.device).start_from_text(settings.training.seed)
-        start = _Start(None, "")
-    device = distributed.own_device()
-    if matcher.backbone.device != device:
-        # It may be the caller's, whose models must find it where it was.
-        matcher.backbone = copy.deepcopy(matcher.backbone)
-    return matcher.to(device), start
-
-
-def _name_left(before: tuple[str, ...], labels: tuple[str, ...]) -> None:
-    """Name the labels of the model to start from that the new model will not have."""
-    left = [label for label in before if label not in labels]
-    if left:
-        more = f" and {len(left) - 10} more" if len(left) > 10 else ""
-        logger.warning(
-            "Labels of the model to start from that are not in the table, and so not in the new model: "
-            "%s%s.", ", ".join(left[:10]), more
-        )  # fmt: skip
-
-
-def _require_size(settings: FinetuneConfig, image_size: int, whose: str) -> None:
-    if settings.image_size not in (None, image_size):
-        raise ConfigError(
-            f"image_size is {settings.image_size}, but {whose} photos of {image_size} px; leave it out."
-        )
-
-
 def _settled(
     settings: FinetuneConfig, matcher: TextRegionMatcher, num_photos: int
 ) -> FinetuneConfig:
     """Return settings that say what will be done: nothing is left to the model or the machine."""
     changes: dict[str, Any] = {"matching": matcher.config.matching.to_dict()}
-    if not matcher.matching.learns:
-        raise ConfigError(
-            "Zero-shot matching has nothing to learn. Name its CLIP (backbone=, --backbone) to "
-            "start from, and leave matching.way as it is."
-        )
     training = settings.training
     needed = cache_bytes(num_photos, matcher.backbone, training.views)
     fits = needed <= training.cache_gb * 1e9

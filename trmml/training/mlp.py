@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from trmml.labels import POSITIVE
 from trmml.matcher.probe import HIDDEN_UNITS
-from trmml.training.probing import cell_weights
+from trmml.training.probing import cell_weights, deviation_of
 
 LEARNING_RATE, WEIGHT_DECAY, BATCH_SIZE = 1e-3, 1.0, 64
 INPUT_DROPOUT, DROPOUT = 0.1, 0.5
@@ -77,8 +77,7 @@ def fit_mlp(
         start: One to go on from.
     """
     device, num_photos = summaries.device, len(summaries)
-    mean = summaries.float().mean(dim=0)
-    deviation = summaries.float().std(dim=0, correction=0) + 1e-6
+    mean, deviation = summaries.float().mean(dim=0), deviation_of(summaries)
     states = states.to(device)
     weights, targets = cell_weights(states, assumed_negative), (states == POSITIVE).float()
     epochs = min(max(MOST_VIEWS // num_photos, FEWEST_EPOCHS), MOST_EPOCHS)

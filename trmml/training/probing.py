@@ -243,6 +243,17 @@ def _losses_on_folds(
         yield _losses(logits[judged], states[judged], assumed_negative)
 
 
+def deviation_of(features: Float[Tensor, "image summary"]) -> Float[Tensor, " summary"]:
+    """Return the standard deviation of each feature over photos, by which all are divided.
+
+    One that hardly varies, as in copies of the same photo, is divided by more: by a hundredth of the
+    median deviation, and by a ten-thousandth of the root mean square of all features at least.
+    """
+    deviation = features.float().std(dim=0, correction=0)
+    length = features.float().square().mean().sqrt()
+    return deviation.clamp(min=0.01 * torch.maximum(deviation.median(), 0.01 * length)) + 1e-6
+
+
 def fit_linear_maps(
     summaries: Float[Tensor, "image summary"],
     states: Int8[Tensor, "image label"],
@@ -261,7 +272,7 @@ def fit_linear_maps(
         zero_shot: Logits of the same photos; 0 by default.
     """
     features = summaries.float()
-    mean, deviation = features.mean(dim=0), features.std(dim=0, correction=0) + 1e-6
+    mean, deviation = features.mean(dim=0), deviation_of(features)
     features = (features - mean) / deviation
     weights, targets = cell_weights(states, assumed_negative), (states == POSITIVE).float()
     offset = torch.zeros_like(targets) if zero_shot is None else zero_shot

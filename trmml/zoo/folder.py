@@ -147,7 +147,10 @@ def write_model_files(
 ) -> None:
     """Write the files of a model into a folder that is not yet in its place, by its later name."""
     # Clones, since safetensors refuses tensors that share memory.
-    tensors = {name: t.detach().cpu().clone() for name, t in model.learned_state().items()}
+    tensors = {
+        name: _finite(tensor.detach().cpu().clone(), f"The model's {name}")
+        for name, tensor in model.learned_state().items()
+    }
     content = save(tensors)  # `save_file` has an error of its own for a full disk
     write_atomically(folder / WEIGHTS, lambda path: path.write_bytes(content))
     settings = {"format_version": FORMAT_VERSION, "trmml_version": __version__}
