@@ -173,7 +173,7 @@ def summary(place: Path, tables: Iterable[str], methods: Sequence[str]) -> dict[
                 found[table] = before[table]
             continue
         files = {m: [np.load(_place(output, table, m, s)) for s in seeds] for m in methods}
-        facts = {m: json.loads(str(of_seeds[-1]["facts"])) for m, of_seeds in files.items()}
+        facts = _facts_of(table, files)
         values = {
             m: [mean_average_precision(file["scores"], file["states"]) for file in of_seeds]
             for m, of_seeds in files.items()
@@ -199,6 +199,23 @@ def summary(place: Path, tables: Iterable[str], methods: Sequence[str]) -> dict[
             "commits": {method: commits[method] for method in measured},
         }
     return found
+
+
+def _facts_of(table: str, files: dict[str, list[Any]]) -> dict[str, dict[str, Any]]:
+    """Return how each method was measured: with one CLIP and precision, and all seeds by one commit."""
+    facts = {m: [json.loads(str(file["facts"])) for file in runs] for m, runs in files.items()}
+    runs = [run for of_seeds in facts.values() for run in of_seeds]
+    for key in ("sha256", "precision"):
+        if len({run[key] for run in runs}) > 1:
+            raise SystemExit(f"{table}: runs of another {key} lie there; choose another --output.")
+    for method, of_seeds in facts.items():
+        commits = sorted({run["commit"] for run in of_seeds})
+        if len(commits) > 1:
+            raise SystemExit(
+                f"{table}, {method}: some seeds are of commit {' and others of '.join(commits)}; "
+                "remove those of one."
+            )
+    return {method: of_seeds[-1] for method, of_seeds in facts.items()}
 
 
 def _kept(

@@ -147,6 +147,18 @@ def test_every_method_runs_on_a_table_and_what_is_done_stays(
     assert shared.summary(place, kinds, ["trmml", *best]) == found
     with pytest.raises(SystemExit, match=r"few photos: the best simple method is .* to --methods"):
         shared.summary(place, kinds, ["trmml"])
+    # Seeds of different states of the code are no sample.
+    path = output / "words, trmml, 1.npz"
+    kept, parts = path.read_bytes(), dict(np.load(path))
+    for key, value, reason in (
+        ("commit", "abcdef0", "words, trmml: some seeds are of commit .*abcdef0"),
+        ("precision", "bfloat16", "words: runs of another precision lie there"),
+    ):
+        changed = json.loads(str(parts["facts"])) | {key: value}
+        np.savez(path, **parts | {"facts": json.dumps(changed)})
+        with pytest.raises(SystemExit, match=reason):
+            shared.summary(place, kinds, shared.METHODS)
+    path.write_bytes(kept)
     # A table without scores keeps what is said of it.
     empty = tmp_path / "empty" / "other_tables.json"
     empty.parent.mkdir()

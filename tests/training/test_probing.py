@@ -306,6 +306,31 @@ def test_untrusted_text_has_no_part_in_zero_shot(
     assert found.bias[0].item() == pytest.approx(torch.logit(known.mean()).item(), abs=1e-2)
 
 
+def test_in_parts_the_same_is_found(
+    features: CenteredFeatures, states: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of photos for zero-shot, and of labels for the linear map."""
+    generator = torch.Generator().manual_seed(3)
+    similarity = 0.1 * torch.randn(PHOTOS, 2, LABELS, generator=generator)
+    inputs = ProbeInputs(summary(features), similarity)
+
+    def found() -> list[torch.Tensor]:
+        zero_shot = fit_zero_shot(inputs, states, torch.ones(LABELS), 0.1)
+        maps = list(fit_linear_maps(inputs.summaries, states, 0.1, zero_shot.logits(inputs)))
+        return [
+            zero_shot.scales,
+            zero_shot.bias,
+            *(m.weight for m in maps),
+            *(m.bias for m in maps),
+        ]
+
+    whole = found()
+    monkeypatch.setattr(probing, "MOST_CELLS", 50 * LABELS)
+    monkeypatch.setattr(probing, "MOST_WEIGHTS", 2 * inputs.summaries.shape[1])
+    for tensor, expected in zip(found(), whole, strict=True):
+        torch.testing.assert_close(tensor, expected, atol=2e-3, rtol=2e-2)
+
+
 @pytest.mark.parametrize("state", [POSITIVE, NEGATIVE])
 def test_a_label_known_one_way_alone_leaves_the_photos_in_their_order(state: int) -> None:
     """Its bias has a finite best value, at which float32 still tells the photos apart."""

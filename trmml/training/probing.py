@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int8
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
 from trmml.matcher.probe import ProbeInputs
@@ -31,6 +32,8 @@ HIGHEST_SCALE = 100.0
 MOST_ITERATIONS = 60
 MOST_CELLS = 2**25
 """Of photos × labels solved for at a time, to bound memory."""
+MOST_WEIGHTS = 2**20
+"""Of labels × features solved for at a time: L-BFGS keeps two hundred times as many numbers."""
 LEAST_SHARE, POSITIVES_AT_HALF = 0.4, 150
 """The probe's share in a trusted label's logit with very many known positives, and the number of these
 at which it is halfway from 1 to that."""
@@ -115,15 +118,25 @@ def fit_zero_shot(
     scales = bias.new_zeros(2, 1, requires_grad=True)
     kept = torch.ones_like(scales)
 
-    mean, one_sided = (
-        inputs.similarity.float().mean(dim=0, keepdim=True),
-        _one_sided(targets, weights),
-    )
+    mean = inputs.similarity.float().mean(dim=0, keepdim=True)
+    one_sided = _one_sided(targets, weights)
+    parts = range(0, len(states), max(MOST_CELLS // states.shape[1], 1))
+
+    def loss_from(first: int, scaled: Tensor) -> Tensor:
+        rows = slice(first, first + parts.step)
+        logits = _scaled(scaled, inputs.similarity[rows]) + bias
+        return F.binary_cross_entropy_with_logits(
+            logits, targets[rows], weights[rows], reduction="sum"
+        )
 
     def cost() -> Tensor:
         scaled = kept * scales * trust
-        logits = _scaled(scaled, inputs.similarity) + bias
-        losses = F.binary_cross_entropy_with_logits(logits, targets, weights, reduction="sum")
+        if len(parts) == 1:
+            losses = loss_from(0, scaled)
+        else:  # a part is computed anew for its gradient, so that memory holds one at a time
+            losses = torch.stack(
+                [checkpoint(loss_from, first, scaled, use_reentrant=False) for first in parts]
+            ).sum()
         # Where text parts all known states, nothing else would bound the scales.
         bounds = (scales / HIGHEST_SCALE).square().sum() / 2
         bounds = bounds + (one_sided * _both_ways(_scaled(scaled, mean)[0] + bias)).sum()
@@ -276,7 +289,8 @@ def fit_linear_maps(
     features = (features - mean) / deviation
     weights, targets = cell_weights(states, assumed_negative), (states == POSITIVE).float()
     offset = torch.zeros_like(targets) if zero_shot is None else zero_shot
-    parts = torch.arange(states.shape[1]).split(max(MOST_CELLS // len(states), 1))
+    most = min(MOST_CELLS // len(states), MOST_WEIGHTS // features.shape[1])
+    parts = torch.arange(states.shape[1]).split(max(most, 1))
     solved = [
         _solve(features, targets[:, part], weights[:, part], offset[:, part]) for part in parts
     ]
