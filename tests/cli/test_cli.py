@@ -319,6 +319,8 @@ def test_labels_that_only_model_or_table_has_are_said_and_left_out(
             "No label reaches a precision of 0.9 for sure on these 16 photos",
         ),
         (("--guarantee", "1"), 2, "--guarantee must be above 0 and below 1, got 1."),
+        (("--guarantee", "95"), 2, "and below 1, got 95; for 95 % say 0.95."),
+        (("--target", "0.8"), 2, "--target goes with --goal precision or --goal recall."),
         (("--guarantee", "0.9", "--goal", "recall"), 2, "leave --goal away"),
     ],
 )
@@ -334,6 +336,43 @@ def test_a_goal_out_of_reach_changes_nothing(
     assert run("calibrate", model, table, *options) == code
     assert reason in capsys.readouterr().err
     assert (model / "calibration.json").read_bytes() == before
+
+
+def test_a_table_with_next_to_no_positives_chooses_no_thresholds(
+    model: Path, make_dataset: Maker, capsys: pytest.CaptureFixture
+) -> None:
+    before = (model / "calibration.json").read_bytes()
+    data = make_dataset(12)
+    for num_positive in (0, 4):
+        data.states[:] = NEGATIVE
+        data.states[:num_positive, 0] = POSITIVE
+        table = write_wide(data, data.photos[0].parent / "few.csv")
+        assert run("calibrate", model, table) == 4
+        shown = capsys.readouterr()
+        assert f"has {num_positive} known positives of the model's labels" in shown.err
+        assert "nothing was changed" in shown.err
+        assert (model / "calibration.json").read_bytes() == before
+
+
+def test_the_card_forgets_what_was_measured_at_thresholds_of_before(
+    model: Path, table: Path, make_dataset: Maker, capsys: pytest.CaptureFixture
+) -> None:
+    assert run("evaluate", model, table, "--save-as", "test") == 0
+    measured = json.loads((model / "metrics.json").read_text())["test"]
+    assert measured["at_thresholds"]["overall_f1"] > 0
+    data = make_dataset(40)
+    data.states[:] = POSITIVE
+    data.states[:, 2] = NEGATIVE
+    other = write_wide(data, data.photos[0].parent / "all.csv")
+    assert run("calibrate", model, other, "--goal", "precision", "--target", "0.6") == 0
+    shown = capsys.readouterr().out
+    assert "Never predicted from now on: blue. The known states of these do not show a" in shown
+    after = json.loads((model / "metrics.json").read_text())["test"]
+    assert set(after.pop("at_thresholds").values()) == {None}
+    assert after == {key: value for key, value in measured.items() if key != "at_thresholds"}
+    card = (model / "README.md").read_text()
+    assert "| blue | never |" in card
+    assert f"| test | {len(make_dataset(16))} | {100 * measured['mAP']:.1f} | – | – |" in card
 
 
 @pytest.mark.parametrize(
@@ -363,7 +402,7 @@ def test_a_precision_can_be_promised(
     ]
     assert "precision of 0.3 or more with 95 % confidence" in shown
     assert "1 labels each by itself, 0 together" in shown
-    assert "No score reaches that for green, blue: never predicted from now on." in shown
+    assert "Never predicted from now on: green, blue." in shown
     assert values["thresholds"]["blue"] == 1
     assert values["rules"] == ["red implies blue"]
     assert run("calibrate", model, table, "--rule", "red implies violet") == 4

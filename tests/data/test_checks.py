@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 
 from trmml.data.check_page import check_page
-from trmml.data.checks import check_dataset, photo_hash, similar_names
+from trmml.data.checks import check_dataset, similar_names
 from trmml.data.dataset import MultiLabelDataset
+from trmml.data.duplicates import photo_hash
 from trmml.errors import DataError
 from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
 

@@ -292,11 +292,23 @@ def test_a_mistyped_folder_brings_the_nearest(
     monkeypatch.chdir(tmp_path)
     shutil.copytree(trained[0], tmp_path / "runs" / "shop")
     shutil.copytree(trained[0], tmp_path / "acme" / "other")
+    for log in tmp_path.glob("*/*/log.jsonl"):  # as if they had been fetched
+        log.unlink()
     local = r"no folder 'shpo' in runs\. Did you mean 'shop'\?.*Hub: runs/shpo "
     with pytest.raises(ModelNotFoundError, match=f"{local}does not exist"):
         trmml.load_model("runs/shpo")
     with pytest.raises(OfflineError, match=f"{local}is not in the cache"):
         trmml.load_model("runs/shpo", local_files_only=True)
+    # Beside a model that was trained here it is a slip, and nobody is asked.
+    (tmp_path / "runs" / "shop" / "log.jsonl").touch()
+    asked = len(shop.requests)
+    with pytest.raises(
+        ModelNotFoundError, match=r"Did you mean 'shop'.* On the Hub it would be runs"
+    ):
+        trmml.load_model("runs/shpo")
+    assert len(shop.requests) == asked
+    with pytest.raises(ModelNotFoundError, match="runs/shpo does not exist"):
+        trmml.load_model("runs/shpo@main")
     # A folder beside that happens to have an organization's name changes nothing.
     assert trmml.load_model(NAME).source.startswith(f"{NAME}@")
 

@@ -25,8 +25,11 @@ from trmml.cli.tables import (
 )
 from trmml.errors import ConfigError, DataError
 from trmml.files import write_atomically
+from trmml.labels import POSITIVE
 from trmml.reports.columns import first_column
 
+FEWEST_POSITIVES = 5
+"""Known positives of all labels together, below which no threshold is chosen."""
 of_goal = partial(typer.Option, rich_help_panel="Goal")
 
 if TYPE_CHECKING:
@@ -48,9 +51,13 @@ def calibrate(
         ),
     ] = GoalKind.f1,
     target: Annotated[
-        float,
-        of_goal(metavar="SHARE", help="For precision and recall: what is wanted, between 0 and 1."),
-    ] = 0.9,
+        float | None,
+        of_goal(
+            metavar="SHARE",
+            help="For precision and recall: what is wanted, between 0 and 1.",
+            show_default="0.9",
+        ),
+    ] = None,
     guarantee: Annotated[
         float | None,
         of_goal(
@@ -79,7 +86,7 @@ def calibrate(
     """Choose a model's thresholds anew, on photos that it was not trained on.
 
     Example:
-    trmml calibrate runs/shop val.csv --images photos/ --guarantee 0.8
+    trmml calibrate runs/shop calib.csv --images photos/ --guarantee 0.8
     """
     require_no_table((plot,), table)
     if plot is not None and plot.suffix.lower() != ".png":
@@ -99,6 +106,13 @@ def calibrate(
     dataset = with_shared_labels(options.read(table, labels), matcher.labels, table, labels)
     measured = evaluate(matcher, dataset, progress=not quiet)
     states = dataset.states[list(measured.readable)]
+    num_positive = int((states == POSITIVE).sum())
+    if num_positive < FEWEST_POSITIVES:
+        raise DataError(
+            f"{table} has {num_positive} known positives of the model's labels on these "
+            f"{measured.num_images} photos, too few to choose thresholds by ({FEWEST_POSITIVES} at "
+            "least); nothing was changed. Give a table with more photos of what is to be found."
+        )
     made = choose(measured.scores, states, dataset.labels)
     never = _labels_never_predicted(made, dataset.labels)
     if len(never) == len(dataset.labels):
@@ -114,19 +128,19 @@ def calibrate(
         _write_diagram(plot, bins, f"{model.name}: scores against {table.name}")
     _print_thresholds(made, dataset.labels)
     typer.echo(f"\n{made.method}; expected calibration error {100 * bins.expected_error:.1f} %")
-    _print_exceptions(made, never, len(matcher.labels) - len(dataset.labels))
+    _print_exceptions(made, never, reached, len(matcher.labels) - len(dataset.labels))
     exit_if_skipped(measured.skipped)
 
 
 def _way_to_choose(
-    precision: float | None, goal: GoalKind, target: float, *costs: float
+    precision: float | None, goal: GoalKind, target: float | None, *costs: float
 ) -> "tuple[Callable[..., Calibration], str]":
     """Return what chooses thresholds from scores, states and labels, and what they are to reach.
 
     Args:
         precision: That is to be guaranteed, if any; it goes with no other goal.
         goal: What else a threshold is to reach.
-        target: The precision or recall that goes with the goal.
+        target: The precision or recall that goes with the goal; 0.9 by default.
         costs: Of a false positive and of a false negative.
 
     Raises:
@@ -135,11 +149,13 @@ def _way_to_choose(
     from trmml.evaluation.calibration import Goal, calibrate
     from trmml.evaluation.guarantees import guarantee
 
+    if target is not None and goal not in (GoalKind.precision, GoalKind.recall):
+        raise ConfigError("--target goes with --goal precision or --goal recall.")
     if precision is None:
         of_positive, of_negative = costs
         wanted = Goal(
             kind=goal.value,
-            target=target,
+            target=Goal().target if target is None else target,
             false_positive_cost=of_positive,
             false_negative_cost=of_negative,
         )
@@ -147,7 +163,8 @@ def _way_to_choose(
     if goal is not GoalKind.f1:
         raise ConfigError("--guarantee is a goal of its own; leave --goal away.")
     if not 0 < precision < 1:
-        raise ConfigError(f"--guarantee must be above 0 and below 1, got {precision:g}.")
+        hint = f"; for {precision:g} % say {precision / 100:g}" if 1 < precision < 100 else ""
+        raise ConfigError(f"--guarantee must be above 0 and below 1, got {precision:g}{hint}.")
     return partial(guarantee, precision=precision), f"precision of {precision:g} for sure"
 
 
@@ -205,13 +222,17 @@ def _rounded(threshold: float) -> str:
     return "> 0.999" if threshold >= 0.9995 else f"{threshold:.3f}"
 
 
-def _print_exceptions(made: "Calibration", never: list[str], num_kept: int) -> None:
+def _print_exceptions(made: "Calibration", never: list[str], reached: str, num_kept: int) -> None:
     """Say which labels have one promise in common, which are never predicted, and how many stay."""
     together = [name for name, of in made.evidence.items() if of.get("promise") == "together"]
     if together:
         typer.echo(f"In common, for all of their tags together: {', '.join(together)}.")
     if never:
-        typer.echo(f"No score reaches that for {', '.join(never)}: never predicted from now on.")
+        typer.echo(
+            f"Never predicted from now on: {', '.join(never)}. The known states of these do not show a "
+            f"{reached}; more of them may, or a lower one. `trmml calibrate` without a goal gives every "
+            "label a threshold again."
+        )
     if num_kept:
         typer.echo(
             f"The table does not state {num_kept} of the model's labels; they keep what they had."

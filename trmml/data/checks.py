@@ -1,34 +1,22 @@
 """What is wrong with a data set before anybody trains on it."""
 
-import contextlib
 import re
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import UInt8
-from PIL import Image
 
 from trmml.config.groups import TrainingConfig
 from trmml.data.dataset import MultiLabelDataset, Summary
-from trmml.data.photos import load_photo
+from trmml.data.duplicates import Copies, NearDuplicate, copies_in, near_duplicates, opened
 from trmml.data.spelling import looks
 from trmml.data.splits import photos_in_both, split_dataset
-from trmml.errors import ArtifactError, DataError, ImageError, nearest
-from trmml.files import sha256_of
+from trmml.errors import DataError, nearest
 from trmml.labels import NEGATIVE, POSITIVE
-from trmml.reports.progress import followed
 
 MOST_SHOWN = 20
-HASHED_SIDE = 36
-"""Side at which photos are decoded for their hash, which is of 9 × 8 means."""
-MOST_BITS_APART = 4
-"""Of 64: photos whose hashes differ in so many bits or fewer count as the same picture."""
-
-_BITS = np.array([bin(byte).count("1") for byte in range(256)], dtype=np.uint8)
 
 
 class Rule(NamedTuple):
@@ -50,27 +38,6 @@ class Contradiction(NamedTuple):
     rule: Rule
 
 
-class Copies(NamedTuple):
-    """Photos of one table that are the same file under several names."""
-
-    photos: tuple[Path, ...]
-    disagree: tuple[str, ...]
-    """Labels that one of them has as positive and another as negative."""
-
-    def __str__(self) -> str:
-        """Return what is wrong with them."""
-        same = f"{' = '.join(map(str, self.photos))}: the same photo"
-        names = ", ".join(map(repr, self.disagree[:4])) + (" …" if len(self.disagree) > 4 else "")
-        return f"{same}, and the rows disagree about {names}" if self.disagree else same
-
-
-class NearDuplicate(NamedTuple):
-    """A training photo that looks like a validation photo."""
-
-    train: Path
-    val: Path
-
-
 @dataclass(frozen=True, kw_only=True)
 class DataCheck:
     """What is wrong or doubtful in a data set, found before training.
@@ -79,6 +46,7 @@ class DataCheck:
         summary: Counts per label.
         unreadable: Photos that cannot be opened, with the reason.
         split_problem: Why these are no training and validation photos, if they are not.
+        val_gaps: What the validation photos do not tell of the labels.
         similar_names: Labels that differ by case, spacing or plural only.
         contradictions: Photos that break a declared rule.
         near_duplicates: Photos that are in training and validation at once.
@@ -88,6 +56,7 @@ class DataCheck:
     summary: Summary
     unreadable: tuple[str, ...]
     split_problem: str | None
+    val_gaps: tuple[str, ...]
     similar_names: tuple[tuple[str, ...], ...]
     contradictions: tuple[Contradiction, ...]
     near_duplicates: tuple[NearDuplicate, ...]
@@ -114,7 +83,8 @@ class DataCheck:
     @property
     def warnings(self) -> list[str]:
         """What `finetune` would take and a person should look at."""
-        found = [f"similar labels: {', '.join(names)}" for names in self.similar_names]
+        found = list(self.val_gaps)
+        found += [f"similar labels: {', '.join(names)}" for names in self.similar_names]
         found += [f"{item.photo} breaks the rule: {item.rule}" for item in self.contradictions]
         found += list(map(str, self.copies[:MOST_SHOWN]))
         if len(self.copies) > MOST_SHOWN:
@@ -133,6 +103,7 @@ class DataCheck:
             "accepted": self.is_accepted,
             "unreadable": list(self.unreadable),
             "split_problem": self.split_problem,
+            "validation_gaps": list(self.val_gaps),
             "similar_names": [list(names) for names in self.similar_names],
             "contradictions": [
                 {"photo": str(item.photo), "rule": str(item.rule)} for item in self.contradictions
@@ -172,8 +143,8 @@ def check_dataset(
 
     Args:
         dataset: Training photos.
-        val: Validation photos, to look for training photos among them; by default, whether some can
-            be held out is tried as `finetune` does it.
+        val: Validation photos, which must have no others' labels and no training photos among them;
+            by default, whether some can be held out is tried as `finetune` does it.
         rules: `a implies b` or `a excludes b`, labels by name.
         open_photos: Whether to open every photo, for damaged ones and near-duplicates.
         progress: Whether to show how far it is.
@@ -185,39 +156,21 @@ def check_dataset(
     reasons: list[str] = []
     duplicates: tuple[NearDuplicate, ...] = ()
     if open_photos:
-        reasons, hashes = _opened(dataset.photos, progress)
+        reasons, hashes = opened(dataset.photos, progress)
         if val is not None:
-            more, val_hashes = _opened(val.photos, progress)
+            more, val_hashes = opened(val.photos, progress)
             reasons += more
-            duplicates = _near(dataset.photos, hashes, val.photos, val_hashes)
+            duplicates = near_duplicates(dataset.photos, hashes, val.photos, val_hashes)
     return DataCheck(
         summary=dataset.summary(),
         unreadable=tuple(reasons),
         split_problem=_split_problem(dataset, val),
+        val_gaps=() if val is None else _gaps(dataset, val),
         similar_names=similar_names(dataset.labels),
         contradictions=tuple(found for rule in parsed for found in _broken(dataset, rule)),
         near_duplicates=duplicates,
-        copies=_copies(dataset) if open_photos else (),
+        copies=copies_in(dataset) if open_photos else (),
     )
-
-
-def _copies(dataset: MultiLabelDataset) -> tuple[Copies, ...]:
-    """Return photos with the same bytes; by size first, so that few files are read as a whole."""
-    by_size: dict[int, list[int]] = {}
-    for i, photo in enumerate(dataset.photos):
-        with contextlib.suppress(OSError):  # which is said of photos that cannot be opened
-            by_size.setdefault(photo.stat().st_size, []).append(i)
-    by_content: dict[str, list[int]] = {}
-    for i in (i for alike in by_size.values() if len(alike) > 1 for i in alike):
-        with contextlib.suppress(ArtifactError):
-            by_content.setdefault(sha256_of(dataset.photos[i]), []).append(i)
-    found = []
-    for rows in (rows for rows in by_content.values() if len(rows) > 1):
-        states = dataset.states[rows]
-        both = (states == POSITIVE).any(axis=0) & (states == NEGATIVE).any(axis=0)
-        names = tuple(dataset.labels[i] for i in np.flatnonzero(both))
-        found.append(Copies(tuple(dataset.photos[i] for i in rows), names))
-    return tuple(sorted(found, key=lambda item: not item.disagree))
 
 
 def similar_names(names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
@@ -232,19 +185,6 @@ def similar_names(names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
     return tuple(tuple(group) for group in groups.values() if len(group) > 1)
 
 
-def photo_hash(photo: Image.Image) -> UInt8[np.ndarray, "8"] | None:
-    """Return 64 bits that stay nearly the same when a photo is resized or saved again.
-
-    A difference hash: whether each of 8 × 8 grey cells is darker than its right neighbour. None for a
-    picture without contrast, whose bits would say nothing.
-    """
-    grey = np.asarray(photo.convert("L").resize((9, 8), Image.Resampling.BOX), dtype=np.int16)
-    # Noise of the compression would decide the bits of a plain wall, and make all walls alike.
-    if grey.max() - grey.min() < 8:
-        return None
-    return np.packbits(grey[:, 1:] > grey[:, :-1])
-
-
 def _split_problem(dataset: MultiLabelDataset, val: MultiLabelDataset | None) -> str | None:
     if val is None:
         # The very split that finetune makes by default, so that the two cannot disagree.
@@ -255,7 +195,35 @@ def _split_problem(dataset: MultiLabelDataset, val: MultiLabelDataset | None) ->
             return str(error)
         return None
     shared = photos_in_both(dataset, val)
-    return f"{shared} photos are for training and for validation." if shared else None
+    if shared:
+        return f"{shared} photos are for training and for validation."
+    others = [repr(name) for name in val.labels if name not in dataset.labels]
+    if others:
+        return (
+            f"{val.source} has labels that {dataset.source} does not have: {_some(others)}; rename what "
+            "is the same, or name the labels to use with `labels` (--labels)."
+        )
+    return None
+
+
+def _gaps(dataset: MultiLabelDataset, val: MultiLabelDataset) -> tuple[str, ...]:
+    """Say of which labels the validation photos know nothing, or no positive."""
+    summary = val.summary()
+    positives = dict(zip(val.labels, summary.positives, strict=True))
+    negatives = dict(zip(val.labels, summary.negatives, strict=True))
+    silent = [n for n in dataset.labels if not positives.get(n, 0) + negatives.get(n, 0)]
+    absent = [n for n in dataset.labels if n not in silent and not positives[n]]
+    found = []
+    if silent:
+        found.append(f"the {len(val)} validation photos say nothing of {_some(silent)}")
+    if absent:
+        found.append(f"the {len(val)} validation photos have no known positive of {_some(absent)}")
+    return tuple(found)
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MOST_SHOWN} more" if len(names) > MOST_SHOWN else ""
+    return ", ".join(names[:MOST_SHOWN]) + more
 
 
 def parsed_rule(text: str, names: tuple[str, ...]) -> Rule:
@@ -279,43 +247,3 @@ def _broken(dataset: MultiLabelDataset, rule: Rule) -> list[Contradiction]:
     unwanted = NEGATIVE if rule.kind == "implies" else POSITIVE
     rows = (dataset.states[:, first] == POSITIVE) & (dataset.states[:, second] == unwanted)
     return [Contradiction(dataset.photos[i], rule) for i in np.flatnonzero(rows)]
-
-
-def _opened(
-    photos: Sequence[Path], progress: bool
-) -> tuple[list[str], list[UInt8[np.ndarray, "8"] | None]]:
-    def look(path: Path) -> tuple[str | None, UInt8[np.ndarray, "8"] | None]:
-        try:
-            return None, photo_hash(load_photo(path, HASHED_SIDE))
-        except ImageError as error:
-            return str(error), None
-
-    # Threads and not processes: Pillow lets go of Python's lock while it decodes.
-    with ThreadPoolExecutor() as pool:
-        looked = pool.map(look, photos)
-        found = list(followed(looked, "photos opened", len(photos), show=progress))
-    return [reason for reason, _ in found if reason is not None], [bits for _, bits in found]
-
-
-def _near(
-    photos: Sequence[Path],
-    hashes: list[UInt8[np.ndarray, "8"] | None],
-    val_photos: Sequence[Path],
-    val_hashes: list[UInt8[np.ndarray, "8"] | None],
-) -> tuple[NearDuplicate, ...]:
-    rows = [i for i, bits in enumerate(hashes) if bits is not None]
-    if not rows:
-        return ()
-    known = np.stack([bits for bits in hashes if bits is not None])
-    pairs = []
-    for photo, bits in zip(val_photos, val_hashes, strict=True):
-        if bits is None:
-            continue
-        # One row of the table of all pairs at a time: as a whole it would not fit in memory.
-        apart = _BITS[known ^ bits].sum(axis=1)
-        pairs += [
-            NearDuplicate(photos[rows[i]], photo)
-            for i in np.flatnonzero(apart <= MOST_BITS_APART)
-            if photos[rows[i]] != photo  # which is another problem, and named as such
-        ]
-    return tuple(pairs)

@@ -21,12 +21,14 @@ def require_known(
     Raises:
         DataError: If the data set has another label.
     """
-    for name in dataset.labels:
-        if name not in labels:
-            raise DataError(
-                f"{dataset.source} has the label {name!r}, which {holder} does not know. "
-                f"{nearest(name, labels)} Or name the labels to use with `labels` (--labels)."
-            )
+    unknown = [name for name in dataset.labels if name not in labels]
+    if unknown:
+        names = _some(list(map(repr, unknown)))
+        raise DataError(
+            f"{dataset.source} has the label{'s' * (len(unknown) > 1)} {names}, which {holder} does not "
+            f"know. {nearest(unknown[0], labels)} Rename what is the same, or name the labels to use "
+            "with `labels` (--labels)."
+        )
 
 
 class Shared(NamedTuple):
@@ -77,21 +79,24 @@ def shared_labels(dataset: MultiLabelDataset, labels: tuple[str, ...]) -> Shared
 
 
 def warn_if_learned_from(model: TextRegionMatcher, dataset: MultiLabelDataset) -> None:
-    """Warn where a data set seems to be that from which a model has learned.
+    """Warn where a data set seems to be one from which a model has learned, or that validated it.
 
-    A model keeps no list of its photos, so their number and those of the known labels are compared, of
-    the training photos alone and together with the validation photos.
+    A model keeps no list of its photos, so their number and those of the known labels are compared: of
+    the training photos alone, together with the validation photos, and of these alone.
     """
     facts = (model.report or {}).get("finetune", {})
     learned, held_out = (_numbers(facts.get(part)) for part in ("data", "validation"))
     here = _numbers(dataset.summary().to_dict())
-    for numbers in (learned, learned + held_out):
+    for numbers, which in (
+        (learned, "what the model has learned from"),
+        (learned + held_out, "what the model has learned from"),
+        (held_out, "the validation photos that chose the model's best epoch and thresholds"),
+    ):
         if all(numbers[key] == count for key, count in here.items()):
             logger.warning(
-                "%s has just as many photos and known labels as what the model has learned from. If it "
-                "is the same table, these figures are too good: measure on other photos.",
-                dataset.source,
-            )
+                "%s has just as many photos and known labels as %s. If it is the same table, these "
+                "figures are too good: measure on other photos.", dataset.source, which
+            )  # fmt: skip
             return
 
 

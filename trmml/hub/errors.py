@@ -58,7 +58,7 @@ def hub_errors(repository: str, revision: str | None, *, writing: bool = False) 
         ours = _as_ours(error, repository, revision, writing)
         if ours is None:
             raise
-        raise ours from error
+        raise ours from None  # which says what there is to say, without a page of other libraries
 
 
 def _as_ours(
@@ -66,8 +66,13 @@ def _as_ours(
 ) -> TrmmlError | None:
     """Return the error of this package for one of huggingface_hub; None for any other."""
     what = repository if revision is None else f"{repository}@{revision}"
+    kept = "Nothing was uploaded." if writing else "What was fetched so far is kept."
     # Offline comes first: huggingface_hub derives its "not in the cache" from "no such entry".
     if isinstance(error, LocalEntryNotFoundError | OfflineModeIsEnabled):
+        if writing:
+            return OfflineError(
+                f"{what} cannot be written to while HF_HUB_OFFLINE is set; unset it. {kept}"
+            )
         return OfflineError(
             f"{what} is not in the cache and cannot be fetched; connect once (and unset "
             "HF_HUB_OFFLINE or local_files_only), or pass a folder."
@@ -89,7 +94,7 @@ def _as_ours(
     if isinstance(error, _CONNECTION_ERRORS) and not isinstance(error, PermissionError):
         return OfflineError(
             f"The Hub cannot be reached for {what} ({type(error).__name__}: {error}); check the "
-            "connection and try again. What was fetched so far is kept."
+            f"connection and try again. {kept}"
         )
     if isinstance(error, OSError):
         return OutputError(

@@ -64,6 +64,26 @@ def say_epoch(so_far: EpochEnd) -> None:
     )
 
 
+def say_kept(best_epoch: int | None, without_probe: float | None, val_map: float | None) -> None:
+    """Say which model is kept, and what the probe made of its validation mAP.
+
+    Args:
+        best_epoch: Counted from 0; None for the model that training started from.
+        without_probe: Validation mAP as the epochs had it.
+        val_map: Of the model that is kept.
+    """
+    kept = "the model to start from" if best_epoch is None else f"epoch {best_epoch + 1}"
+    if val_map is None:
+        say(f"Kept: {kept}; the validation mAP is not measurable.")
+    elif without_probe in (None, val_map):
+        say(f"Kept: {kept}, validation mAP {100 * val_map:.2f}.")
+    else:
+        say(
+            f"Kept: {kept}, validation mAP {100 * without_probe:.2f}; with zero-shot and a probe mixed "
+            f"in {100 * val_map:.2f}."
+        )
+
+
 def curves_of(so_far: EpochEnd) -> Image.Image:
     """Draw loss and validation mAP, in per cent, of the epochs so far; the kept one is marked."""
     history, start = so_far.history, so_far.start_map

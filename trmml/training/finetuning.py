@@ -22,7 +22,7 @@ from trmml.matcher.model import TextRegionMatcher
 from trmml.reports.progress import say
 from trmml.training import distributed
 from trmml.training.batches import AugmentedPhotos, CachedFeatures, use_bfloat16
-from trmml.training.callbacks import EpochEnd, LogTo, require_writer, say_epoch, writer_to
+from trmml.training.callbacks import EpochEnd, LogTo, require_writer, say_epoch, say_kept, writer_to
 from trmml.training.features import cache_bytes, compute_features
 from trmml.training.mixing import warn_if_no_gain
 from trmml.training.photos import (
@@ -34,8 +34,8 @@ from trmml.training.photos import (
 )
 from trmml.training.run_folder import RunFolder, check_together, facts_of, fingerprint_of
 from trmml.training.starting import starting_model
-from trmml.training.trainer import CHECKPOINT, LOG, Trainer
-from trmml.zoo.folder import read_facts
+from trmml.training.trainer import CHECKPOINT, Trainer
+from trmml.zoo.folder import LOG, read_facts
 
 logger = logging.getLogger(__name__)
 
@@ -133,7 +133,7 @@ def finetune(
             if run is not None:
                 run.leave()
             raise
-        return _finished(trainer, run, started)
+        return _finished(trainer, run, callbacks.show, started)
 
 
 class _Callbacks:
@@ -195,7 +195,9 @@ def _say_start(trainer: Trainer, run: RunFolder | None) -> None:
     )
 
 
-def _finished(trainer: Trainer, run: RunFolder | None, started: float) -> TextRegionMatcher:
+def _finished(
+    trainer: Trainer, run: RunFolder | None, show: bool, started: float
+) -> TextRegionMatcher:
     """Return the best epoch's model with its thresholds and its report, written if there is a run."""
     model, val = trainer.model, trainer.validation.data
     scores, model.unlearned = trainer.use_best(), frozenset()
@@ -212,6 +214,8 @@ def _finished(trainer: Trainer, run: RunFolder | None, started: float) -> TextRe
             "No epoch was better on the validation photos than the model that training started "
             "from; it is kept, with new %s. %s", new, advice,
         )  # fmt: skip
+    if show:
+        say_kept(trainer.best_epoch, trainer.best_map, trainer.validation.map_of(scores))
     # The thresholds are new; rules of the model that training started from stay.
     rules = model.calibration.rules
     model.calibration = replace(calibrate(scores, val.states, model.labels), rules=rules)

@@ -14,7 +14,7 @@ from trmml.data.readers.tables import read_dataset
 from trmml.data.splits import photos_in_both, split_dataset
 from trmml.errors import DataError
 from trmml.evaluation.requirements import require_known
-from trmml.labels import NEGATIVE, POSITIVE, known_mask
+from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN, known_mask
 from trmml.training.batches import AugmentedPhotos, CachedFeatures
 
 logger = logging.getLogger(__name__)
@@ -100,6 +100,12 @@ def can_choose_epoch(val: MultiLabelDataset) -> bool:
 
 def _warn_of_little_validation(val: MultiLabelDataset) -> None:
     counts = (val.states == POSITIVE).sum(axis=0)
+    if not counts.any():
+        logger.warning(
+            "No positive is known among the %d validation photos, so that nothing can be validated: the "
+            "last epoch is taken, and all thresholds are 0.5. Give others (val, --val).", len(val)
+        )  # fmt: skip
+        return
     few = [
         f"{name} {count}"
         for name, count in zip(val.labels, counts, strict=True)
@@ -111,6 +117,15 @@ def _warn_of_little_validation(val: MultiLabelDataset) -> None:
         logger.warning(
             "Few known positives among the %d validation photos (%s%s): %s these labels' thresholds "
             "and every figure of them rest on little.", len(val), ", ".join(few[:10]), more, chooses
+        )  # fmt: skip
+    silent = [
+        n for n, column in zip(val.labels, val.states.T, strict=True) if (column == UNKNOWN).all()
+    ]
+    if silent:
+        more = f" and {len(silent) - 10} more" if len(silent) > 10 else ""
+        logger.warning(
+            "The validation photos (%s) say nothing of %s%s, not even that it is absent; is it named "
+            "otherwise there?", val.source, ", ".join(map(repr, silent[:10])), more
         )  # fmt: skip
 
 

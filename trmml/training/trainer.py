@@ -38,8 +38,9 @@ from trmml.training.pseudo_labels import PseudoLabelCounts, RegionSums
 from trmml.training.survey import survey
 from trmml.training.teacher import Teacher
 from trmml.training.validation import Validation
+from trmml.zoo.folder import LOG
 
-CHECKPOINT, LOG, CURVES = "checkpoint.pt", "log.jsonl", "curves.png"
+CHECKPOINT, CURVES = "checkpoint.pt", "curves.png"
 
 
 class Trainer:

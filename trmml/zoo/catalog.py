@@ -21,7 +21,7 @@ from trmml.errors import (
 )
 from trmml.files import BUNDLED, is_folder, read_json, sha256_of, with_home
 from trmml.hub.repository import Access, RepositoryFile, fetch_files, has_its_checksum, split_name
-from trmml.zoo.folder import CONFIG, OPTIONAL_FILES, REQUIRED_FILES, read_config, read_facts
+from trmml.zoo.folder import CONFIG, LOG, OPTIONAL_FILES, REQUIRED_FILES, read_config, read_facts
 
 ZERO_SHOT = "zero-shot"
 
@@ -223,20 +223,27 @@ def _pinned(name: str, entry: Mapping[str, Any], access: Access | None) -> tuple
 
 
 def _on_the_hub(source: str, revision: str | None, access: Access | None) -> tuple[Path, str]:
-    """Fetch `org/name`, which a mistyped `runs/name` looks like as well."""
+    """Fetch `org/name`, which a mistyped `runs/name` looks like as well.
+
+    Beside a model that was trained in the same folder nothing else is meant, and no name goes out.
+    """
+    folder = with_home(source)
+    there = sorted(path.parent.name for path in folder.parent.glob(f"*/{CONFIG}"))
+    missing = (
+        f"There is no folder {folder.name!r} in {folder.parent}. {nearest(folder.name, there)}"
+    )
+    is_run = any((folder.parent / name / LOG).is_file() for name in there)
+    if is_run and revision is None and "@" not in source:
+        raise ModelNotFoundError(f"{missing} On the Hub it would be {source}@main.")
     try:
         return _place_of(_fetched(*split_name(source, revision), access))
     except (ModelNotFoundError, ModelAccessError, OfflineError) as error:
-        folder = with_home(source)
         if not is_folder(folder.parent):
             # Neither is known to be meant: the first is a slip of the hand, the second a fact.
-            place = f"There is no folder {source!r} here"
-            raise type(error)(f"{place}, and as a name on the Hub: {error}") from error
-        there = sorted(path.parent.name for path in folder.parent.glob(f"*/{CONFIG}"))
-        raise type(error)(
-            f"There is no folder {folder.name!r} in {folder.parent}. "
-            f"{nearest(folder.name, there)} As a name on the Hub: {error}"
-        ) from error
+            missing = f"There is no folder {source!r} here, and as"
+        else:
+            missing = f"{missing} As"
+        raise type(error)(f"{missing} a name on the Hub: {error}") from None
 
 
 def _place_of(files: Sequence[RepositoryFile]) -> tuple[Path, str]:

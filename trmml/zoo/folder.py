@@ -46,7 +46,7 @@ from trmml.zoo.card import CardFacts, model_card
 
 FORMAT_VERSION = 2
 CONFIG, WEIGHTS, CALIBRATION = "config.json", "model.safetensors", "calibration.json"
-CARD = "README.md"
+CARD, LOG = "README.md", "log.jsonl"  # the log is of a training that ended here, and never shared
 MAX_WEIGHTS_BYTES = 4 * 2**30
 REQUIRED_FILES = {CONFIG: MAX_JSON_BYTES, CALIBRATION: MAX_JSON_BYTES, WEIGHTS: MAX_WEIGHTS_BYTES}
 """What makes a model, and the largest size that is read, in bytes."""
@@ -333,12 +333,17 @@ def add_metrics(folder: Path, name: str, values: Mapping[str, Any]) -> None:
 
 
 def replace_calibration(folder: Path, calibration: Calibration) -> None:
-    """Write other thresholds into a model folder, and render the card anew.
+    """Write other thresholds into a model folder, forget F1 at those before, and render the card anew.
 
     Raises:
         OutputError: If the folder cannot be written to.
     """
-    names = read_config(folder).labels
+    names, metrics = read_config(folder).labels, read_facts(folder, "metrics")
+    for measured in metrics.values():
+        if isinstance(measured, dict) and isinstance(measured.get("at_thresholds"), dict):
+            measured["at_thresholds"] = dict.fromkeys(measured["at_thresholds"])
     with writing_to(folder):
         write_json(folder / CALIBRATION, calibration.to_dict(names))
+        if metrics:
+            write_json(folder / "metrics.json", metrics)
         write_card(folder, str(folder))

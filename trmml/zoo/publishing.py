@@ -109,8 +109,12 @@ def has_local_backbone(folder: Path) -> bool:
 def _folder_of(model: str | Path | TextRegionMatcher) -> Path:
     source = model.source if isinstance(model, TextRegionMatcher) else model
     folder = None if source is None else with_home(source)
-    if folder is None or not (folder / CONFIG).is_file():
+    if folder is None:
         raise ConfigError("Only a model folder can be pushed; save the model and pass the folder.")
+    if not folder.is_dir():
+        raise ConfigError(f"There is no folder {str(folder)!r} to push.")
+    if not (folder / CONFIG).is_file():
+        raise ConfigError(f"{folder} holds no {CONFIG}, and is no model folder to push.")
     return folder
 
 

@@ -99,7 +99,10 @@ def read_dataset(
     refuse_text(labels, "labels")
     refuse_text(leave_out, "leave_out")
     if format != "keywords" and (hierarchy != "last" or len(leave_out) > 0):
-        raise ConfigError("hierarchy and leave_out go with format='keywords' (--table-format).")
+        raise ConfigError(
+            "hierarchy and leave_out go with format='keywords' (--table-format). Of another table, name "
+            "the labels to use with `labels` (--labels a,b,c or --labels labels.txt)."
+        )
     if hierarchy not in get_args(Hierarchy):
         raise ConfigError(f"hierarchy must be 'last' or 'path', got {hierarchy!r}.")
     wanted = None if labels is None else tuple(labels)
