@@ -11,6 +11,7 @@ import pytest
 from conftest import run_command, small_disk, trained_like
 
 from trmml.backbone.clip import FrozenCLIP
+from trmml.config.groups import FinetuneConfig
 from trmml.data.dataset import MultiLabelDataset
 from trmml.data.writing import write_dataset
 from trmml.errors import ArtifactError, ImageError, OutputError
@@ -195,7 +196,9 @@ WRITERS: dict[str, Callable[[TextRegionMatcher, MultiLabelDataset, Path], object
     "heatmaps": lambda model, data, place: next(
         model.predict_many(data.photos[:1], heatmaps=True)
     ).save_heatmaps(place / "out"),
-    "run": lambda model, data, place: RunFolder(place / "out", resume=False).begin(""),
+    "run": lambda model, data, place: RunFolder(place / "out", resume=False).begin(
+        "", FinetuneConfig()
+    ),
 }
 
 

@@ -233,7 +233,7 @@ def test_thresholds_are_chosen_anew(
     options = ("--goal", "recall", "--target", "0.99", "--plot", tmp_path / "r.png")
     assert run("calibrate", model, table, *options) == 0
     shown = capsys.readouterr().out
-    assert "recall of 0.99 on known validation labels" in shown
+    assert "recall of 0.99 on known labels" in shown
     made = json.loads((model / "calibration.json").read_text())
     assert made["evidence"]["red"]["recall"][0] == 1
     assert made["method"] in (model / "README.md").read_text().replace("\\", "")
@@ -401,7 +401,7 @@ def test_a_precision_can_be_promised(
         *("alone", "never", "never"),
     ]
     assert "precision of 0.3 or more with 95 % confidence" in shown
-    assert "1 labels each by itself, 0 together" in shown
+    assert "1 label each by itself, 0 together" in shown
     assert "Never predicted from now on: green, blue." in shown
     assert values["thresholds"]["blue"] == 1
     assert values["rules"] == ["red implies blue"]

@@ -128,6 +128,25 @@ def test_a_table_that_cannot_be_split_is_refused(make: Callable) -> None:
     assert "problem: 3 photos are for training and for validation." in str(found)
 
 
+def test_what_the_validation_photos_lack_is_said(make: Callable) -> None:
+    train = make(
+        {f"{i}.png": picture(i) for i in range(4)}, [[P, P, P], [N, N, N]] * 2, ("a", "b", "c")
+    )
+    val = make({f"v{i}.png": picture(9 + i) for i in range(2)}, [[P, N], [N, N]], ("a", "b"))
+    found = check_dataset(train, val=val, open_photos=False)
+    assert found.is_accepted
+    assert found.val_gaps == (
+        "the 2 validation photos say nothing of c",
+        "the 2 validation photos have no known positive of b",
+    )
+    assert "look at: the 2 validation photos say nothing of c" in str(found)
+    assert found.to_dict()["validation_gaps"] == list(found.val_gaps)
+    other = make({"w.png": picture(20)}, [[P, P]], ("a", "sea"))
+    found = check_dataset(train, val=other, open_photos=False)
+    assert not found.is_accepted
+    assert "has labels that data set does not have: 'sea'; rename what is the same" in str(found)
+
+
 def test_the_page_shows_any_label_name_as_text(make: Callable) -> None:
     names = ("<b>bold</b>", "日本語", "a & b")
     states = [[P, N, U], [P, U, U], [N, P, P]]

@@ -83,7 +83,7 @@ def test_labels_by_themselves_together_and_never() -> None:
     kinds = [values["promise"] for values in made.evidence.values()]
     assert kinds == ["alone", "together", "together", "never", "never"]
     assert made.method == (
-        "precision of 0.85 or more with 95 % confidence, on known validation labels: 1 labels each by "
+        "precision of 0.85 or more with 95 % confidence, on known labels: 1 label each by "
         "itself, 2 together"
     )
     # What nobody knows changes nothing.

@@ -363,3 +363,38 @@ def test_a_label_without_positives_asks_for_a_few_alone() -> None:
     assert (found > 1).sum() == 20
     assert (found[-20:] > 5).all()
     assert found.argmax() == 99
+
+
+def test_the_command_keeps_labels_that_the_model_does_not_know(
+    learned: TextRegionMatcher,
+    make_dataset: Maker,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Their cells, known and blank, come out as they were; the others as without them."""
+    data = make_dataset(40).hide_labels(0.6)
+    wider = replace(
+        data,
+        states=np.hstack([data.states[:, 1:2], data.states]),
+        labels=("crane", *data.labels),
+        hidden_states=None,
+    )
+    found = complete(learned, data, precision=0.8)
+    folder = trmml.save_model(learned, tmp_path / "model")
+    table = data.photos[0].parent / "wider.csv"
+    write_dataset(wider, table)
+    options = ["--model", folder, "--precision", "0.8", "--images", table.parent, "-q"]
+    done = tmp_path / "done.csv"
+    assert run_command("complete", table, *options, "-o", done) == 0
+    assert "The model does not know 'crane': their blanks stay blank." in capsys.readouterr().err
+    again = trmml.read_dataset(done, images=table.parent)
+    assert again.labels == wider.labels
+    np.testing.assert_array_equal(again.states[:, 0], wider.states[:, 0])
+    np.testing.assert_array_equal(again.states[:, 1:], found.dataset.states)
+    chosen = (*options, "--labels", "red,blue", "-o", tmp_path / "chosen.csv")
+    assert run_command("complete", table, *chosen) == 0
+    assert "has the labels of --labels alone" in capsys.readouterr().err
+    assert (tmp_path / "chosen.csv").read_text().startswith("image,red,blue\n")
+    unknown = (*options, "--labels", "crane,red", "-o", tmp_path / "none.csv")
+    assert run_command("complete", table, *unknown) == 4
+    assert "'crane', which the model does not know" in capsys.readouterr().err

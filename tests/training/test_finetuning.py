@@ -26,6 +26,7 @@ from trmml.data.writing import write_dataset
 from trmml.errors import ArtifactError, ConfigError, DataError, OutputError
 from trmml.evaluation.metrics import mean_average_precision
 from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
+from trmml.reports.numbers import signed_per_cent
 from trmml.training.batches import CachedFeatures
 from trmml.training.features import compute_features
 from trmml.training.optimization import (
@@ -189,7 +190,10 @@ def test_figures_of_the_photos_learned_from_are_called_too_good(
 
     assert warns(data)
     assert warns(data.with_labels(data.labels[:2]))
-    assert warns(split_dataset(data, 0.3, 0)[0])
+    learned, validated = split_dataset(data, 0.3, 0)
+    assert warns(learned)
+    assert warns(validated)
+    assert "the validation photos that chose the model's best epoch" in caplog.text
     assert not warns(other)
     assert not warns(data.subset(np.arange(29)))
     for report in (None, {}, {"finetune": {"data": []}}, {"finetune": {"data": {"labels": 3}}}):
@@ -240,8 +244,9 @@ def test_a_training_without_gain_is_called_so(
     gain = model.report["finetune"]["compared_with"]["zero-shot"]
     assert gain["low"] <= 0
     assert (
-        "no better than its CLIP alone (zero-shot): mAP differs by "
-        f"{100 * gain['gain']:+.1f}, 95 % interval {100 * gain['low']:+.1f} to" in caplog.text
+        "do not show that the model is better than its CLIP alone (zero-shot): mAP differs by "
+        f"{signed_per_cent(gain['gain'])}, 95 % interval {signed_per_cent(gain['low'])} to"
+        in caplog.text
     )
 
 
@@ -437,9 +442,9 @@ def test_of_two_runs_that_begin_at_once_one_goes_on(tmp_path: Path) -> None:
         RunFolder(tmp_path / "out", resume=False),
         RunFolder(tmp_path / "out", resume=False),
     )
-    assert first.begin("a") is None
+    assert first.begin("a", FinetuneConfig()) is None
     with pytest.raises(ConfigError, match="holds an unfinished run; resume it"):
-        second.begin("b")
+        second.begin("b", FinetuneConfig())
 
 
 def test_a_run_that_fails_before_its_first_epoch_leaves_nothing(
@@ -533,10 +538,16 @@ def test_a_checkpoint_of_another_run_is_refused(
             trmml.finetune(data, backbone=backbone_source, config=QUICK, output=out, resume=True)
     checkpoint.write_bytes(kept)
     other = QUICK | {"training.learning_rate": 5e-4}
-    with pytest.raises(ConfigError, match="of a run with other data or settings"):
+    was = r"other data or settings \(training\.learning_rate was .*, is 0\.0005\); resume with"
+    with pytest.raises(ConfigError, match=was):
         trmml.finetune(data, backbone=backbone_source, config=other, output=out, resume=True)
+    rows = data.subset(np.arange(11))
+    with pytest.raises(ConfigError, match="of a run with other data or settings; resume with"):
+        trmml.finetune(rows, backbone=backbone_source, config=QUICK, output=out, resume=True)
     trmml.finetune(data, backbone=backbone_source, config=QUICK, output=out, resume=True)
     assert out.is_dir()
+    with pytest.raises(ConfigError, match=r"holds a model of .* \(training\.learning_rate was"):
+        trmml.finetune(data, backbone=backbone_source, config=other, output=out, resume=True)
 
 
 @pytest.mark.parametrize("features", ["cached", "augmented"])
@@ -744,3 +755,23 @@ def test_a_bad_photo_is_named_before_the_first_epoch_of_augmented_photos(
     settings = QUICK | {"training.features": "augmented"}
     with pytest.raises(DataError, match=r"2 of \d+ photos cannot be read.*002.png.*007.png"):
         trmml.finetune(data, val=make_dataset(4, seed=1), backbone=backbone_source, config=settings)
+
+
+def test_what_validation_photos_do_not_tell_is_said_before_the_training(
+    backbone_source: str, make_dataset: Maker, caplog: pytest.LogCaptureFixture
+) -> None:
+    data, val = make_dataset(24), make_dataset(12, seed=1)
+    one = QUICK | {"training.epochs": 1}
+    val.states[:, 1] = UNKNOWN
+    trmml.finetune(data, val=val, backbone=backbone_source, config=one)
+    assert "say nothing of 'green', not even that it is absent; is it named" in caplog.text
+    caplog.clear()
+    val.states[:] = NEGATIVE
+    model = trmml.finetune(data, val=val, backbone=backbone_source, config=one)
+    assert "No positive is known among the 12 validation photos" in caplog.text
+    assert model.calibration.thresholds == (0.5, 0.5, 0.5)
+    more = replace(val, labels=("red", "grean", "bleu"), source="val.csv")
+    with pytest.raises(
+        DataError, match=r"val\.csv has the labels 'grean', 'bleu', which .* Did you"
+    ):
+        trmml.finetune(data, val=more, backbone=backbone_source, config=one)

@@ -18,16 +18,16 @@ from trmml.data.dataset import MultiLabelDataset
 from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
 from trmml.matcher.matching import CenteredFeatures, scores_of
 from trmml.matcher.probe import FeatureProbe, ProbeInputs, probe_inputs, summary
-from trmml.training import probing
+from trmml.training import logistic, probing
 from trmml.training.batches import CachedFeatures
 from trmml.training.features import compute_features
+from trmml.training.fitted_text import fit_zero_shot
 from trmml.training.probing import (
     PENALTIES,
     USUAL_PENALTY,
     LinearMap,
     fit_linear,
     fit_linear_maps,
-    fit_zero_shot,
     share_of_probe,
 )
 from trmml.training.survey import survey, trust
@@ -325,7 +325,7 @@ def test_in_parts_the_same_is_found(
         ]
 
     whole = found()
-    monkeypatch.setattr(probing, "MOST_CELLS", 50 * LABELS)
+    monkeypatch.setattr(logistic, "MOST_CELLS", 50 * LABELS)
     monkeypatch.setattr(probing, "MOST_WEIGHTS", 2 * inputs.summaries.shape[1])
     for tensor, expected in zip(found(), whole, strict=True):
         torch.testing.assert_close(tensor, expected, atol=2e-3, rtol=2e-2)

@@ -24,13 +24,14 @@ from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN, known_mask
 from trmml.matcher.model import TextRegionMatcher
 from trmml.training.batches import CachedFeatures
 from trmml.training.features import FeatureStore
+from trmml.training.fingerprint import fingerprint_of
 from trmml.training.photos import (
     TrainingPhotos,
     ValidationPhotos,
     can_choose_epoch,
     known_log_odds,
 )
-from trmml.training.run_folder import facts_of, fingerprint_of
+from trmml.training.run_folder import facts_of
 from trmml.training.trainer import Trainer
 from trmml.zoo.loading import load_for_training, make_config
 

@@ -1,5 +1,6 @@
 """`trmml complete`."""
 
+import dataclasses
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 of_calibration = partial(typer.Option, rich_help_panel="What to calibrate on")
 
-SHOWN_MISTAKES = 5
+SHOWN_MISTAKES, MOST_NAMED = 5, 8
 CALIBRATED_ON_ITSELF = (
     "Calibrated on the table's own known labels; if the model was trained on them, name other photos "
     "with --calibrate-on or --calibrate-split."
@@ -86,14 +87,15 @@ def complete(
 ) -> None:
     """Fill the blanks of a table where they are clear; list likely mistakes and what to ask next.
 
-    Known cells never change. Blanks that are not clear stay blank.
+    Known cells never change. Blanks that are not clear stay blank, as do those of
+    labels that the model does not know.
 
     Example:
-    trmml complete labels.csv --images photos/ --model runs/shop -o filled.csv
+    trmml complete labels.csv --images photos/ --model runs/shop --calibrate-on calib.csv -o filled.csv
     """
     require_no_table((output, estimates, html), table, calibrate_on)
     require_free(output, replace)
-    dataset = options.read(table, labels)
+    everything = options.read(table, labels)
     reference = options.read_others(table, calibrate_on, calibrate_split, labels)
     from trmml.data.writing import write_dataset
     from trmml.tasks import completion
@@ -101,8 +103,9 @@ def complete(
     from trmml.zoo.catalog import ZERO_SHOT
     from trmml.zoo.loading import load_model
 
-    names = dataset.labels if model == ZERO_SHOT else None
+    names = everything.labels if model == ZERO_SHOT else None
     matcher = load_model(model, labels=names, backbone=backbone)
+    dataset = _known_to(matcher.labels, everything, labels)
     if reference is None:
         typer.echo(CALIBRATED_ON_ITSELF, err=True)
     found = completion.complete(
@@ -115,7 +118,9 @@ def complete(
     )
     for warning in found.warnings:
         typer.echo(warning, err=True)
-    write_dataset(found.dataset, output, images=options.images)
+    if labels is not None:
+        typer.echo(f"{output} has the labels of --labels alone, and no other columns.", err=True)
+    write_dataset(_merged(found.dataset, everything), output, images=options.images)
     if estimates is not None:
         with writing(estimates):
             write_text(estimates, estimates_csv(found, dataset, options.photo_folder(table)))
@@ -123,6 +128,42 @@ def complete(
         with writing(html):
             write_text(html, review_page(found, dataset, matcher, table.name))
     _print_completion(found, dataset, output)
+
+
+def _known_to(
+    names: tuple[str, ...], everything: "MultiLabelDataset", chosen: str | None
+) -> "MultiLabelDataset":
+    """Return what a model can complete, and say which labels it cannot.
+
+    Args:
+        names: The model's labels.
+        everything: The table.
+        chosen: The labels of the option --labels, which must all be the model's.
+
+    Raises:
+        DataError: If the model knows no label, or lacks one that was chosen.
+    """
+    from trmml.evaluation.requirements import require_known
+
+    known = [name for name in everything.labels if name in names]
+    if chosen is not None or not known:
+        require_known(everything, names)
+    left = [repr(name) for name in everything.labels if name not in names]
+    if not left:
+        return everything
+    more = f" and {len(left) - MOST_NAMED} more" if len(left) > MOST_NAMED else ""
+    typer.echo(
+        f"The model does not know {', '.join(left[:MOST_NAMED])}{more}: their blanks stay blank.",
+        err=True,
+    )
+    return everything.with_labels(known)
+
+
+def _merged(filled: "MultiLabelDataset", everything: "MultiLabelDataset") -> "MultiLabelDataset":
+    """Return the whole table with the cells that were filled in some of its labels."""
+    states = everything.states.copy()
+    states[:, [everything.labels.index(name) for name in filled.labels]] = filled.states
+    return dataclasses.replace(everything, states=states)
 
 
 def _print_completion(found: "Completion", dataset: "MultiLabelDataset", output: Path) -> None:

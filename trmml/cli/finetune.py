@@ -25,6 +25,7 @@ from trmml.cli.tables import (
 )
 from trmml.config.groups import FinetuneConfig
 from trmml.errors import DataError
+from trmml.reports.numbers import counted, signed_per_cent
 
 if TYPE_CHECKING:
     from trmml.data.dataset import MultiLabelDataset
@@ -123,7 +124,7 @@ def finetune(
     if is_first:
         assert trained.report is not None  # every model that finetune returns has one
         scores = _validation_scores(trained.report)
-        typer.echo(f"{trained.source}: {len(trained.labels)} labels, {scores}")
+        typer.echo(f"{trained.source}: {counted(len(trained.labels), 'label')}, {scores}")
 
 
 def _refuse_shared_photos(train: "MultiLabelDataset", val: "MultiLabelDataset") -> None:
@@ -168,6 +169,6 @@ def _validation_scores(report: dict[str, dict[str, Any]]) -> str:
     if facts["start_validation_mAP"] is not None:
         compared.append(f"before training {100 * facts['start_validation_mAP']:.2f}")
     for name, other in facts.get("compared_with", {}).items():
-        gain = f"{100 * other['low']:+.1f} to {100 * other['high']:+.1f}"
+        gain = " to ".join(signed_per_cent(other[end]) for end in ("low", "high"))
         compared.append(f"{name} {100 * other['mAP']:.2f}, 95 % interval of the gain {gain}")
     return f"validation mAP {shown}" + (f" ({'; '.join(compared)})" if compared else "")

@@ -4,6 +4,7 @@ The range of a number stands at its field, `epochs: Annotated[int, at_least(1)]`
 """
 
 import dataclasses
+import json
 import math
 import re
 import sys
@@ -173,3 +174,14 @@ def _converted_single(value: Any, wanted: type, name: str) -> Any:
     if is_number:
         require(abs(value) <= LARGEST, name, f"within ±{LARGEST:g}", value)
     return float(value) if wanted is float else value
+
+
+def flat_settings(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Return all settings by dotted name, as JSON values."""
+    flat: dict[str, str] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            flat |= flat_settings(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = json.dumps(value, ensure_ascii=False)
+    return flat

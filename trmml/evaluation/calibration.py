@@ -148,7 +148,7 @@ def calibrate(
         thresholds=tuple(thresholds),
         global_threshold=overall,
         known_positives=tuple(int(count) for count in positives),
-        method=f"{goal} on known validation labels, shrunk to the global one by {SHRINKAGE:g}",
+        method=f"{goal} on known labels, shrunk to the global one by {SHRINKAGE:g}",
         evidence=evidence_at(scores, states, labels, thresholds),
     )
 

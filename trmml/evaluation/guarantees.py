@@ -16,6 +16,7 @@ from trmml.errors import ConfigError
 from trmml.evaluation.calibration import evidence_at
 from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
 from trmml.matcher.thresholds import NEVER, Calibration
+from trmml.reports.numbers import counted
 
 CONFIDENCE = 0.95
 STEP = 1.2
@@ -121,7 +122,7 @@ def guarantee(
         known_positives=tuple((states == POSITIVE).sum(axis=0).tolist()),
         method=(
             f"precision of {precision:g} or more with {100 * confidence:g} % confidence, on known "
-            f"validation labels: {kinds.count('alone')} labels each by itself, "
+            f"labels: {counted(kinds.count('alone'), 'label')} each by itself, "
             f"{kinds.count('together')} together"
         ),
         evidence={

@@ -19,11 +19,13 @@ from trmml.errors import ConfigError
 from trmml.evaluation.calibration import calibrate
 from trmml.files import with_home
 from trmml.matcher.model import TextRegionMatcher
+from trmml.reports.numbers import counted
 from trmml.reports.progress import say
 from trmml.training import distributed
 from trmml.training.batches import AugmentedPhotos, CachedFeatures, use_bfloat16
 from trmml.training.callbacks import EpochEnd, LogTo, require_writer, say_epoch, say_kept, writer_to
 from trmml.training.features import cache_bytes, compute_features
+from trmml.training.fingerprint import fingerprint_of
 from trmml.training.mixing import warn_if_no_gain
 from trmml.training.photos import (
     TrainingPhotos,
@@ -32,7 +34,7 @@ from trmml.training.photos import (
     known_log_odds,
     train_and_val,
 )
-from trmml.training.run_folder import RunFolder, check_together, facts_of, fingerprint_of
+from trmml.training.run_folder import RunFolder, check_together, facts_of
 from trmml.training.starting import starting_model
 from trmml.training.trainer import CHECKPOINT, Trainer
 from trmml.zoo.folder import LOG, read_facts
@@ -110,7 +112,7 @@ def finetune(
         photos = list(dict.fromkeys((*everything.photos, *held_out.photos)))
         settings = _settled(settings, matcher, len(photos))
         fingerprint = fingerprint_of(settings, matcher.config, start.digest, train, held_out)
-        finished = None if run is None else run.begin(fingerprint)
+        finished = None if run is None else run.begin(fingerprint, settings)
         if run is not None and finished is not None:
             return _finished_before(finished, run, callbacks.show)
         try:
@@ -182,7 +184,7 @@ def _train(trainer: Trainer, run: RunFolder | None, callbacks: _Callbacks) -> No
 
 def _say_start(trainer: Trainer, run: RunFolder | None) -> None:
     done, epochs = len(trainer.history), trainer.config.training.epochs
-    begun = f"going on after epoch {done} of {epochs}" if done else f"{epochs} epochs"
+    begun = f"going on after epoch {done} of {epochs}" if done else counted(epochs, "epoch")
     place = (
         ""
         if run is None

@@ -17,15 +17,11 @@ from trmml.evaluation.intervals import difference
 from trmml.matcher.matching import scores_of
 from trmml.matcher.model import TextRegionMatcher
 from trmml.matcher.probe import FeatureProbe, ProbeInputs, ProbeMLP
+from trmml.reports.numbers import signed_per_cent
+from trmml.training.fitted_text import FittedText, fit_zero_shot
 from trmml.training.mlp import MLP, fit_mlp, share_of_mlp
 from trmml.training.photos import can_choose_epoch
-from trmml.training.probing import (
-    FittedText,
-    LinearMap,
-    fit_linear,
-    fit_zero_shot,
-    share_of_probe,
-)
+from trmml.training.probing import LinearMap, fit_linear, share_of_probe
 from trmml.training.survey import Survey
 from trmml.training.validation import Validation
 
@@ -246,11 +242,13 @@ def compared_with(
 def warn_if_no_gain(compared: Mapping[str, Mapping[str, float | None]]) -> None:
     """Say in words that zero-shot, which needs no training, may be as good; see `compared_with`."""
     found = compared.get(ZERO_SHOT, {})
-    gain, low, high = (found.get(key) for key in ("gain", "low", "high"))
-    if gain is None or low is None or high is None or low > 0:
+    other, gain, low, high = (found.get(key) for key in ("mAP", "gain", "low", "high"))
+    if other is None or gain is None or low is None or high is None or low > 0:
         return
+    if other + gain > 0.9995:
+        return  # nothing is left to gain
     logger.warning(
-        "As far as the validation photos tell, the model is no better than its CLIP alone (zero-shot): "
-        "mAP differs by %+.1f, 95 %% interval %+.1f to %+.1f. More known labels would help, or more "
-        "validation photos to tell.", 100 * gain, 100 * low, 100 * high
+        "The validation photos do not show that the model is better than its CLIP alone (zero-shot): "
+        "mAP differs by %s, 95 %% interval %s to %s. More known labels would help, or more validation "
+        "photos to tell.", *(signed_per_cent(value) for value in (gain, low, high))
     )  # fmt: skip

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from trmml.labels import POSITIVE
 from trmml.matcher.probe import HIDDEN_UNITS
-from trmml.training.probing import cell_weights, deviation_of
+from trmml.training.logistic import cell_weights, deviation_of
 
 LEARNING_RATE, WEIGHT_DECAY, BATCH_SIZE = 1e-3, 1.0, 64
 INPUT_DROPOUT, DROPOUT = 0.1, 0.5

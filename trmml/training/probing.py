@@ -1,4 +1,4 @@
-"""What is solved for and not trained by steps: zero-shot with fitted scales, and a linear map beside it.
+"""What is solved for and not trained by steps: a linear map, by itself or to correct zero-shot.
 
 Our choice. A logistic regression of the frozen features is the simplest thing that learns from known
 photos. As far as the labels' text is trusted, zero-shot matching is added to its logit, so that it has
@@ -6,17 +6,17 @@ to learn only what zero-shot gets wrong: with few known photos it stays near zer
 it becomes a logistic regression.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int8
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
-from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
-from trmml.matcher.probe import ProbeInputs
+from trmml.labels import POSITIVE
+from trmml.training import logistic
+from trmml.training.logistic import both_ways, cell_weights, deviation_of, minimize, one_sided
 
 PENALTIES = (30000.0, 10000.0, 3000.0, 1000.0, 300.0, 100.0, 30.0, 10.0)
 """Of the squared weights, from strong to weak; each solution starts from the one before it."""
@@ -27,32 +27,11 @@ ENOUGH_POSITIVES = 1000
 """Known positives of the validation photos, of all labels, from which on they choose the penalty."""
 NUM_FOLDS, MOST_FOLDED = 3, 10_000
 """Of the cross-validation: folds, and photos to solve for in all of them together."""
-HIGHEST_SCALE = 100.0
-"""Of the order of the highest scale of zero-shot logits, as in CLIP; about 10 on COCO-18."""
-MOST_ITERATIONS = 60
-MOST_CELLS = 2**25
-"""Of photos × labels solved for at a time, to bound memory."""
 MOST_WEIGHTS = 2**20
 """Of labels × features solved for at a time: L-BFGS keeps two hundred times as many numbers."""
 LEAST_SHARE, POSITIVES_AT_HALF = 0.4, 150
 """The probe's share in a trusted label's logit with very many known positives, and the number of these
 at which it is halfway from 1 to that."""
-
-
-class FittedText(NamedTuple):
-    """Zero-shot matching with fitted scales and biases, on the scale of logits.
-
-    Attributes:
-        scales: On the similarity of text to the whole photo, and to its best patches.
-        bias: Of each label.
-    """
-
-    scales: Float[Tensor, "2 label"]
-    bias: Float[Tensor, " label"]
-
-    def logits(self, inputs: ProbeInputs) -> Float[Tensor, "image label"]:
-        """Return the logits of some photos."""
-        return _scaled(self.scales, inputs.similarity) + self.bias
 
 
 class LinearMap(NamedTuple):
@@ -83,95 +62,6 @@ def share_of_probe(
     positives = (states == POSITIVE).sum(dim=0).to(trust.device)
     most = trust * (1 - LEAST_SHARE)
     return 1 - most * positives / (positives + POSITIVES_AT_HALF)
-
-
-def cell_weights(
-    states: Int8[Tensor, "image label"], assumed_negative: float
-) -> Float[Tensor, "image label"]:
-    """Return 1 for known states, 0 for unknown ones; a little where a label has no known negative."""
-    known = (states != UNKNOWN).float()
-    without_negatives = (states == NEGATIVE).sum(dim=0) == 0
-    return torch.where(without_negatives & (states == UNKNOWN), assumed_negative, known)
-
-
-def fit_zero_shot(
-    inputs: ProbeInputs,
-    states: Int8[Tensor, "image label"],
-    trust: Float[Tensor, " label"],
-    assumed_negative: float,
-) -> FittedText:
-    """Return scales, of at least 0, and biases of the lowest cross-entropy on the known states.
-
-    The two scales are the same for all labels, times how far the text of each is trusted. Where nothing
-    is trusted, or the text orders photos the wrong way round, the logit is that of the label's known
-    frequency.
-
-    Args:
-        inputs: Of the training photos.
-        states: Of the same photos; unknown ones do not count.
-        trust: See `trmml.training.survey.trust`.
-        assumed_negative: Weight of unknown states of labels without a known negative.
-    """
-    targets, weights = (states == POSITIVE).float(), cell_weights(states, assumed_negative)
-    positives, cells = (targets * weights).sum(dim=0) + 1, weights.sum(dim=0) + 2
-    bias = (positives / (cells - positives)).log().requires_grad_()
-    scales = bias.new_zeros(2, 1, requires_grad=True)
-    kept = torch.ones_like(scales)
-
-    mean = inputs.similarity.float().mean(dim=0, keepdim=True)
-    one_sided = _one_sided(targets, weights)
-    parts = range(0, len(states), max(MOST_CELLS // states.shape[1], 1))
-
-    def loss_from(first: int, scaled: Tensor) -> Tensor:
-        rows = slice(first, first + parts.step)
-        logits = _scaled(scaled, inputs.similarity[rows]) + bias
-        return F.binary_cross_entropy_with_logits(
-            logits, targets[rows], weights[rows], reduction="sum"
-        )
-
-    def cost() -> Tensor:
-        scaled = kept * scales * trust
-        if len(parts) == 1:
-            losses = loss_from(0, scaled)
-        else:  # a part is computed anew for its gradient, so that memory holds one at a time
-            losses = torch.stack(
-                [checkpoint(loss_from, first, scaled, use_reentrant=False) for first in parts]
-            ).sum()
-        # Where text parts all known states, nothing else would bound the scales.
-        bounds = (scales / HIGHEST_SCALE).square().sum() / 2
-        bounds = bounds + (one_sided * _both_ways(_scaled(scaled, mean)[0] + bias)).sum()
-        return (losses + bounds) / weights.sum()
-
-    _minimize([scales, bias], cost)
-    while (scales < 0).any():  # which would believe the opposite of the text
-        kept = kept * (scales.detach() >= 0)
-        scales = torch.zeros_like(scales, requires_grad=True)
-        _minimize([scales, bias], cost)
-    return FittedText(scales.detach() * trust, bias.detach())
-
-
-def _one_sided(
-    targets: Float[Tensor, "image label"], weights: Float[Tensor, "image label"]
-) -> Float[Tensor, " label"]:
-    """Return 1 for labels all of whose known photos are positive, or all negative, and 0 for others.
-
-    Nothing bounds the bias of such a label, and float32 gives all photos the same score of 1 in the end.
-    So one positive and one negative photo of mean features are added to its own (our choice).
-    """
-    positives, cells = (targets * weights).sum(dim=0), weights.sum(dim=0)
-    return ((positives == 0) | (positives == cells)).float()
-
-
-def _both_ways(logits: Float[Tensor, " label"]) -> Float[Tensor, " label"]:
-    """Return the cross-entropy of a positive and a negative photo with the same logit."""
-    return F.softplus(logits) + F.softplus(-logits)
-
-
-def _scaled(
-    scales: Float[Tensor, "2 label"], similarity: Float[Tensor, "image 2 label"]
-) -> Float[Tensor, "image label"]:
-    """Return the scaled similarities of photo and of patches, added."""
-    return torch.einsum("sl,nsl->nl", scales, similarity.float())
 
 
 def fit_linear(
@@ -256,17 +146,6 @@ def _losses_on_folds(
         yield _losses(logits[judged], states[judged], assumed_negative)
 
 
-def deviation_of(features: Float[Tensor, "image summary"]) -> Float[Tensor, " summary"]:
-    """Return the standard deviation of each feature over photos, by which all are divided.
-
-    One that hardly varies, as in copies of the same photo, is divided by more: by a hundredth of the
-    median deviation, and by a ten-thousandth of the root mean square of all features at least.
-    """
-    deviation = features.float().std(dim=0, correction=0)
-    length = features.float().square().mean().sqrt()
-    return deviation.clamp(min=0.01 * torch.maximum(deviation.median(), 0.01 * length)) + 1e-6
-
-
 def fit_linear_maps(
     summaries: Float[Tensor, "image summary"],
     states: Int8[Tensor, "image label"],
@@ -289,7 +168,7 @@ def fit_linear_maps(
     features = (features - mean) / deviation
     weights, targets = cell_weights(states, assumed_negative), (states == POSITIVE).float()
     offset = torch.zeros_like(targets) if zero_shot is None else zero_shot
-    most = min(MOST_CELLS // len(states), MOST_WEIGHTS // features.shape[1])
+    most = min(logistic.MOST_CELLS // len(states), MOST_WEIGHTS // features.shape[1])
     parts = torch.arange(states.shape[1]).split(max(most, 1))
     solved = [
         _solve(features, targets[:, part], weights[:, part], offset[:, part]) for part in parts
@@ -298,21 +177,6 @@ def fit_linear_maps(
         scaled = torch.cat([weight for weight, _ in of_parts]) / deviation
         bias = torch.cat([bias for _, bias in of_parts])
         yield LinearMap(scaled, bias - scaled @ mean, penalty)
-
-
-def _minimize(tensors: list[Tensor], cost: Callable[[], Tensor]) -> None:
-    solver = torch.optim.LBFGS(
-        tensors, max_iter=MOST_ITERATIONS, tolerance_change=0, line_search_fn="strong_wolfe"
-    )
-
-    def step() -> Tensor:
-        solver.zero_grad()
-        total = cost()
-        total.backward()
-        return total
-
-    with torch.enable_grad():
-        solver.step(step)  # pyright: ignore[reportArgumentType]
 
 
 def _solve(
@@ -324,7 +188,7 @@ def _solve(
     """Yield weight and bias of some labels for each penalty."""
     weight = features.new_zeros(targets.shape[1], features.shape[1])
     bias = features.new_zeros(targets.shape[1], requires_grad=True)
-    mean_offset, one_sided = offset.mean(dim=0), _one_sided(targets, weights)
+    mean_offset, without_one = offset.mean(dim=0), one_sided(targets, weights)
     for penalty in PENALTIES:
         # In this unit the penalty curves the loss about as much as the photos do, which L-BFGS likes.
         unit = (1 + 4 * penalty / len(features)) ** -0.5
@@ -333,10 +197,10 @@ def _solve(
         def cost(penalty: float = penalty, unit: float = unit, scaled: Tensor = scaled) -> Tensor:
             logits = offset + features @ (unit * scaled).T + bias
             losses = F.binary_cross_entropy_with_logits(logits, targets, weights, reduction="sum")
-            losses = losses + (one_sided * _both_ways(mean_offset + bias)).sum()
+            losses = losses + (without_one * both_ways(mean_offset + bias)).sum()
             return (losses + penalty / 2 * (unit * scaled).square().sum()) / len(features)
 
-        _minimize([scaled, bias], cost)
+        minimize([scaled, bias], cost)
         weight = unit * scaled.detach()
         yield weight, bias.detach().clone()
 

@@ -6,9 +6,7 @@ always a whole model, and a killed run goes on from its last epoch with the same
 """
 
 import contextlib
-import hashlib
-import json
-import os
+import logging
 import platform
 import sys
 from collections.abc import Mapping, Sequence
@@ -18,14 +16,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
-from trmml.config.groups import FinetuneConfig, ModelConfig
-from trmml.data.dataset import MultiLabelDataset
-from trmml.data.pixels import grey_range
+from trmml.config.groups import FinetuneConfig
 from trmml.errors import ConfigError
 from trmml.evaluation.measuring import measure
 from trmml.files import writing_to
 from trmml.matcher.model import TextRegionMatcher
 from trmml.training import distributed
+from trmml.training.fingerprint import changed_settings
 from trmml.training.trainer import CHECKPOINT, Trainer
 from trmml.version import __version__
 from trmml.zoo.folder import (
@@ -35,6 +32,8 @@ from trmml.zoo.folder import (
     require_new,
     write_model_files,
 )
+
+logger = logging.getLogger(__name__)
 
 
 class RunFolder:
@@ -66,17 +65,21 @@ class RunFolder:
             "remove it or choose another output."
         )
 
-    def begin(self, fingerprint: str) -> TextRegionMatcher | None:
+    def begin(self, fingerprint: str, settings: FinetuneConfig) -> TextRegionMatcher | None:
         """Make the working folder, or return the model if the run is finished already."""
         if self.is_finished:
-            if read_facts(self.output, "finetune").get("fingerprint") != fingerprint:
+            facts = read_facts(self.output, "finetune")
+            if facts.get("fingerprint") != fingerprint:
                 raise ConfigError(
-                    f"{self.output} holds a model of other data or settings; choose another output."
+                    f"{self.output} holds a model of other data or settings"
+                    f"{changed_settings(facts.get('settings'), settings)}; choose another output."
                 )
             if distributed.is_first():  # of a process that was killed just before
                 (self.output / CHECKPOINT).unlink(missing_ok=True)
             return load_folder(self.output)
         if distributed.is_first():
+            if self.resume and not self.working.exists():
+                logger.warning("There is no unfinished run of %s; a new one starts.", self.output)
             with writing_to(self.working):
                 try:
                     self.working.mkdir(exist_ok=self.resume)
@@ -101,45 +104,6 @@ class RunFolder:
                 move_into_place(self.working, self.output)
                 (self.output / CHECKPOINT).unlink(missing_ok=True)
         distributed.wait()
-
-
-def fingerprint_of(
-    settings: FinetuneConfig,
-    config: ModelConfig,
-    origin: str,
-    train: MultiLabelDataset,
-    val: MultiLabelDataset,
-) -> str:
-    """Digest of all that decides the result of a run, but for rounding.
-
-    Args:
-        settings: With nothing left to the machine.
-        config: Of the model.
-        origin: `digest_of` the model that training starts from; empty for a new one, which the
-            other arguments decide.
-        train: Photos to train on.
-        val: Photos that choose the best epoch.
-    """
-    digest = hashlib.sha256(origin.encode())
-    chosen, model = settings.to_dict(), config.to_dict()
-    for name in ("num_workers", "cache_gb"):  # with these a run may go on on a smaller machine
-        del chosen["training"][name]
-    del model["backbone"]["license"]  # not known where there is no network
-    digest.update(json.dumps([chosen, model]).encode())
-    if grey_range() != (0, 65535):
-        digest.update(repr(grey_range()).encode())
-    for dataset in (train, val):
-        digest.update(os.fsencode("\0".join(str(photo) for photo in dataset.photos)))
-        digest.update(dataset.states.tobytes())
-    return digest.hexdigest()
-
-
-def digest_of(model: TextRegionMatcher) -> str:
-    """Digest of what a model has learned."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.learned_state().items()):
-        digest.update(name.encode() + tensor.cpu().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def check_together(fingerprint: str, num_epochs: int) -> None:

@@ -11,7 +11,7 @@ from trmml.config.groups import FinetuneConfig, MatchingConfig
 from trmml.errors import ConfigError
 from trmml.matcher.model import TextRegionMatcher
 from trmml.training import distributed
-from trmml.training.run_folder import digest_of
+from trmml.training.fingerprint import digest_of
 from trmml.zoo.loading import load_for_training, make_config
 
 logger = logging.getLogger(__name__)

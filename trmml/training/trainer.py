@@ -24,6 +24,7 @@ from trmml.reports.progress import followed
 from trmml.training import distributed
 from trmml.training.batches import use_bfloat16
 from trmml.training.callbacks import Callback, EpochEnd, curves_of, ignore
+from trmml.training.fingerprint import changed_settings
 from trmml.training.mixing import LINEAR_PROBE, ZERO_SHOT, compared_with, mix_in_probe, restore
 from trmml.training.objective import Objective, StepLoss
 from trmml.training.optimization import (
@@ -285,6 +286,7 @@ class Trainer:
         """Return everything a resumed run needs: tensors and plain values only."""
         return {
             "fingerprint": self.fingerprint,
+            "settings": self.config.to_dict(),
             "history": self.history,
             "learned": self.model.learned_state(),
             "optimizer": self.optimizer.state_dict(),
@@ -314,7 +316,8 @@ class Trainer:
             raise ArtifactError(f"{path} is no checkpoint. Remove it to start anew.")
         if state["fingerprint"] != self.fingerprint:
             raise ConfigError(
-                f"{path} is of a run with other data or settings; resume with the same ones, or "
+                f"{path} is of a run with other data or settings"
+                f"{changed_settings(state.get('settings'), self.config)}; resume with the same ones, or "
                 "choose another output."
             )
         if _form(state) != _form(self.state()):

@@ -15,6 +15,7 @@ from typing import Any
 import jinja2
 from huggingface_hub import EvalResult, ModelCardData
 
+from trmml.config.base import flat_settings
 from trmml.errors import ArtifactError
 
 ABOUT_FIELDS = (
@@ -102,7 +103,7 @@ def _render(facts: CardFacts, name: str) -> str:
         rows=rows,
         num_labels=len(labels),
         measured_on="test" if facts.metrics.get("test") else "validation",
-        settings=_settings(facts.finetune.get("settings", {})),
+        settings=flat_settings(facts.finetune.get("settings", {})),
     )
 
 
@@ -137,17 +138,6 @@ def _known_share(counts: Mapping[str, int]) -> float:
     """Return the share of a label's training photos on which it is known, in [0, 1]."""
     known = counts["positive"] + counts["negative"]
     return known / max(known + counts["unknown"], 1)
-
-
-def _settings(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Return all settings by dotted name, as JSON values."""
-    flat: dict[str, str] = {}
-    for key, value in settings.items():
-        if isinstance(value, Mapping):
-            flat |= _settings(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = json.dumps(value, ensure_ascii=False)
-    return flat
 
 
 def _last_part(name: str) -> str:

@@ -1,0 +1,11 @@
+"""Numbers as people read them."""
+
+
+def signed_per_cent(share: float) -> str:
+    """Return a share in per cent with its sign and one digit behind the point, zero as +0.0."""
+    return f"{round(100 * share, 1) + 0.0:+.1f}"
+
+
+def counted(number: int, noun: str) -> str:
+    """Return `1 label` or `2 labels`, with the noun in the singular."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
