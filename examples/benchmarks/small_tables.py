@@ -1,6 +1,6 @@
 """What the benchmarks on small tables share: the methods, their runs, and how they are compared.
 
-Of each draw a tenth of the photos is held out, on which every method chooses. trmml runs with its
+Of each draw a tenth of the photos is held out, on which the simple methods choose. trmml runs with its
 defaults. The scores of a run stay in `--output`, and what is there is not run again; `--report` prints
 the table and writes a JSON. With `--methods` the others keep what that JSON says of them.
 """

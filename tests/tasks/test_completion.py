@@ -16,8 +16,10 @@ from trmml.errors import ConfigError, DataError
 from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
 from trmml.matcher.model import TextRegionMatcher
 from trmml.tasks.completion import (
+    FIRST_ASKED,
     _clear_negatives,
     _clear_positives,
+    _questions,
     complete,
     teaching_value,
 )
@@ -212,6 +214,21 @@ def test_questions_are_open_blanks_one_per_photo(
     assert len(rows) == len(set(rows))
     for cell in found.questions:
         assert found.dataset.states[cell.row, cell.column] == UNKNOWN
+
+
+def test_labels_that_lack_positives_are_asked_in_turns() -> None:
+    probability = np.full((60, 2), 0.01)
+    probability[:30, 0] = np.linspace(0.9, 0.6, 30)
+    probability[30:, 1] = np.linspace(0.5, 0.1, 30)
+    blank = np.full(probability.shape, UNKNOWN, dtype=np.int8)
+    asked = _questions(probability, blank, blank)
+    assert len(asked) == 60
+    first = asked[: 2 * FIRST_ASKED]
+    assert [cell.column for cell in first] == [0, 1] * FIRST_ASKED
+    for label in (0, 1):  # of each the most probable one first
+        found = [cell.probability for cell in first if cell.column == label]
+        assert found == sorted(found, reverse=True)
+        assert found[0] == probability[:, label].max()
 
 
 def test_the_fit_is_that_of_a_logistic_regression() -> None:

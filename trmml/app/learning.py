@@ -234,8 +234,8 @@ def _for_few_answers(states: Int8[np.ndarray, "image label"]) -> dict[str, Any]:
 
     The share of positives among such answers is not that of the photos, which limits how many pseudo
     labels there are; and the model must not forget for a handful of them what it knew. After 400
-    answers about 1,000 photos of COCO-18 (53.7 mAP on other photos, where zero-shot has 58.0) the first
-    alone gives 56.2, and both 58.3; after 1,600 they would cost one, and no longer apply.
+    answers both helped by some mAP, on an earlier small CLIP; after 1,600 they would cost one, and no
+    longer apply.
     """
     known = max(float(known_mask(states).sum(axis=0).mean()), 1.0)
     if known >= FEW_KNOWN:

@@ -53,7 +53,7 @@ def reliability(
 def reliability_diagram(found: Reliability, title: str) -> Image.Image:
     """Draw the bins as bars against the diagonal on which scores are probabilities."""
     side, left, top = 440, 70, 60
-    sheet = Image.new("RGB", (left + side + 40, top + side + 80), _PAPER)
+    sheet = Image.new("RGB", (left + side + 40, top + side + 100), _PAPER)
     draw = ImageDraw.Draw(sheet)
 
     def place(x: float, y: float) -> tuple[float, float]:
@@ -71,14 +71,15 @@ def reliability_diagram(found: Reliability, title: str) -> Image.Image:
         half = 0.42 / NUM_BINS
         corner, base = place(middle - half, b.share_positive), place(middle + half, 0)
         draw.rectangle([corner, base], _BAR)
-        above = (place(middle, 0)[0], corner[1] - 4)
-        draw.text(above, _short(b.num_labels), _INK, _font(11), "mb")
+        below = (place(middle, 0)[0], top + side + 28)  # where neither bar nor diagonal covers it
+        draw.text(below, _short(b.num_labels), _INK, _font(11), "mt")
     draw.line([place(0, 0), place(1, 1)], _LINE, 2)
     draw.rectangle([place(0, 1), place(1, 0)], outline=_QUIET)
+    draw.text((left - 8, top + side + 28), "cells", _INK, _font(11), "rt")
     middle = left + side / 2
-    draw.text((middle, top + side + 32), "score, per cent", _INK, _font(14), "mt")
-    note = "share of labels that are positive, per cent; above each bar the number of labels"
-    draw.text((middle, top + side + 54), note, _QUIET, _font(12), "mt")
+    draw.text((middle, top + side + 52), "score, per cent", _INK, _font(14), "mt")
+    note = "bars: share of known cells that are positive, per cent; line: as the score says"
+    draw.text((middle, top + side + 74), note, _QUIET, _font(12), "mt")
     return sheet
 
 
