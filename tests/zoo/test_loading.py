@@ -3,6 +3,7 @@ import inspect
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,18 @@ from hub_server import HubServer
 import trmml
 from trmml.backbone.clip import FrozenCLIP
 from trmml.config.groups import MatchingConfig
+from trmml.data.dataset import MultiLabelDataset
 from trmml.errors import ConfigError, ModelNotFoundError, OfflineError
 from trmml.files import BUNDLED, write_json
 from trmml.matcher.model import TextRegionMatcher
+from trmml.matcher.prompts import COMMON_NAMES, FEW_NAMES, relative_text
 from trmml.matcher.thresholds import Calibration
 from trmml.tasks.exporting import export
 from trmml.zoo.catalog import list_models, verify_model
 from trmml.zoo.folder import add_metrics, save_model
 from trmml.zoo.loading import load_for_training, load_model, make_config
+
+Maker = Callable[..., MultiLabelDataset]
 
 NEW = ("traffic_light", "dog")
 
@@ -67,19 +72,21 @@ def test_zero_shot_compares_photo_and_best_patches_with_hand_written_prompts(
     assert model.labels == tuple(labels)
     assert not any(parameter.requires_grad for parameter in model.parameters())
     clip: Any = open_clip.create_model(backbone_source).eval()
+    names = (*labels, *COMMON_NAMES)
     prompts = [
-        f"{template.format(label.replace('_', ' '))}." for template in templates for label in labels
+        f"{template.format(name.replace('_', ' '))}." for template in templates for name in names
     ]
     with torch.no_grad():
         text = clip.encode_text(open_clip.tokenize(prompts), normalize=True)
         text = text.unflatten(0, (len(templates), -1)).mean(dim=0)
         text = text / text.norm(dim=-1, keepdim=True)
-        cosines = clip.encode_image(photos(), normalize=True) @ text.T
+        text = text[:3] - text.mean(dim=0)
+        products = clip.encode_image(photos(), normalize=True) @ text.T
         patches = backbone(photos()).patch_features
         patches = patches / patches.norm(dim=-1, keepdim=True)
-        best = (patches @ (text - text.mean(dim=0)).T).amax(dim=1)
-        best, cosines = (values - values.mean(dim=1, keepdim=True) for values in (best, cosines))
-        expected = clip.logit_scale.exp() * (cosines + best / 2) / 1.5
+        best = (patches @ text.T).amax(dim=1)
+        best = best - best.mean(dim=1, keepdim=True)
+        expected = clip.logit_scale.exp() * (products + best / 2) / 1.5
     torch.testing.assert_close(scores(model), expected, rtol=1e-4, atol=1e-4)
 
 
@@ -94,9 +101,29 @@ def test_zero_shot_needs_labels(backbone_source: str) -> None:
         load_model("zero-shot", backbone=backbone_source)
 
 
-def test_zero_shot_with_one_label_has_nothing_to_compare(backbone_source: str) -> None:
-    with pytest.raises(ConfigError, match="give at least two"):
-        load_model("zero-shot", labels=["dog"], backbone=backbone_source)
+def test_zero_shot_compares_few_labels_with_common_things(backbone: FrozenCLIP) -> None:
+    tower, many = backbone.text_tower, tuple(f"thing {i}" for i in range(FEW_NAMES))
+    assert tower is not None
+    text = tower.encode_names(many, ("a {}",))
+    torch.testing.assert_close(relative_text(tower, many, ("a {}",)), text - text.mean(dim=0))
+    common = tower.encode_names(COMMON_NAMES, ("a {}",))
+    for few in (1, 2, FEW_NAMES - 1):
+        mean = torch.cat([text[:few], common]).mean(dim=0)
+        torch.testing.assert_close(relative_text(tower, many[:few], ("a {}",)), text[:few] - mean)
+
+
+def test_one_label_is_enough(backbone_source: str, make_dataset: Maker) -> None:
+    data = make_dataset(30).with_labels(("red",))
+    alone = load_model("zero-shot", labels=["dog"], backbone=backbone_source)
+    scores = [one.scores[0] for one in alone.predict_many(data.photos)]
+    assert len(set(scores)) > 20  # which differ by photo
+    quick = {"training.epochs": 1, "matching.num_context_tokens": 2, "matching.num_heads": 2}
+    model = trmml.finetune(data, val=data, backbone=backbone_source, config=quick)
+    assert model.report is not None
+    assert set(model.report["finetune"]["compared_with"]) == {"zero-shot", "linear probe"}
+
+
+def test_labels_are_names_and_no_text(backbone_source: str) -> None:
     with pytest.raises(ConfigError, match="must be a list of names, got the text 'dog'"):
         load_model("zero-shot", labels="dog", backbone=backbone_source)
 

@@ -22,7 +22,7 @@ from trmml.matcher.matching import WAYS, CenteredFeatures, MatcherOutput, TextFe
 from trmml.matcher.notebook import model_html
 from trmml.matcher.prediction import Prediction
 from trmml.matcher.probe import FeatureProbe
-from trmml.matcher.prompts import HAND_WRITTEN, TEMPLATES, NewRow, random_context
+from trmml.matcher.prompts import HAND_WRITTEN, TEMPLATES, NewRow, random_context, relative_text
 from trmml.matcher.sides import Side
 from trmml.matcher.thresholds import Calibration
 
@@ -198,15 +198,8 @@ class TextRegionMatcher(PredictsPhotos, nn.Module):
         return tower.encode_behind(words, names, counts)
 
     def zero_shot_text(self, templates: Sequence[str] = TEMPLATES) -> Float[Tensor, "label dim"]:
-        """Mean text feature of each label over templates like "a {}", less that of all of them.
-
-        Cosines of a CLIP lie close together and far from 0: only their differences say something.
-
-        Raises:
-            ConfigError: If a text does not fit the tower.
-        """
-        text = self._text_tower().encode_names(self.config.prompt_names, templates)
-        return text - text.mean(dim=0)
+        """What zero-shot matching multiplies photos with; see `relative_text`."""
+        return relative_text(self._text_tower(), self.config.prompt_names, templates)
 
     def encode_text(self) -> TextFeatures:
         """Encode the current prompts; gradients reach the contexts."""

@@ -5,11 +5,14 @@ start, M learned tokens, the name, a full stop, end. Not stated by TRM-ML: M, an
 label has its own context; see `MatchingConfig`.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from trmml.backbone.text import TextTower
 
 NewRow = Literal["text", "mean", "zero"]
 """What a label that was never learned starts from, in a tensor with a row per label.
@@ -33,6 +36,31 @@ TEMPLATES = (
 
 Photo captions rarely speak of photos, web captions do; a CLIP learned from either finds its own here.
 """
+COMMON_NAMES = (
+    *("person", "dog", "bird", "car", "boat", "street", "house", "kitchen", "table", "food"),
+    *("cup", "tree", "flower", "mountain", "water", "snow", "shirt", "book", "phone", "ball"),
+)
+"""What is in photos of any kind: what few labels are compared with, beside one another."""
+FEW_NAMES = 16
+"""From so many labels on, they are compared with one another alone."""
+
+
+def relative_text(
+    tower: TextTower, names: Sequence[str], templates: Sequence[str] = TEMPLATES
+) -> Float[Tensor, "label dim"]:
+    """Return the mean text feature of each name over templates like "a {}", less that of all names.
+
+    Cosines of a CLIP lie close together and far from 0: only their differences say something. The mean
+    of one name is that name, and that of two lies between them; so common names count in the mean of
+    fewer than 16 (our choice; validation photos of COCO-18).
+
+    Raises:
+        ConfigError: If a text does not fit the tower.
+    """
+    text = tower.encode_names(tuple(names), templates)
+    if len(names) >= FEW_NAMES:
+        return text - text.mean(dim=0)
+    return text - torch.cat([text, tower.encode_names(COMMON_NAMES, templates)]).mean(dim=0)
 
 
 class PromptLearner(nn.Module):

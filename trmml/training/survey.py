@@ -55,10 +55,6 @@ def survey(
         distributed.gather(torch.cat(part), len(states)) for part in zip(*rows, strict=True)
     )
     inputs, states = ProbeInputs(summaries, similarity), states.to(model.device)
-    if len(model.labels) == 1:
-        # The zero-shot scores of a single label say nothing: they are relative to those of the others.
-        one = states.new_ones(1, dtype=torch.float32)
-        return Survey(inputs, one, one)
     return Survey(inputs, trust(similarity, states), trust(scores, states))
 
 

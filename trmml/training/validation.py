@@ -36,10 +36,8 @@ class Validation:
         (scores,) = self._all(lambda features: (self.model.match(features, text).scores,))
         return scores.cpu().numpy()
 
-    def zero_shot_scores(self) -> Float32[np.ndarray, "image label"] | None:
-        """Return the scores of the CLIP alone; None for one label, which it compares with no other."""
-        if len(self.model.labels) < 2:
-            return None
+    def zero_shot_scores(self) -> Float32[np.ndarray, "image label"]:
+        """Return the scores of the CLIP alone."""
         text, model = self.model.zero_shot_text(), self.model
         (scores,) = self._all(lambda seen: (zero_shot_similarity(model.centered(seen), text),))
         return scores.cpu().numpy()

@@ -191,12 +191,11 @@ def zero_shot_model(
 
     A label's text feature is the mean over templates, each a text with `{}` in place of its name.
 
-    Scores are relative: each label is compared with the mean of all of them, so that a threshold
-    of 0.5 means "more like this than like the labels on the whole".
+    Scores are relative: each label is compared with the mean of all of them (of fewer than 16, and of
+    common things), so that a threshold of 0.5 means "more like this than like those on the whole".
 
     Raises:
-        ConfigError: If there are fewer than two labels, one does not fit the text tower, or a
-            template has no place for it.
+        ConfigError: If a label does not fit the text tower, or a template has no place for it.
     """
     if isinstance(templates, str):
         raise ConfigError(f"templates must be a list of texts, got the text {templates!r}.")
@@ -205,8 +204,6 @@ def zero_shot_model(
             raise ConfigError(
                 f"A template has one {{}} where the label goes, as 'a {{}}'; got {template!r}."
             )
-    if len(labels) < 2:
-        raise ConfigError("Zero-shot compares labels with one another; give at least two.")
     matching = MatchingConfig(
         way="zero-shot",
         context_init=HAND_WRITTEN,
