@@ -3,10 +3,10 @@
     python examples/benchmarks/other_tables.py --data coco18 --output runs/other_tables
     python examples/benchmarks/other_tables.py --data coco18 --output runs/other_tables --report
 
-Labels are the 18 of COCO-18, or words of the captions: colours, clothes, doings, places; the same with
-made-up names, of which text can say nothing; and things with 3 to 11 captions each. Training photos are
-drawn from the training photos; all are measured on the 2,500 validation photos, as the test photos
-have no captions. `small_tables.py` says what is done with each table.
+Labels are the 18 of COCO-18, or one or two of them; words of the captions: colours, clothes, doings,
+places; the same with made-up names, of which text can say nothing; and things with 3 to 11 captions
+each. Training photos are drawn from the training photos; all are measured on the 2,500 validation
+photos, as the test photos have no captions. `small_tables.py` says what is done with each table.
 """
 
 import csv
@@ -36,21 +36,30 @@ WORDS = [
 ]
 RARE = (3, 11)
 """Positives of the labels of the long tail, among the training photos drawn."""
+ENOUGH = 10
+"""Positives of the labels of a table with one or two."""
 MOST_DRAWS = 1000
 
 
 class Kind(NamedTuple):
-    """A kind of table: whose labels, how many photos, how many of its cells are known."""
+    """A kind of table: whose labels, how many photos, how many of its cells are known.
+
+    Attributes:
+        num_labels: So many are drawn, of those with enough positives among the photos; None for all.
+    """
 
     labels: str
     photos: int
     known: float
+    num_labels: int | None = None
 
 
 TABLES = {
     "COCO-18, 100 photos": Kind("objects", 100, 1.0),
     "COCO-18, 300 photos": Kind("objects", 300, 1.0),
     "COCO-18, 1,000 photos": Kind("objects", 1000, 1.0),
+    "COCO-18, 1 label, 1,000 photos": Kind("objects", 1000, 1.0, num_labels=1),
+    "COCO-18, 2 labels, 1,000 photos": Kind("objects", 1000, 1.0, num_labels=2),
     "words, 40 % known": Kind("words", 1600, 0.4),
     "words, 10 % known": Kind("words", 1600, 0.1),
     "made-up names, 40 % known": Kind("made-up", 1600, 0.4),
@@ -101,6 +110,12 @@ class Tables:
             few = everything["train"].subset(rows)
             if kind.labels == "rare":
                 few = _only_rare(few)
+            if kind.num_labels is not None:
+                enough = (few.states == POSITIVE).sum(axis=0) >= ENOUGH
+                names = np.array(few.labels)[enough]
+                few = few.with_labels(
+                    sorted(generator.choice(names, kind.num_labels, replace=False))
+                )
             few = few.hide_labels(kind.known, seed)
             train, chooser = split_dataset(few, 0.1, seed)
             if (train.states == POSITIVE).any(axis=0).all():

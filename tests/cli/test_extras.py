@@ -30,7 +30,7 @@ main(sys.argv[1:])
 
 @pytest.fixture
 def table(tmp_path: Path) -> Path:
-    data = colour_squares(tmp_path / "photos", 6).hide_labels(0.5)
+    data = colour_squares(tmp_path / "photos", 12).hide_labels(0.5)
     write_dataset(data, tmp_path / "photos" / "labels.csv")
     for name in ("labels.xlsx", "labels.parquet"):
         (tmp_path / "photos" / name).write_bytes(b"PK\x03\x04")

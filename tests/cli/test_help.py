@@ -108,7 +108,12 @@ def test_every_example_runs(
     Path("coco.json").write_text(json.dumps(_coco(data)))
     _run_example("data convert", capsys)
     assert read_dataset("labels.csv").states.tolist() == data.states.tolist()
-    for table, first, last in (("labels", 0, 20), ("val", 20, 44), ("test", 44, 48)):
+    for table, first, last in (
+        ("labels", 0, 20),
+        ("val", 20, 44),
+        ("calib", 20, 44),
+        ("test", 44, 48),
+    ):
         write_dataset(data.subset(np.arange(first, last)), f"{table}.csv", images="photos")
     order = ["data check", "finetune", "evaluate", "calibrate", "complete", "predict", "tag"]
     order += ["export", "push"]  # before what is pushed is fetched

@@ -102,6 +102,7 @@ def test_every_method_runs_on_a_table_and_what_is_done_stays(
     kinds = {
         "few photos": bench.Kind("objects", 30, 1.0),
         "words": bench.Kind("made-up", 30, 0.5),
+        "one label": bench.Kind("objects", 40, 1.0, num_labels=1),
     }
     monkeypatch.setattr(bench, "TABLES", kinds)
     few_choices(monkeypatch, shared.head, epochs=1)
@@ -120,7 +121,7 @@ def test_every_method_runs_on_a_table_and_what_is_done_stays(
     monkeypatch.setattr("sys.argv", arguments)
     bench.main()
     first = capsys.readouterr().out
-    assert first.count("seed 1") == 2 * len(shared.METHODS)
+    assert first.count("seed 1") == 3 * len(shared.METHODS)
     bench.main()
     again = capsys.readouterr().out
     assert "seed" not in again.split("|", 1)[0]  # nothing is run twice

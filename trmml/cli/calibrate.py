@@ -25,7 +25,6 @@ from trmml.cli.tables import (
 )
 from trmml.errors import ConfigError, DataError
 from trmml.files import write_atomically
-from trmml.labels import POSITIVE
 from trmml.reports.columns import first_column
 
 FEWEST_POSITIVES = 5
@@ -94,6 +93,7 @@ def calibrate(
     from trmml.data.checks import parsed_rule
     from trmml.evaluation.measuring import evaluate
     from trmml.evaluation.reliability import reliability
+    from trmml.labels import POSITIVE
     from trmml.zoo.folder import replace_calibration
     from trmml.zoo.loading import load_model
 

@@ -88,10 +88,11 @@ def complete(
     """Fill the blanks of a table where they are clear; list likely mistakes and what to ask next.
 
     Known cells never change. Blanks that are not clear stay blank, as do those of
-    labels that the model does not know.
+    labels that the model does not know. Photos that it has not learned from
+    (--calibrate-on) say how sure it may be; without them it is too sure.
 
     Example:
-    trmml complete labels.csv --images photos/ --model runs/shop --calibrate-on calib.csv -o filled.csv
+    trmml complete labels.csv --images photos/ --model runs/shop -o filled.csv
     """
     require_no_table((output, estimates, html), table, calibrate_on)
     require_free(output, replace)

@@ -429,6 +429,13 @@ def test_all_missing_and_empty_photos_are_named_at_once(read: Read, tmp_path: Pa
     )
 
 
+def test_rows_of_single_photos_that_are_gone_can_be_removed(read: Read) -> None:
+    with pytest.raises(
+        DataError, match=r"1 of 3 photos not found: no\.png\. .*; remove the rows of"
+    ):
+        read("image,dog\na.png,1\nb.png,1\nno.png,0\n")
+
+
 def test_photos_are_looked_for_in_their_folder_and_then_beside_the_table(
     read: Read, tmp_path: Path
 ) -> None:

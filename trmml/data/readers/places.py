@@ -73,10 +73,11 @@ def find_photos_of(rows: list[Row], table: Path, images: Path | None) -> list[Fo
         if empty:
             problems.append(f"{len(empty)} photos are empty (0 bytes): {_some(empty)}")
         hint = next((hint for hint in hints if hint), "") or _nearest_file(missing, listings)
+        # Where most are found, the folder is right.
+        gone = "remove the rows of those, or " if len(photos) > len(missing) else ""
         raise DataError(
-            f"{table}: {'; '.join(problems)}. {hint}Looked in {looked}; "
-            + ("remove the rows of photos that are gone, or name " if photos else "name ")
-            + "another folder with `images` (--images)."
+            f"{table}: {'; '.join(problems)}. {hint}Looked in {looked}; {gone}name another folder with "
+            "`images` (--images)."
         )
     return photos
 
