@@ -101,8 +101,8 @@ def test_every_method_runs_on_a_table_and_what_is_done_stays(
     monkeypatch.setattr(bench, "WORDS", words)
     kinds = {
         "few photos": bench.Kind("objects", 30, 1.0),
-        "words": bench.Kind("made-up", 30, 0.5),
         "one label": bench.Kind("objects", 40, 1.0, num_labels=1),
+        "words": bench.Kind("made-up", 30, 0.5),
     }
     monkeypatch.setattr(bench, "TABLES", kinds)
     few_choices(monkeypatch, shared.head, epochs=1)
