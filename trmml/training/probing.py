@@ -127,7 +127,8 @@ def _losses_on_folds(
 ) -> Iterator[Float[Tensor, "held_out label"]]:
     """Yield, for each penalty, the losses of training photos by maps that have not seen them.
 
-    One photo in three is held out at a time; of many photos not each is, to bound time.
+    One photo in three is held out at a time; of many photos not each is, to bound time. The few
+    numbers of zero-shot have seen all of them.
     """
     offset = torch.zeros(states.shape, device=states.device) if zero_shot is None else zero_shot
     order = torch.randperm(len(states), generator=torch.Generator().manual_seed(0))
