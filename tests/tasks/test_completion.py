@@ -94,6 +94,18 @@ def test_no_mistakes_are_listed_where_there_are_no_more_than_by_chance(
     assert len(found.mistakes) <= 3
 
 
+def test_what_chance_did_where_was_calibrated_is_no_mistake() -> None:
+    """Rates of few cells are off; on as many others that must not look like mistakes."""
+    generator, listed = np.random.default_rng(0), {"as if exact": 0, "as it is": 0}
+    for _ in range(300):
+        there, here = (generator.random((100, 3)) < 0.1 for _ in range(2))
+        probability = np.broadcast_to(there.mean(axis=0), here.shape)
+        states = here.astype(np.int8)
+        listed["as if exact"] += bool(likely_mistakes(probability, states).cells)
+        listed["as it is"] += bool(likely_mistakes(probability, states, there.size).cells)
+    assert listed["as if exact"] > listed["as it is"] <= 3
+
+
 @pytest.mark.parametrize("noise", [0.0, 1.0])
 def test_a_model_that_cannot_tell_lists_no_mistakes(noise: float) -> None:
     """All positives of a rare label are contradicted by a model that knows its rate alone."""

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int8
 from trmml.data.dataset import MultiLabelDataset
 from trmml.errors import ConfigError
 from trmml.evaluation.requirements import require_known, require_loaded
-from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN
+from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN, known_mask
 from trmml.matcher.model import TextRegionMatcher
 from trmml.tasks.estimates import (
     Estimates,
@@ -131,7 +131,11 @@ def complete(
         ),
         estimates=Estimates(*here, probability),
         decided=states != dataset.states,
-        doubts=likely_mistakes(probability, np.where(set_aside, np.int8(UNKNOWN), dataset.states)),
+        doubts=likely_mistakes(
+            probability,
+            np.where(set_aside, np.int8(UNKNOWN), dataset.states),
+            None if reference is dataset else int(known_mask(reference.states).sum()),
+        ),
         questions=_questions(probability, dataset.states, states),
         precision=precision,
         warnings=warnings,

@@ -68,7 +68,9 @@ class Mistakes:
 
 
 def likely_mistakes(
-    probability: Float[np.ndarray, "image label"], states: Int8[np.ndarray, "image label"]
+    probability: Float[np.ndarray, "image label"],
+    states: Int8[np.ndarray, "image label"],
+    num_calibrated: int | None = None,
 ) -> Mistakes:
     """List the known cells that state the least probable things, as many as stand out from chance.
 
@@ -82,15 +84,18 @@ def likely_mistakes(
     Args:
         probability: That a label is there, calibrated on cells that are held to be right.
         states: What the table states.
+        num_calibrated: Known cells of the other table that the probabilities were calibrated on. What
+            chance did there is in them, so that its variance, as if the cells were alike, is added.
     """
     rows, columns = np.nonzero(states != UNKNOWN)
+    variances = 1.0 if num_calibrated is None else 1 + len(rows) / max(num_calibrated, 1)
     present = probability[rows, columns].astype(np.float64)
     stated = np.where(states[rows, columns] == POSITIVE, present, 1 - present)
     less_likely = np.minimum(present, 1 - present)
     order = np.argsort(less_likely, kind="stable")
     is_contradicted = (stated < 0.5)[order]
     found, chance = is_contradicted.cumsum(), less_likely[order].cumsum()
-    spread = np.sqrt((less_likely * (1 - less_likely))[order].cumsum())
+    spread = np.sqrt(variances * (less_likely * (1 - less_likely))[order].cumsum())
     # Equal ones are listed together or not at all.
     is_end = np.diff(less_likely[order], append=np.nan) != 0
     ends = np.flatnonzero(is_end & (found - chance >= LEAST_SHARE * found))
