@@ -20,6 +20,7 @@ from trmml.cli.options import (
 from trmml.cli.tables import Table, TableLabels, TableOptions, with_table_options
 from trmml.files import write_text
 from trmml.reports.columns import first_column
+from trmml.reports.numbers import first_of
 
 if TYPE_CHECKING:
     from trmml.data.dataset import MultiLabelDataset, Summary
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 of_calibration = partial(typer.Option, rich_help_panel="What to calibrate on")
 
-SHOWN_MISTAKES, MOST_NAMED = 5, 8
+SHOWN_MISTAKES = 5
 CALIBRATED_ON_ITSELF = (
     "Calibrated on the table's own known labels; if the model was trained on them, name other photos "
     "with --calibrate-on or --calibrate-split."
@@ -152,9 +153,8 @@ def _known_to(
     left = [repr(name) for name in everything.labels if name not in names]
     if not left:
         return everything
-    more = f" and {len(left) - MOST_NAMED} more" if len(left) > MOST_NAMED else ""
     typer.echo(
-        f"The model does not know {', '.join(left[:MOST_NAMED])}{more}: their blanks stay blank.",
+        f"The model does not know {first_of(left)}: their blanks stay blank.",
         err=True,
     )
     return everything.with_labels(known)

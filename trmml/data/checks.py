@@ -15,6 +15,7 @@ from trmml.data.spelling import looks
 from trmml.data.splits import photos_in_both, split_dataset
 from trmml.errors import DataError, nearest
 from trmml.labels import NEGATIVE, POSITIVE
+from trmml.reports.numbers import first_of
 
 MOST_SHOWN = 20
 
@@ -200,8 +201,8 @@ def _split_problem(dataset: MultiLabelDataset, val: MultiLabelDataset | None) ->
     others = [repr(name) for name in val.labels if name not in dataset.labels]
     if others:
         return (
-            f"{val.source} has labels that {dataset.source} does not have: {_some(others)}; rename what "
-            "is the same, or name the labels to use with `labels` (--labels)."
+            f"{val.source} has labels that {dataset.source} does not have: {first_of(others)}; rename "
+            "what is the same, or name the labels to use with `labels` (--labels)."
         )
     return None
 
@@ -215,15 +216,12 @@ def _gaps(dataset: MultiLabelDataset, val: MultiLabelDataset) -> tuple[str, ...]
     absent = [n for n in dataset.labels if n not in silent and not positives[n]]
     found = []
     if silent:
-        found.append(f"the {len(val)} validation photos say nothing of {_some(silent)}")
+        found.append(f"the {len(val)} validation photos say nothing of {first_of(silent)}")
     if absent:
-        found.append(f"the {len(val)} validation photos have no known positive of {_some(absent)}")
+        found.append(
+            f"the {len(val)} validation photos have no known positive of {first_of(absent)}"
+        )
     return tuple(found)
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - MOST_SHOWN} more" if len(names) > MOST_SHOWN else ""
-    return ", ".join(names[:MOST_SHOWN]) + more
 
 
 def parsed_rule(text: str, names: tuple[str, ...]) -> Rule:

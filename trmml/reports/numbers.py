@@ -1,4 +1,6 @@
-"""Numbers as people read them."""
+"""Numbers and lists as people read them."""
+
+from collections.abc import Sequence
 
 
 def signed_per_cent(share: float) -> str:
@@ -9,3 +11,9 @@ def signed_per_cent(share: float) -> str:
 def counted(number: int, noun: str) -> str:
     """Return `1 label` or `2 labels`, with the noun in the singular."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def first_of(names: Sequence[str], most: int = 10) -> str:
+    """Return the first names of a list, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

@@ -15,6 +15,7 @@ from trmml.data.splits import photos_in_both, split_dataset
 from trmml.errors import DataError
 from trmml.evaluation.requirements import require_known
 from trmml.labels import NEGATIVE, POSITIVE, UNKNOWN, known_mask
+from trmml.reports.numbers import first_of
 from trmml.training.batches import AugmentedPhotos, CachedFeatures
 
 logger = logging.getLogger(__name__)
@@ -112,20 +113,18 @@ def _warn_of_little_validation(val: MultiLabelDataset) -> None:
         if count < FEW_POSITIVES
     ]
     if few:
-        more = f" and {len(few) - 10} more" if len(few) > 10 else ""
         chooses = "the best epoch," if can_choose_epoch(val) else "the last epoch is taken;"
         logger.warning(
-            "Few known positives among the %d validation photos (%s%s): %s these labels' thresholds "
-            "and every figure of them rest on little.", len(val), ", ".join(few[:10]), more, chooses
+            "Few known positives among the %d validation photos (%s): %s these labels' thresholds "
+            "and every figure of them rest on little.", len(val), first_of(few), chooses
         )  # fmt: skip
     silent = [
         n for n, column in zip(val.labels, val.states.T, strict=True) if (column == UNKNOWN).all()
     ]
     if silent:
-        more = f" and {len(silent) - 10} more" if len(silent) > 10 else ""
         logger.warning(
-            "The validation photos (%s) say nothing of %s%s, not even that it is absent; is it named "
-            "otherwise there?", val.source, ", ".join(map(repr, silent[:10])), more
+            "The validation photos (%s) say nothing of %s, not even that it is absent; is it named "
+            "otherwise there?", val.source, first_of(list(map(repr, silent)))
         )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from trmml.backbone.loading import SMALL_CLIP
 from trmml.config.groups import FinetuneConfig, MatchingConfig
 from trmml.errors import ConfigError
 from trmml.matcher.model import TextRegionMatcher
+from trmml.reports.numbers import first_of
 from trmml.training import distributed
 from trmml.training.fingerprint import digest_of
 from trmml.zoo.loading import load_for_training, make_config
@@ -80,10 +81,9 @@ def _name_left(before: tuple[str, ...], labels: tuple[str, ...]) -> None:
     """Name the labels of the model to start from that the new model will not have."""
     left = [label for label in before if label not in labels]
     if left:
-        more = f" and {len(left) - 10} more" if len(left) > 10 else ""
         logger.warning(
             "Labels of the model to start from that are not in the table, and so not in the new model: "
-            "%s%s.", ", ".join(left[:10]), more
+            "%s.", first_of(left)
         )  # fmt: skip
 
 
